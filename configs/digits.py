@@ -1,0 +1,33 @@
+"""The embedded default: NCSN on scikit-learn's 8×8 digits, tuned for two CPU cores; no download.
+
+    make demo                 # or: python main.py
+
+Cost and result: see README.md, "What it makes".
+"""
+
+from configs.overridable import overridable
+from ncsn_jax.config import Config, Data, Model, Sampling, Training
+
+
+def get_config():
+    return overridable(
+        Config(
+            data=Data(name="digits"),
+            model=Model(num_filters=16),
+            training=Training(
+                num_steps=2000,
+                batch_size=64,
+                learning_rate=2e-3,
+                schedule="cosine",
+                ema_rate=0.995,
+                log_every=50,
+                eval_every=500,
+                checkpoint_every=500,
+                preview_every=1000,
+                preview_samples=25,
+            ),
+            sampling=Sampling(
+                num_samples=100, batch_size=100, step_size=2e-5, steps_per_scale=20, denoise=True
+            ),
+        )
+    )

@@ -1,0 +1,32 @@
+"""From the package's config to the `ConfigDict` that flags override."""
+
+import typing
+from typing import Any
+
+from ml_collections import config_dict
+from pydantic import BaseModel
+
+from ncsn_jax.config import Config
+
+
+def overridable(config: Config) -> config_dict.ConfigDict:
+    """The config as a `ConfigDict`: any field takes `--config.training.batch_size=64` on the command line."""
+    return config_dict.ConfigDict(_values(config))
+
+
+def _values(settings: BaseModel) -> dict[str, Any]:
+    return {
+        name: _values(value)
+        if isinstance(value, BaseModel)
+        # A plain None couldn't be overridden: ml_collections wouldn't know its type.
+        else _placeholder(type(settings), name)
+        if value is None
+        else value
+        for name, value in settings
+    }
+
+
+def _placeholder(settings: type[BaseModel], name: str) -> config_dict.FieldReference:
+    kind = settings.model_fields[name].annotation  # `float | None`, the float perhaps Annotated
+    bare, *_ = (typing.get_origin(t) is typing.Annotated and t.__origin__ or t for t in typing.get_args(kind))
+    return config_dict.placeholder(bare)

@@ -1,0 +1,133 @@
+"""Trains a score network, and draws samples from a trained one.
+
+    python main.py                                   trains configs/digits.py in runs/digits, and samples
+    python main.py --config configs/mnist.py:small --workdir DIR --config.training.batch_size=64
+    python main.py --mode sample --workdir DIR --num_samples 1000
+
+A run is its workdir: the same command again goes on where it stopped, and --mode sample needs no --config.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from ncsn_jax import config, data, sampling, training
+from ncsn_jax.errors import UserError
+from ncsn_jax.models import as_score_fn
+from ncsn_jax.training.workdir import load_run
+
+DEFAULT_CONFIG = "configs/digits.py"
+OVERRIDABLE = ("data.data_dir", "sampling.")
+"""What may be overridden where the config is the workdir's: settings, or their prefixes."""
+
+
+def parse_flags(argv: list[str]) -> flags.FlagValues:
+    """The values of the flags; `SystemExit` after --help."""
+    values = flags.FlagValues()
+    flags.DEFINE_bool("help", False, "Prints this and exits.", flag_values=values)
+    config_flags.DEFINE_config_file(
+        "config",
+        str(Path(__file__).parent / DEFAULT_CONFIG),
+        "The run's config file; --config.training.batch_size=64 overrides a setting.",
+        flag_values=values,
+        sys_argv=argv,
+    )
+    flags.DEFINE_enum("mode", "train", ["train", "sample"], "What to do.", flag_values=values)
+    flags.DEFINE_string(
+        "workdir", None, "The run's directory; runs/NAME for configs/NAME.py.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "num_samples",
+        None,
+        "How many samples to draw; short for --config.sampling.num_samples.",
+        flag_values=values,
+    )
+    try:
+        rest = values(argv)[1:]
+    except (
+        flags.Error,
+        AttributeError,
+        ImportError,
+        LookupError,
+        OSError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if values.help:
+        print(f"{__doc__}\n{values.get_help()}")
+        raise SystemExit
+    if rest:
+        raise UserError(f"unexpected argument {rest[0]!r}: every setting is a --flag=value")
+    return values
+
+
+def overrides(values: flags.FlagValues) -> dict:
+    """The settings given on the command line, by dotted name."""
+    given = dict(config_flags.get_override_values(values["config"]))
+    if values.num_samples is not None:
+        given["sampling.num_samples"] = values.num_samples
+    return given
+
+
+def with_overrides(base: config.Config, given: dict) -> config.Config:
+    """The config with settings replaced, by dotted name."""
+    settings = base.model_dump()
+    for name, value in given.items():
+        group, _, setting = name.rpartition(".")
+        (settings[group] if group else settings)[setting] = value
+    return config.parse(settings)
+
+
+def train(workdir: Path, values: flags.FlagValues) -> None:
+    """Trains the run that the config describes, then samples it."""
+    parsed = with_overrides(config.parse(values.config.to_dict()), overrides(values))
+    training.train_and_evaluate(parsed, workdir)
+    draw(workdir, parsed)
+
+
+def sample(workdir: Path, values: flags.FlagValues) -> None:
+    """Samples the run in the workdir, by its own config."""
+    given = overrides(values)
+    for name in given:
+        if not name.startswith(OVERRIDABLE):
+            raise UserError(
+                f"--config.{name}: a trained run's settings are fixed; to override: "
+                "config.sampling.*, config.data.data_dir"
+            )
+    draw(workdir, with_overrides(load_run(workdir), given))
+
+
+def draw(workdir: Path, parsed: config.Config) -> None:
+    """Writes samples, a grid and the annealing's animation to the workdir."""
+    model, variables = training.restore(workdir)
+    directory = workdir / "samples"
+    image_shape = data.describe(parsed.data.name).image_shape
+    sampling.write_samples(directory, as_score_fn(model, variables), image_shape, parsed.sampling)
+    print(f"{directory}: grid.png, annealing.gif, samples.npy ({parsed.sampling.num_samples} images)")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program; returns its exit status."""
+    logging.set_verbosity(logging.ERROR)
+    try:
+        values = parse_flags(argv)
+        name = Path(config_flags.get_config_filename(values["config"])).name
+        workdir = Path(values.workdir or f"runs/{name.replace('.py', '').replace(':', '_')}")
+        {"train": train, "sample": sample}[values.mode](workdir, values)
+    except (UserError, OSError) as error:
+        print(f"main.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(
+            "main.py: interrupted; the same command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,185 @@
+"""What a run is made of: the schema, the defaults and the checks of every setting.
+
+The files in `configs/` say what they change; the defaults here are the paper's MNIST experiment.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from ncsn_jax.errors import UserError
+from ncsn_jax.models import NCSN
+from ncsn_jax.noise import geometric_sigmas
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Data(Settings):
+    """The images."""
+
+    name: str = "mnist"
+    """A dataset's name, one of `ncsn_jax.data.load`'s."""
+    data_dir: str | None = None
+    """Where prepared datasets lie; TFDS's own directory if None."""
+    random_flip: bool = False
+    """Whether training images are mirrored left to right with probability ½."""
+
+
+class Model(Settings):
+    """The score network and the noise levels it is conditioned on."""
+
+    name: Literal["ncsn"] = "ncsn"
+    num_filters: Annotated[int, Field(ge=2)] = 64
+    """Channels of the first stage; InstanceNorm++ takes a variance over them, so at least 2."""
+    sigma_begin: PositiveFloat = 1.0
+    sigma_end: PositiveFloat = 0.01
+    num_scales: PositiveInt = 10
+
+    @model_validator(mode="after")
+    def _sigmas_descend(self) -> "Model":
+        geometric_sigmas(self.sigma_begin, self.sigma_end, self.num_scales)
+        return self
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        return tuple(geometric_sigmas(self.sigma_begin, self.sigma_end, self.num_scales).tolist())
+
+    def build(self) -> NCSN:
+        return NCSN(sigmas=self.sigmas, num_filters=self.num_filters)
+
+
+class Training(Settings):
+    """The objective, the optimizer and what is written when."""
+
+    num_steps: PositiveInt = 200_000
+    batch_size: PositiveInt = 128
+    """Images a step over all devices and processes."""
+    power: float = 2.0
+    """The exponent of the loss's weight λ(σ) = σ^power."""
+
+    learning_rate: PositiveFloat = 1e-3
+    schedule: Literal["constant", "cosine"] = "constant"
+    """The learning rate after the warm-up: held, or decayed to 0 at the last step."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps in which the learning rate grows linearly from 0."""
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    epsilon: PositiveFloat = 1e-8
+    gradient_clip: PositiveFloat | None = None
+    """The largest global norm of a gradient; longer ones are scaled down to it."""
+    ema_rate: Fraction = 0.0
+    """r in ema ← r·ema + (1−r)·params; 0 keeps no average."""
+
+    log_every: PositiveInt = 100
+    eval_every: PositiveInt = 5_000
+    eval_images: PositiveInt = 1_000
+    """How many test images, from the first, the held-out loss averages over."""
+    checkpoint_every: PositiveInt = 5_000
+    keep_checkpoints: PositiveInt = 2
+    preview_every: PositiveInt = 5_000
+    preview_samples: PositiveInt = 64
+
+
+class Sampling(Settings):
+    """Annealed Langevin dynamics, Algorithm 1."""
+
+    num_samples: PositiveInt = 64
+    batch_size: PositiveInt = 64
+    """Chains that run at once, over all local devices."""
+    step_size: PositiveFloat = 2e-5
+    """ε, the step size at the last level."""
+    steps_per_scale: PositiveInt = 100
+    """T."""
+    temperature: NonNegativeFloat = 1.0
+    denoise: bool = False
+    """Whether to return E[x₀ | x] of the last state instead of the state."""
+    seed: NonNegativeInt = 0
+
+
+class Config(Settings):
+    """One run."""
+
+    seed: NonNegativeInt = 0
+    """Decides the initial parameters, the order of the data and every draw of the training."""
+    data: Data = Data()
+    model: Model = Model()
+    training: Training = Training()
+    sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "Config":
+        training = self.training
+        if training.schedule == "cosine" and training.warmup_steps >= training.num_steps:
+            raise ValueError(
+                f"training.warmup_steps must be below num_steps={training.num_steps}, "
+                f"found {training.warmup_steps}"
+            )
+        return self
+
+
+def parse(settings: dict[str, Any]) -> Config:
+    """The config of nested dictionaries.
+
+    Args:
+      settings: values by name; what is missing takes its default.
+
+    Raises:
+      UserError: if a name is unknown, or a value has the wrong type or range; it names each.
+    """
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        raise UserError("; ".join(map(_one_line, error.errors()))) from None
+
+
+def _one_line(error) -> str:
+    place = ".".join(map(str, ("config", *error["loc"])))
+    found = error["input"]
+    if error["type"] == "value_error":  # raised by a validator: its own words say what was found
+        return f"{place}: {error['ctx']['error']}"
+    return f"{place}={found!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def load(path: Path) -> Config:
+    """The config of a run, from its `config.json`.
+
+    Raises:
+      UserError: if the file isn't one.
+    """
+    try:
+        return parse(json.loads(path.read_text()))
+    except (UserError, ValueError) as error:
+        raise UserError(f"{path} is not this program's config: {error}") from None
+
+
+def changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ, by dotted name, as (old, new)."""
+    before, after = flatten(old.model_dump()), flatten(new.model_dump())
+    return {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, `{"model": {"num_filters": 64}}` as `{"model.num_filters": 64}`."""
+    flat = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,34 @@
+"""`mnist`: TFDS's MNIST, prepared without TensorFlow."""
+
+import gzip
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from ncsn_jax.data.png import png_bytes
+
+
+class Mnist(tfds.image_classification.MNIST, skip_registration=True):
+    """The stock builder, but for the preparation, which there needs TensorFlow."""
+
+    name = "mnist"
+
+    def _split_generators(self, dl_manager):
+        def examples(part):
+            files = dl_manager.download(
+                [f"{self.URL}{part}-images-idx3-ubyte.gz", f"{self.URL}{part}-labels-idx1-ubyte.gz"]
+            )
+            return self._generate_examples(*files)
+
+        return {"train": examples("train"), "test": examples("t10k")}
+
+    def _generate_examples(self, images_path, labels_path):
+        images = _read_idx(images_path, header=16).reshape(-1, 28, 28, 1)
+        labels = _read_idx(labels_path, header=8)
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            yield i, {"image": png_bytes(image), "label": int(label)}
+
+
+def _read_idx(path, header: int) -> np.ndarray:
+    with gzip.open(path) as file:
+        return np.frombuffer(file.read(), np.uint8, offset=header)

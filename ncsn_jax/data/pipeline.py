@@ -1,0 +1,72 @@
+"""Batches of uint8 images for every step of a run, by Grain.
+
+The batch of a step is a pure function of (images, seed, step): resuming needs no iterator state, and any number of
+processes sees the same images at the same step.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TypedDict
+
+import grain
+import jax
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+
+class Batch(TypedDict):
+    """One process's share of a global batch, laid out for its devices.
+
+    Attributes:
+      image: the images, `(devices, batch / devices, height, width, channels)`.
+      index: each example's place in the global batch (in the whole split, for evaluation): what its key is folded from.
+      weight: whether the example counts; false only for the padding of an evaluation's last batch.
+    """
+
+    image: UInt8[np.ndarray, "devices batch height width channels"]
+    index: Int[np.ndarray, "devices batch"]
+    weight: Bool[np.ndarray, "devices batch"]
+
+
+def training_batches(images: Sequence, *, batch_size: int, seed: int, first_step: int = 0) -> Iterator[Batch]:
+    """Shuffled batches without end; every epoch has its own order and leaves out the last partial batch.
+
+    Args:
+      images: uint8 images, or what reads them by index; at least `batch_size`.
+      batch_size: images in the global batch, divisible by the number of devices.
+      seed: decides, with the epoch, the order.
+      first_step: the step of the first batch.
+    """
+    whole = len(images) // batch_size * batch_size
+    dataset = grain.MapDataset.source(images).seed(seed).shuffle()[:whole]
+    batches = iter(_share(dataset, batch_size).repeat().to_iter_dataset())
+    batches.set_state({"next_index": first_step})
+    index = _share(grain.MapDataset.range(batch_size), batch_size)[0]
+    for image in batches:
+        yield _layout(Batch(image=image, index=index, weight=np.ones_like(index, bool)))
+
+
+def evaluation_batches(images: Sequence, *, count: int, batch_size: int) -> Iterator[Batch]:
+    """The first images, each once and in order; the last batch is padded by examples of weight 0.
+
+    Args:
+      images: uint8 images, or what reads them by index.
+      count: how many of them; at most all.
+      batch_size: images in the global batch, divisible by the number of devices.
+    """
+    count = min(count, len(images))
+    padded = -(-count // batch_size) * batch_size
+    dataset = grain.MapDataset.range(padded)
+    for index in _share(dataset, batch_size):
+        image = np.stack([images[i % count] for i in index])
+        yield _layout(Batch(image=image, index=index, weight=index < count))
+
+
+def _share(dataset: grain.MapDataset, batch_size: int) -> grain.MapDataset:
+    """This process's part of every global batch: each one's elements p, p + P, p + 2P, …"""
+    processes = jax.process_count()
+    return dataset[jax.process_index() :: processes].batch(batch_size // processes, drop_remainder=True)
+
+
+def _layout(batch: Batch) -> Batch:
+    devices = jax.local_device_count()
+    return jax.tree.map(lambda a: a.reshape(devices, -1, *a.shape[1:]), batch)

@@ -1,0 +1,1 @@
+"""Reading what the official PyTorch code wrote, without PyTorch."""

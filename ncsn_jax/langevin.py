@@ -1,0 +1,136 @@
+"""Langevin dynamics and its annealed form, each for a single chain: `jax.vmap` runs many.
+
+The paper's Algorithm 1 writes the update as x + (α/2) s + √α z. The official code, which made the paper's numbers,
+computes x + α s + √(2α) z, and so does this module: its step size α is half the paper's.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn
+
+
+def langevin_step(
+    key: PRNGKey,
+    score: Float[Array, "*event"],
+    x: Float[Array, "*event"],
+    step_size: Scalar,
+    *,
+    temperature: Scalar = 1.0,
+) -> Float[Array, "*event"]:
+    """One step of the unadjusted Langevin algorithm, x + α s + √(2α·temperature) z with z ~ N(0, I).
+
+    Args:
+      key: the key of this step.
+      score: s(x), the score at x, shape `(*event,)`.
+      x: the state, shape `(*event,)`.
+      step_size: α, in squared units of x.
+      temperature: the variance of z; 1 samples p, 0 climbs its density.
+
+    Returns:
+      The next state, shape `(*event,)`.
+
+    Reference:
+      Song & Ermon 2019 (arXiv:1907.05600), equation 4, with α for their ε/2.
+    """
+    noise = jax.random.normal(key, x.shape, x.dtype)
+    return x + step_size * score + jnp.sqrt(2.0 * step_size * temperature) * noise
+
+
+def langevin_dynamics(
+    key: PRNGKey,
+    score_fn: Callable[[Float[Array, "*event"]], Float[Array, "*event"]],
+    x: Float[Array, "*event"],
+    *,
+    step_size: Scalar,
+    num_steps: int,
+    temperature: Scalar = 1.0,
+) -> Float[Array, "*event"]:
+    """Runs `num_steps` Langevin steps at one score.
+
+    Args:
+      key: the chain's key; step t draws from its `fold_in(t)`.
+      score_fn: s(x), the score alone; bind σ by a lambda or `functools.partial`.
+      x: the first state, shape `(*event,)`.
+      step_size: α, in squared units of x.
+      num_steps: T, the number of updates.
+      temperature: the variance of the injected noise, relative to Langevin's.
+
+    Returns:
+      The state after the last update, shape `(*event,)`.
+
+    Reference:
+      Song & Ermon 2019 (arXiv:1907.05600), equation 4.
+    """
+
+    def step(x, t):
+        step_key = jax.random.fold_in(key, t)
+        return langevin_step(step_key, score_fn(x), x, step_size, temperature=temperature), None
+
+    return jax.lax.scan(step, x, jnp.arange(num_steps))[0]
+
+
+def annealed_langevin_dynamics(
+    key: PRNGKey,
+    score_fn: ScoreFn,
+    x: Float[Array, "*event"],
+    sigmas: Float[Array, " num_scales"],
+    *,
+    step_size: Scalar,
+    steps_per_scale: int,
+    temperature: Scalar = 1.0,
+    denoise: bool = False,
+) -> Float[Array, "*event"]:
+    """Annealed Langevin dynamics: Langevin dynamics at every noise level in turn, from the largest down.
+
+    Level i runs `steps_per_scale` steps of size αᵢ = ε σᵢ²/σ_L², which holds the ratio of the drift to the noise,
+    ‖αᵢ s(x, σᵢ)‖ / √(2αᵢ), about the same at every level.
+
+    Args:
+      key: the chain's key; level i draws from its `fold_in(i)`.
+      score_fn: s(x, σ).
+      x: the first state, shape `(*event,)`; the official code draws it uniformly from [0, 1].
+      sigmas: the noise levels, descending, shape `(num_scales,)`.
+      step_size: ε, the step size of the last level, in squared units of x.
+      steps_per_scale: T, the number of updates at each level.
+      temperature: the variance of the injected noise, relative to Langevin's.
+      denoise: whether to return the denoised E[x₀ | x] = x + σ_L² s(x, σ_L) (Tweedie's formula) of the last state.
+
+    Returns:
+      The last state, or its denoised mean, shape `(*event,)`.
+
+    Reference:
+      Song & Ermon 2019 (arXiv:1907.05600), Algorithm 1; the final step is Jolicoeur-Martineau et al. 2020
+      (arXiv:2009.05475), section 3.1.
+    """
+
+    def level(x, index_and_sigma):
+        index, sigma = index_and_sigma
+        x = langevin_dynamics(
+            jax.random.fold_in(key, index),
+            lambda x: score_fn(x, sigma),
+            x,
+            step_size=level_step_size(step_size, sigma, sigmas),
+            num_steps=steps_per_scale,
+            temperature=temperature,
+        )
+        return x, None
+
+    x, _ = jax.lax.scan(level, x, (jnp.arange(len(sigmas)), sigmas))
+    return denoised(score_fn, x, sigmas[-1]) if denoise else x
+
+
+def level_step_size(
+    step_size: Scalar, sigma: Scalar, sigmas: Float[Array, " num_scales"]
+) -> Float[Array, ""]:
+    """The step size αᵢ = ε σᵢ²/σ_L² of one noise level (Song & Ermon 2019, Algorithm 1, line 3)."""
+    return step_size * (sigma / sigmas[-1]) ** 2
+
+
+def denoised(score_fn: ScoreFn, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, "*event"]:
+    """The mean E[x₀ | x] = x + σ² s(x, σ) of clean data given its perturbation x (Tweedie's formula; Robbins 1956)."""
+    return x + sigma**2 * score_fn(x, sigma)

@@ -1,0 +1,225 @@
+"""The blocks of the official score networks: convolutions, InstanceNorm++ and the RefineNet's parts.
+
+All of them are batched, channels last: `(batch, height, width, channels)`. Names of submodules follow the official
+PyTorch modules, so that a checkpoint's names map to paths of the parameter tree one to one (`ncsn_jax.interop`).
+A `norm` is a factory of normalisation modules with the signature `norm(name=...)(x, level)`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Float, Int
+
+Images = Float[Array, "batch height width channels"]
+Levels = Int[Array, " batch"]
+Norm = Callable[..., Any]
+Activation = Callable[[Array], Array]
+
+
+def conv(
+    x: Images,
+    features: int,
+    *,
+    name: str,
+    kernel_size: int = 3,
+    dilation: int = 1,
+    use_bias: bool = True,
+) -> Images:
+    """A convolution that keeps the image's size, initialised like PyTorch's: U(±1/√fan_in), bias included."""
+    bound = (x.shape[-1] * kernel_size**2) ** -0.5
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return nn.Conv(
+        features,
+        (kernel_size, kernel_size),
+        kernel_dilation=dilation,
+        use_bias=use_bias,
+        kernel_init=init,
+        bias_init=init,
+        name=name,
+    )(x)
+
+
+def average_pool5(x: Images) -> Images:
+    """The 5×5 mean of every pixel's neighbourhood, padding zeros counted.
+
+    A mean over rows and then over columns: the same numbers as one 5×5 window, at two fifths of its cost.
+    """
+    rows = nn.avg_pool(x, (5, 1), padding="SAME")
+    return nn.avg_pool(rows, (1, 5), padding="SAME")
+
+
+def resize_bilinear(x: Images, height: int, width: int) -> Images:
+    """Bilinear resizing with aligned corners: output i of n reads the input at i·(m−1)/(n−1) of m."""
+
+    def scale(size: int, new_size: int) -> float:
+        # A single pixel has no second corner to align: any scale with all samples on it will do.
+        return (new_size - 1) / (size - 1) if size > 1 and new_size > 1 else float(new_size)
+
+    if x.shape[1:3] == (height, width):
+        return x
+    scales = jnp.array([scale(x.shape[1], height), scale(x.shape[2], width)])
+    # scale_and_translate places pixel centres at i + ½; this shift moves the first one onto the first one.
+    translation = 0.5 - 0.5 * scales
+    shape = (x.shape[0], height, width, x.shape[3])
+    return jax.image.scale_and_translate(x, shape, (1, 2), scales, translation, "linear", antialias=False)
+
+
+class ConditionalInstanceNormPlus(nn.Module):
+    """Conditional InstanceNorm++: instance normalisation that keeps what the channel means say.
+
+    With μ and q the mean and variance over the pixels of each channel, and t = (μ − E[μ]) / √(Var[μ] + ε) over
+    the channels (the unbiased variance), it computes γ·((x − μ)/√(q + ε) + α·t) + β, where γ, α and β are learned for
+    every noise level.
+
+    Reference:
+      Song & Ermon 2019 (arXiv:1907.05600), appendix A.1, equation 7.
+    """
+
+    num_levels: int
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Images, level: Levels) -> Images:
+        channels = x.shape[-1]
+
+        def init(key, shape, dtype=jnp.float32):
+            scale = 1.0 + 0.02 * jax.random.normal(key, (shape[0], 2 * channels), dtype)
+            return jnp.concatenate([scale, jnp.zeros((shape[0], channels), dtype)], axis=1)
+
+        table = nn.Embed(self.num_levels, 3 * channels, embedding_init=init, name="embed")
+        gamma, alpha, beta = jnp.split(table(level)[:, None, None, :], 3, axis=-1)
+        mean = jnp.mean(x, axis=(1, 2), keepdims=True)
+        variance = jnp.var(x, axis=(1, 2), keepdims=True)
+        mean_of_means = jnp.mean(mean, axis=-1, keepdims=True)
+        variance_of_means = jnp.var(mean, axis=-1, keepdims=True, ddof=1)
+        shift = (mean - mean_of_means) * jax.lax.rsqrt(variance_of_means + self.epsilon)
+        normalized = (x - mean) * jax.lax.rsqrt(variance + self.epsilon)
+        return gamma * (normalized + alpha * shift) + beta
+
+
+class MeanPoolConv(nn.Module):
+    """A convolution, then the mean of every 2×2 block of pixels: the network's only downsampling."""
+
+    features: int
+    kernel_size: int
+
+    @nn.compact
+    def __call__(self, x: Images) -> Images:
+        if x.shape[1] % 2 or x.shape[2] % 2:
+            raise ValueError(
+                "the network halves its images by 2×2 blocks: height and width must be even there, "
+                f"found {x.shape[1]}×{x.shape[2]} pixels"
+            )
+        x = conv(x, self.features, kernel_size=self.kernel_size, name="conv")
+        return nn.avg_pool(x, (2, 2), strides=(2, 2))
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised convolutions beside a shortcut.
+
+    `down` blocks widen the channels in their second convolution. Without dilation they halve the image; with
+    dilation they keep its size, and only their field of view grows.
+    """
+
+    features: int
+    norm: Norm
+    act: Activation
+    down: bool = False
+    dilation: int = 1
+
+    @nn.compact
+    def __call__(self, x: Images, level: Levels) -> Images:
+        def out(x: Images, kernel_size: int, name: str) -> Images:
+            if self.down and self.dilation == 1:
+                return MeanPoolConv(self.features, kernel_size, name=name)(x)
+            return conv(x, self.features, dilation=self.dilation, name=name)
+
+        h = self.act(self.norm(name="normalize1")(x, level))
+        h = conv(h, x.shape[-1], dilation=self.dilation, name="conv1")
+        h = self.act(self.norm(name="normalize2")(h, level))
+        h = out(h, 3, "conv2")
+        return h + (out(x, 1, "shortcut") if self.down else x)
+
+
+class RCUBlock(nn.Module):
+    """Residual convolution units: `num_blocks` times x + two normalised convolutions of x."""
+
+    norm: Norm
+    act: Activation
+    num_blocks: int
+
+    @nn.compact
+    def __call__(self, x: Images, level: Levels) -> Images:
+        for block in range(1, self.num_blocks + 1):
+            h = x
+            for stage in (1, 2):
+                h = self.act(self.norm(name=f"{block}_{stage}_norm")(h, level))
+                h = conv(h, x.shape[-1], use_bias=False, name=f"{block}_{stage}_conv")
+            x = x + h
+        return x
+
+
+class CRPBlock(nn.Module):
+    """Chained residual pooling: sums context pooled over ever larger windows."""
+
+    norm: Norm
+    act: Activation
+
+    @nn.compact
+    def __call__(self, x: Images, level: Levels) -> Images:
+        x = self.act(x)
+        path = x
+        for stage in (0, 1):
+            path = average_pool5(self.norm(name=f"norms_{stage}")(path, level))
+            path = conv(path, x.shape[-1], use_bias=False, name=f"convs_{stage}")
+            x = x + path
+        return x
+
+
+class MSFBlock(nn.Module):
+    """Multi-scale fusion: convolves every input, resizes it to the first one's size and sums them."""
+
+    features: int
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, inputs: Sequence[Images], level: Levels) -> Images:
+        height, width = inputs[0].shape[1:3]
+        total = jnp.zeros((), inputs[0].dtype)
+        for i, x in enumerate(inputs):
+            h = conv(self.norm(name=f"norms_{i}")(x, level), self.features, name=f"convs_{i}")
+            total = total + resize_bilinear(h, height, width)
+        return total
+
+
+class RefineBlock(nn.Module):
+    """One block of the refinement chain: adapts its inputs, fuses them, pools context, and convolves once more.
+
+    Reference:
+      Lin et al. 2017 (RefineNet, arXiv:1611.06612), figure 3, with the changes of Song & Ermon 2019, appendix A.
+    """
+
+    features: int
+    norm: Norm
+    act: Activation
+    num_output_blocks: int
+
+    @nn.compact
+    def __call__(self, inputs: Sequence[Images], level: Levels) -> Images:
+        norm, act = self.norm, self.act
+        adapted = [
+            RCUBlock(norm, act, num_blocks=2, name=f"adapt_convs_{i}")(x, level) for i, x in enumerate(inputs)
+        ]
+        if len(adapted) == 1:
+            (x,) = adapted
+        else:
+            x = MSFBlock(self.features, norm, name="msf")(adapted, level)
+        x = CRPBlock(norm, act, name="crp")(x, level)
+        return RCUBlock(norm, act, self.num_output_blocks, name="output_convs")(x, level)

@@ -1,0 +1,39 @@
+"""The single-example view of a network."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jax import Array
+from jaxtyping import Float
+
+from ncsn_jax.typing import Scalar
+
+
+@struct.dataclass
+class NetworkScore:
+    """A network and its variables as a `ScoreFn`; a pytree whose leaves are the variables."""
+
+    model: nn.Module = struct.field(pytree_node=False)
+    variables: Any
+
+    def __call__(self, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, "*event"]:
+        sigma = jnp.asarray(sigma, x.dtype)
+        return self.model.apply(self.variables, x[None], sigma[None])[0]
+
+
+def as_score_fn(model: nn.Module, variables: Any) -> NetworkScore:
+    """The score s(x, σ) of a batched network, for a single example.
+
+    `jax.vmap` of it computes as fast as the batched call. Passed through `jax.jit` as an argument, it recompiles nothing
+    when only the variables change.
+
+    Args:
+      model: a flax module with `__call__(x, sigma)`, x `(batch, *event)`, sigma `(batch,)`.
+      variables: its variables, `{"params": ...}`.
+
+    Returns:
+      A `ScoreFn`, and a pytree.
+    """
+    return NetworkScore(model, variables)

@@ -1,0 +1,157 @@
+"""Annealed Langevin dynamics as the application runs it: many samples, level by level, to files.
+
+The levels are a Python loop over one compiled `langevin_dynamics`, for progress and animation frames; the result equals
+`ncsn_jax.langevin.annealed_langevin_dynamics` (a test holds the two together).
+"""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Key
+from tqdm import tqdm
+
+from ncsn_jax import viz
+from ncsn_jax.config import Sampling
+from ncsn_jax.langevin import denoised, langevin_dynamics, level_step_size
+from ncsn_jax.models.score_fn import NetworkScore
+
+GRID_IMAGES = 100
+"""The most samples that the grid and the animation show."""
+MAX_FRAMES = 60
+"""The most frames of an animation; schedules with more levels skip some."""
+
+
+def annealing(
+    keys: Key[Array, "devices batch"],
+    score_fn: NetworkScore,
+    image_shape: tuple[int, int, int],
+    settings: Sampling,
+) -> Iterator[Float[Array, "devices batch h w c"]]:
+    """Anneals one batch from uniform noise, and yields its states: the first, then one after every level.
+
+    With `denoise` the last one is the denoised mean in place of the last state.
+
+    Args:
+      keys: one key a sample; it decides the sample, wherever and beside whatever that is drawn.
+      score_fn: the network, with its `sigmas`.
+      image_shape: (height, width, channels).
+      settings: the step size, the steps and the temperature.
+    """
+    run_level = _pmapped_level(settings.steps_per_scale)
+    sigmas = jnp.asarray(score_fn.model.sigmas)
+    x = _pmapped_start(image_shape)(keys)
+    yield x
+    for level in range(len(sigmas)):
+        step_size = level_step_size(settings.step_size, sigmas[level], sigmas)
+        x = run_level(keys, score_fn, x, level, sigmas[level], step_size, settings.temperature)
+        if settings.denoise and level == len(sigmas) - 1:
+            x = _pmapped_denoised()(score_fn, x, sigmas[level])
+        yield x
+
+
+def draw(
+    score_fn: NetworkScore, image_shape: tuple[int, int, int], settings: Sampling, *, first: int = 0
+) -> Iterator[Float[Array, "devices batch h w c"]]:
+    """The states (see `annealing`) of the samples number `first`, `first + 1`, … of the seed, a batch of them.
+
+    The batch is `settings.batch_size`, or slightly more where the devices don't divide it.
+    """
+    devices = jax.local_device_count()
+    per_device = -(-settings.batch_size // devices)
+    numbers = first + jnp.arange(devices * per_device).reshape(devices, per_device)
+    fold_in = functools.partial(jax.random.fold_in, jax.random.key(settings.seed))
+    return annealing(jax.vmap(jax.vmap(fold_in))(numbers), score_fn, image_shape, settings)
+
+
+def write_samples(
+    directory: Path,
+    score_fn: NetworkScore,
+    image_shape: tuple[int, int, int],
+    settings: Sampling,
+) -> None:
+    """Draws `settings.num_samples` images and writes them, with a progress bar.
+
+    `samples.npy` gets them all, `(num_samples, height, width, channels)`, float32, unclipped, batch by batch as they come;
+    `grid.png` and `annealing.gif` show the first 100 and their way there.
+
+    Args:
+      directory: where to; made if need be.
+      score_fn: the network.
+      image_shape: (height, width, channels).
+      settings: how many, and how they are drawn.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = directory / "samples.npy.partial"
+    count = settings.num_samples
+    samples = np.lib.format.open_memmap(partial, "w+", np.float32, (count, *image_shape))
+    num_levels = len(score_fn.model.sigmas)
+    every = -(-num_levels // MAX_FRAMES)
+    frames = {level: [] for level in range(num_levels, -1, -every)}
+    batch = len(_rows(next(draw(score_fn, image_shape, settings))))
+    starts = range(0, count, batch)
+    with tqdm(total=len(starts) * num_levels, unit="level", desc=f"{count} samples") as bar:
+        for start in starts:
+            for level, x in enumerate(draw(score_fn, image_shape, settings, first=start)):
+                jax.block_until_ready(x)
+                if level in frames and start < GRID_IMAGES:
+                    frames[level].append(_rows(x))
+                bar.update(min(level, 1))
+            samples[start : start + batch] = _rows(x)[: count - start]
+    samples.flush()
+    partial.rename(directory / "samples.npy")
+
+    shown = min(count, GRID_IMAGES)
+    grids = [viz.image_grid(np.concatenate(frames[level])[:shown]) for level in sorted(frames)]
+    viz.save_png(directory / "grid.png", grids[-1])
+    viz.save_gif(directory / "annealing.gif", grids)
+
+
+def preview(
+    score_fn: NetworkScore, image_shape: tuple[int, int, int], settings: Sampling, count: int
+) -> viz.Grid:
+    """A grid of the first `count` samples of the seed."""
+    settings = settings.model_copy(update={"batch_size": count})
+    *_, x = draw(score_fn, image_shape, settings)
+    return viz.image_grid(_rows(x)[:count])
+
+
+def _rows(x: Float[Array, "devices batch h w c"]) -> Float[np.ndarray, "n h w c"]:
+    return np.asarray(x).reshape(-1, *x.shape[2:])
+
+
+# A sample is drawn by one process: these run on its own devices, whatever others there are.
+
+
+@functools.cache
+def _pmapped_start(image_shape):
+    def start(key):
+        return jax.random.uniform(jax.random.split(key)[0], image_shape)
+
+    return jax.pmap(jax.vmap(start), devices=jax.local_devices())
+
+
+@functools.cache
+def _pmapped_level(num_steps):
+    def run_level(key, score_fn, x, level, sigma, step_size, temperature):
+        return langevin_dynamics(
+            jax.random.fold_in(jax.random.split(key)[1], level),
+            lambda x: score_fn(x, sigma),
+            x,
+            step_size=step_size,
+            num_steps=num_steps,
+            temperature=temperature,
+        )
+
+    in_axes = (0, None, 0, None, None, None, None)
+    return jax.pmap(jax.vmap(run_level, in_axes), in_axes=in_axes, devices=jax.local_devices())
+
+
+@functools.cache
+def _pmapped_denoised():
+    in_axes = (None, 0, None)
+    return jax.pmap(jax.vmap(denoised, in_axes), in_axes=in_axes, devices=jax.local_devices())

@@ -1,0 +1,140 @@
+"""The training loop: steps, and what is logged, evaluated, saved and drawn between them."""
+
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from ncsn_jax import data, sampling, viz
+from ncsn_jax.config import Config
+from ncsn_jax.errors import UserError
+from ncsn_jax.models import as_score_fn
+from ncsn_jax.training import workdir as run
+from ncsn_jax.training.checkpoints import Checkpoints
+from ncsn_jax.training.metrics import MetricsWriter, StepLog
+from ncsn_jax.training.parallel import pmap_evaluation, pmap_step, replicate, replicated
+from ncsn_jax.training.state import TrainState
+from ncsn_jax.training.step import evaluation_step, image_loss, train_step
+
+
+def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
+    """Trains a score network, or goes on training it, in a directory.
+
+    The directory gets `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `samples/`. If it holds checkpoints of
+    this run, training goes on from the newest, and ends bit for bit where it would have ended uninterrupted.
+
+    Args:
+      config: the run's settings.
+      workdir: the run's directory; made if need be.
+
+    Returns:
+      The last state.
+
+    Raises:
+      UserError: if the settings don't fit the machine, the dataset or the directory, which is then untouched; or if the loss
+        stops being finite, when the last good checkpoint stays.
+    """
+    workdir, settings = Path(workdir), config.training
+    devices = jax.device_count()
+    if settings.batch_size % devices:
+        raise UserError(
+            f"config.training.batch_size={settings.batch_size} is not divisible by "
+            f"the number of devices, {devices}"
+        )
+    abstract = run.abstract_state(config)
+    run.check(workdir, config)
+    images = data.load(config.data.name, config.data.data_dir)
+    if settings.batch_size > len(images.train):
+        raise UserError(
+            f"config.training.batch_size={settings.batch_size} is more than "
+            f"the {len(images.train)} training images of {config.data.name!r}"
+        )
+    run.claim(workdir, config)
+
+    loss = functools.partial(
+        image_loss, config.model.build(), num_values=images.info.num_values, power=settings.power
+    )
+    step_fn = pmap_step(
+        functools.partial(
+            train_step,
+            loss=loss(flip=config.data.random_flip),
+            optimizer=run.optimizer(config),
+            ema_rate=settings.ema_rate,
+        )
+    )
+    held_out_loss = _held_out_loss(loss(flip=False), images.test, config)
+    train_key = jax.random.fold_in(jax.random.key(config.seed), 1)
+
+    with Checkpoints(workdir / "checkpoints", keep=settings.keep_checkpoints) as checkpoints:
+        state = _first_state(checkpoints, config, abstract)
+        first_step = int(state.step)
+        batches = data.training_batches(
+            images.train,
+            batch_size=settings.batch_size,
+            seed=config.seed,
+            first_step=first_step,
+        )
+        progress = tqdm(
+            initial=first_step,
+            total=settings.num_steps,
+            unit="step",
+            desc=str(workdir),
+        )
+        with MetricsWriter(workdir, first_step) as metrics, progress:
+            log = StepLog(metrics, progress, settings.batch_size)
+            for step in range(first_step + 1, settings.num_steps + 1):
+                state, values = step_fn(state, next(batches), train_key)
+                log.add(step, values)
+
+                def due(every: int, step: int = step) -> bool:
+                    return step % every == 0 or step == settings.num_steps
+
+                if due(settings.log_every):
+                    log.write()
+                if due(settings.checkpoint_every):
+                    log.check()
+                    checkpoints.save(step, state)
+                if due(settings.eval_every):
+                    with log.paused():
+                        metrics.scalars(step, test_loss=held_out_loss(state.ema_params))
+                if due(settings.preview_every):
+                    with log.paused():
+                        _preview(workdir, step, state, config, images.info, metrics)
+    return state
+
+
+def _first_state(checkpoints: Checkpoints, config: Config, abstract: TrainState) -> TrainState:
+    """The newest checkpoint's state, or the initial one, on all devices."""
+    if not checkpoints.steps:
+        return replicate(run.initial_state(config))
+    sharding = replicated()
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract
+    )
+    return checkpoints.restore(checkpoints.steps[-1], like)
+
+
+def _held_out_loss(loss, images, config: Config):
+    """The mean loss over the first test images, with the same noise every time, as a function of the parameters."""
+    evaluate = pmap_evaluation(functools.partial(evaluation_step, loss=loss))
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)
+    settings = config.training
+
+    def held_out_loss(params) -> float:
+        batches = data.evaluation_batches(images, count=settings.eval_images, batch_size=settings.batch_size)
+        sums = [evaluate(params, batch, key) for batch in batches]
+        total, count = np.sum(jax.device_get(sums), axis=0)
+        return float(total / count)
+
+    return held_out_loss
+
+
+def _preview(workdir: Path, step: int, state, config: Config, info, metrics: MetricsWriter) -> None:
+    """Draws a grid of samples from the moving average."""
+    score_fn = as_score_fn(config.model.build(), {"params": state.ema_params})
+    grid = sampling.preview(score_fn, info.image_shape, config.sampling, config.training.preview_samples)
+    (workdir / "samples").mkdir(exist_ok=True)
+    viz.save_png(workdir / "samples" / f"step_{step:08d}.png", grid)
+    metrics.picture(step, "samples", grid)

@@ -1,0 +1,88 @@
+"""What training carries from step to step, and the optimizer."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jax import Array
+from jaxtyping import Int
+
+from ncsn_jax.typing import PRNGKey
+
+
+class TrainState(struct.PyTreeNode):
+    """The state of a run: all that a checkpoint holds.
+
+    Attributes:
+      step: how many updates were made.
+      params: the network's parameters.
+      opt_state: the optimizer's state.
+      ema_params: the exponential moving average of the parameters, what is evaluated and sampled.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: optax.OptState
+    ema_params: Any
+
+
+def create_state(
+    key: PRNGKey,
+    model: nn.Module,
+    image_shape: tuple[int, int, int],
+    optimizer: optax.GradientTransformation,
+) -> TrainState:
+    """The state before the first step; the moving average starts as a copy of the parameters.
+
+    Args:
+      key: draws the initial parameters.
+      model: a batched score network.
+      image_shape: (height, width, channels).
+      optimizer: from `adam`, or any of optax.
+    """
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    sigma = jax.ShapeDtypeStruct((1,), jnp.float32)
+    # Not jitted: one program that draws every parameter takes a minute to compile, `init` runs the network, too.
+    params = model.lazy_init(key, image, sigma)["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema_params=jax.tree.map(jnp.copy, params),
+    )
+
+
+def adam(
+    *,
+    learning_rate: float,
+    schedule: str,
+    num_steps: int,
+    warmup_steps: int,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    gradient_clip: float | None,
+) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015), behind an optional clipping of the gradient's global norm.
+
+    Args:
+      learning_rate: the largest learning rate.
+      schedule: after the warm-up, `constant`, or `cosine` to 0 at `num_steps`.
+      num_steps: the length of the run; only the cosine reads it.
+      warmup_steps: steps in which the learning rate grows linearly from 0.
+      beta1: the decay of the first moment.
+      beta2: the decay of the second moment.
+      epsilon: what is added to the root of the second moment.
+      gradient_clip: the largest global norm; None clips nothing.
+    """
+    after_warmup = {
+        "constant": optax.constant_schedule(learning_rate),
+        "cosine": optax.cosine_decay_schedule(learning_rate, max(1, num_steps - warmup_steps)),
+    }[schedule]
+    warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    rate = optax.join_schedules([warmup, after_warmup], [warmup_steps])
+    clip = optax.identity() if gradient_clip is None else optax.clip_by_global_norm(gradient_clip)
+    return optax.chain(clip, optax.adam(rate, beta1, beta2, epsilon))
