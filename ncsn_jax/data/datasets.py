@@ -1,11 +1,11 @@
 """Datasets by name, through TensorFlow Datasets and without TensorFlow."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 import requests
 import tensorflow_datasets as tfds
+from grain.sources import RandomAccessDataSource
 
 from ncsn_jax.data.digits import Digits
 from ncsn_jax.data.mnist import Mnist
@@ -34,8 +34,8 @@ class Images:
     """The uint8 images of a dataset: arrays, or what reads one image at a time when they are too large."""
 
     info: ImageInfo
-    train: Sequence[np.ndarray] | np.ndarray
-    test: Sequence[np.ndarray] | np.ndarray
+    train: RandomAccessDataSource
+    test: RandomAccessDataSource
 
 
 def describe(name: str) -> ImageInfo:
@@ -90,7 +90,7 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
         ) from error
 
 
-class _DecodedImages(Sequence):
+class _DecodedImages:
     """The images of a TFDS split, decoded one at a time."""
 
     def __init__(self, source):
@@ -103,7 +103,7 @@ class _DecodedImages(Sequence):
         return self._source[index]["image"]
 
 
-def _source(builder: tfds.core.DatasetBuilder, split: str):
+def _source(builder: tfds.core.DatasetBuilder, split: str) -> RandomAccessDataSource:
     source = builder.as_data_source(split)
     shape = builder.info.features["image"].shape
     if len(source) * np.prod(shape) > IN_MEMORY_BYTES:

@@ -4,12 +4,13 @@ The batch of a step is a pure function of (images, seed, step): resuming needs n
 processes sees the same images at the same step.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TypedDict
 
 import grain
 import jax
 import numpy as np
+from grain.sources import RandomAccessDataSource
 from jaxtyping import Bool, Int, UInt8
 
 
@@ -27,7 +28,9 @@ class Batch(TypedDict):
     weight: Bool[np.ndarray, "devices batch"]
 
 
-def training_batches(images: Sequence, *, batch_size: int, seed: int, first_step: int = 0) -> Iterator[Batch]:
+def training_batches(
+    images: RandomAccessDataSource, *, batch_size: int, seed: int, first_step: int = 0
+) -> Iterator[Batch]:
     """Shuffled batches without end; every epoch has its own order and leaves out the last partial batch.
 
     Args:
@@ -45,7 +48,7 @@ def training_batches(images: Sequence, *, batch_size: int, seed: int, first_step
         yield _layout(Batch(image=image, index=index, weight=np.ones_like(index, bool)))
 
 
-def evaluation_batches(images: Sequence, *, count: int, batch_size: int) -> Iterator[Batch]:
+def evaluation_batches(images: RandomAccessDataSource, *, count: int, batch_size: int) -> Iterator[Batch]:
     """The first images, each once and in order; the last batch is padded by examples of weight 0.
 
     Args:

@@ -14,7 +14,8 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, Int
 
-Images = Float[Array, "batch height width channels"]
+Images = Float[Array, "batch _height _width _channels"]
+"""Images or features of any size: a name with an underscore may differ between arguments and result."""
 Levels = Int[Array, " batch"]
 Norm = Callable[..., Any]
 Activation = Callable[[Array], Array]
@@ -59,8 +60,8 @@ def resize_bilinear(x: Images, height: int, width: int) -> Images:
     """Bilinear resizing with aligned corners: output i of n reads the input at i·(m−1)/(n−1) of m."""
 
     def scale(size: int, new_size: int) -> float:
-        # A single pixel has no second corner to align: any scale with all samples on it will do.
-        return (new_size - 1) / (size - 1) if size > 1 and new_size > 1 else float(new_size)
+        # One pixel has no second corner to align; this keeps all that is read within its half-width.
+        return (new_size - 1) / (size - 1) if size > 1 and new_size > 1 else 2.0 * new_size
 
     if x.shape[1:3] == (height, width):
         return x

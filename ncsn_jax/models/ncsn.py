@@ -72,7 +72,9 @@ class NCSN(nn.Module):
     rescaled: bool = False
 
     @nn.compact
-    def __call__(self, x: Images, sigma: Float[Array, " batch"]) -> Images:
+    def __call__(
+        self, x: Float[Array, "batch height width channels"], sigma: Float[Array, " batch"]
+    ) -> Float[Array, "batch height width channels"]:
         """The scores of a batch of images.
 
         Args:
@@ -116,5 +118,6 @@ class NCSN(nn.Module):
 
 def nearest_level(sigma: Float[Array, " batch"], sigmas: tuple[float, ...]) -> Levels:
     """The index of the noise level nearest to each σ in log σ."""
-    distance = jnp.abs(jnp.log(sigma)[:, None] - jnp.log(jnp.asarray(sigmas, sigma.dtype)))
+    log_sigmas = jnp.log(jnp.asarray(sigmas, sigma.dtype))
+    distance = jnp.abs(jnp.log(sigma)[:, None] - log_sigmas[None, :])
     return jnp.argmin(distance, axis=1)

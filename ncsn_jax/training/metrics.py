@@ -87,11 +87,11 @@ class StepLog:
           UserError: names the first step that wasn't.
         """
         for step, values in jax.device_get(self._pending).items():
-            for name, value in values.items():
-                if not np.isfinite(value):
+            for name in ("loss", "gradient_norm"):
+                if not np.isfinite(values[name]):
                     raise UserError(
-                        f"the {name.replace('_', ' ')} of step {step} is {value}: stopped; the last checkpoint is from "
-                        "before it. A smaller learning_rate, a warm-up or a gradient_clip may help"
+                        f"the {name} of step {step} is {values[name]}: stopped; the last checkpoint is "
+                        "from before it. A smaller learning_rate, a warm-up or a gradient_clip may help"
                     )
 
     def write(self) -> None:

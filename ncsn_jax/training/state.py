@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax import struct
-from jax import Array
-from jaxtyping import Int
 
 from ncsn_jax.typing import PRNGKey
 
@@ -17,13 +15,13 @@ class TrainState(struct.PyTreeNode):
     """The state of a run: all that a checkpoint holds.
 
     Attributes:
-      step: how many updates were made.
+      step: how many updates were made, an int32 scalar.
       params: the network's parameters.
       opt_state: the optimizer's state.
       ema_params: the exponential moving average of the parameters, what is evaluated and sampled.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: Any
     opt_state: optax.OptState
     ema_params: Any

@@ -92,7 +92,8 @@ def evaluation_step(
     """The sum of the losses of all devices' images, and how many there are; run it under an axis named `DEVICES`."""
     keys = example_keys(key, batch["index"])
     losses = jax.vmap(loss, (0, None, 0))(keys, params, batch["image"])
-    return jax.lax.psum((jnp.sum(losses * batch["weight"]), jnp.sum(batch["weight"])), DEVICES)
+    weight = batch["weight"].astype(losses.dtype)
+    return jax.lax.psum((jnp.sum(weight * losses), jnp.sum(weight)), DEVICES)
 
 
 def example_keys(key: PRNGKey, index: Int[Array, " batch"]) -> Array:

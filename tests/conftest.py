@@ -1,0 +1,37 @@
+"""Four fake CPU devices, shapes and dtypes checked at every call, and no implicit rank promotion."""
+
+import os
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jaxtyping
+
+jaxtyping.install_import_hook("ncsn_jax", "beartype.beartype")
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compilation_cache(tmp_path_factory):
+    """Runs of the same config compile once in a session, as processes of the same run do."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jax_cache")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> str:
+    """A directory of prepared datasets that every test shares."""
+    return str(tmp_path_factory.mktemp("tfds"))
+
+
+@pytest.fixture(scope="session")
+def official() -> dict[str, np.ndarray]:
+    """Weights, inputs and outputs of the official PyTorch NCSN with 8 filters, on 28×28×1 images."""
+    with np.load(Path(__file__).parent / "fixtures" / "ncsn_28x1_ngf8.npz") as file:
+        return dict(file)

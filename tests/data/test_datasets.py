@@ -1,0 +1,104 @@
+import functools
+import gzip
+import http.server
+import threading
+
+import numpy as np
+import pytest
+
+from ncsn_jax import data
+from ncsn_jax.data import datasets
+from ncsn_jax.data.datasets import _builder
+from ncsn_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def digits(data_dir):
+    return data.load("digits", data_dir)
+
+
+def labels(data_dir, split):
+    source = _builder("digits", data_dir).as_data_source(split)
+    return np.array([example["label"] for example in source])
+
+
+def test_digits_are_scikit_learns(digits):
+    from sklearn.datasets import load_digits
+
+    ours = np.concatenate([digits.train, digits.test]).reshape(-1, 64)
+    theirs = load_digits().data
+    np.testing.assert_array_equal(np.sort(ours, axis=0), np.sort(theirs, axis=0))
+    assert {bytes(image) for image in ours} == {bytes(i) for i in theirs.astype(np.uint8)}
+
+
+def test_digits_have_17_values_and_two_splits(digits):
+    assert digits.train.shape == (1500, 8, 8, 1)
+    assert digits.test.shape == (297, 8, 8, 1)
+    assert digits.train.dtype == np.uint8
+    assert digits.train.max() == 16
+    assert digits.info == data.ImageInfo(image_shape=(8, 8, 1), num_values=17)
+    assert data.describe("digits") == digits.info
+
+
+def test_digits_are_stratified(digits, data_dir):
+    share = np.bincount(labels(data_dir, "train")) / 1500
+    test_share = np.bincount(labels(data_dir, "test")) / 297
+    assert np.abs(share - test_share).max() < 0.005
+
+
+def test_large_datasets_are_read_image_by_image(digits, data_dir, monkeypatch):
+    monkeypatch.setattr(datasets, "IN_MEMORY_BYTES", 0)
+    lazy = data.load("digits", data_dir)
+    assert not isinstance(lazy.train, np.ndarray)
+    assert len(lazy.train) == 1500
+    np.testing.assert_array_equal(lazy.train[17], digits.train[17])
+    batches = [
+        next(data.training_batches(images, batch_size=8, seed=0, first_step=200))
+        for images in (lazy.train, digits.train)
+    ]
+    np.testing.assert_array_equal(batches[0]["image"], batches[1]["image"])
+
+
+def test_an_unknown_dataset_is_named(data_dir):
+    with pytest.raises(UserError, match="'minst': unknown dataset; accepted: digits, mnist"):
+        data.load("minst", data_dir)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A server of MNIST's four files, with 5 training and 3 test images of noise in them."""
+    rng = np.random.default_rng(0)
+    images = {}
+    for part, count in (("train", 5), ("t10k", 3)):
+        images[part] = rng.integers(0, 256, (count, 28, 28, 1), dtype=np.uint8)
+        for kind, header, values in (
+            ("images-idx3", 16, images[part]),
+            ("labels-idx1", 8, np.arange(count, dtype=np.uint8)),
+        ):
+            path = tmp_path / f"{part}-{kind}-ubyte.gz"
+            path.write_bytes(gzip.compress(bytes(header) + values.tobytes()))
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Handler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        monkeypatch.setattr(datasets.Mnist, "URL", f"http://127.0.0.1:{httpd.server_port}/")
+        yield images
+        httpd.shutdown()
+
+
+def test_mnist_is_downloaded_and_prepared_without_tensorflow(server, tmp_path):
+    mnist = data.load("mnist", str(tmp_path / "tfds"))
+    assert {bytes(i) for i in mnist.train} == {bytes(i) for i in server["train"]}
+    assert {bytes(i) for i in mnist.test} == {bytes(i) for i in server["t10k"]}
+    assert mnist.info == data.ImageInfo(image_shape=(28, 28, 1), num_values=256)
+
+
+def test_no_network_is_said_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.Mnist, "URL", "http://127.0.0.1:9/")
+    with pytest.raises(UserError, match=r"mnist is not prepared in .*--config\.data\.data_dir"):
+        data.load("mnist", str(tmp_path / "tfds"))
+    assert not (tmp_path / "tfds").exists()

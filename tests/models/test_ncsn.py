@@ -1,0 +1,125 @@
+"""NCSN against the official network's numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from ncsn_jax import NCSN, as_score_fn, explicit_score_matching, geometric_sigmas
+from ncsn_jax.interop.torch_names import params_from_torch
+
+
+def channels_last(images):
+    return jnp.asarray(images.transpose(0, 2, 3, 1))
+
+
+@pytest.fixture(scope="module")
+def model(official):
+    return NCSN(sigmas=tuple(official["sigmas"].tolist()), num_filters=8)
+
+
+@pytest.fixture(scope="module")
+def params(official):
+    return params_from_torch({name: official[name] for name in official["param_names"]})
+
+
+@pytest.fixture(scope="module")
+def score(model, params):
+    """The batched network as the official weights have it, compiled once."""
+    return jax.jit(lambda x, sigma: model.apply({"params": params}, x, sigma))
+
+
+def test_output_is_the_official_one(official, score):
+    out = score(channels_last(official["x"]), official["sigmas"][official["y"]])
+    expected = channels_last(official["s"])
+    error = np.abs(out - expected).max((1, 2, 3)) / np.abs(expected).max((1, 2, 3))
+    assert error.max() < 2e-5
+
+
+def test_loss_and_gradients_are_the_official_ones(official, model, params):
+    x, noise = channels_last(official["dsm_x"]), channels_last(official["dsm_noise"])
+    sigmas = jnp.asarray(official["sigmas"])[official["dsm_labels"]]
+
+    def losses(params):
+        score_fn = as_score_fn(model, {"params": params})
+
+        def loss(x, noise, sigma):
+            return sigma**2 * explicit_score_matching(
+                lambda x: score_fn(x, sigma), x + sigma * noise, -noise / sigma
+            )
+
+        return jax.vmap(loss)(x, noise, sigmas)
+
+    per_example = jax.jit(losses)(params)
+    np.testing.assert_allclose(per_example, official["dsm_loss_per_example"], rtol=1e-5)
+
+    gradient = jax.jit(jax.grad(lambda params: jnp.mean(losses(params))))(params)
+    gradient = traverse_util.flatten_dict(gradient)
+    expected = {name[5:]: official[name] for name in official if name.startswith("grad.")}
+    assert len(expected) == 2
+    for path, value in traverse_util.flatten_dict(params_from_torch(expected)).items():
+        assert np.abs(gradient[path] - value).max() / np.abs(value).max() < 1e-4
+    for name, norm in zip(official["param_names"], official["grad_norms"], strict=True):
+        (path,) = traverse_util.flatten_dict(params_from_torch({name: official[name]}))
+        np.testing.assert_allclose(np.linalg.norm(gradient[path]), norm, rtol=1e-4)
+
+
+def test_parameters_have_the_official_shapes(model, params):
+    image, sigma = jax.ShapeDtypeStruct((1, 28, 28, 1), "float32"), jnp.ones(1)
+    ours = jax.eval_shape(model.init, jax.random.key(0), image, sigma)["params"]
+    assert jax.tree.map(jnp.shape, ours) == jax.tree.map(np.shape, params)
+
+
+@pytest.mark.parametrize(
+    ("num_filters", "channels", "size", "count"),
+    [(64, 1, 28, 7_638_657), (128, 3, 32, 30_117_635)],
+)
+def test_parameter_counts_are_the_official_ones(num_filters, channels, size, count):
+    model = NCSN(tuple(geometric_sigmas(1.0, 0.01, 10).tolist()), num_filters)
+    image = jax.ShapeDtypeStruct((1, size, size, channels), "float32")
+    params = jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0), image, jnp.ones(1)))
+    assert len(params) == 173
+    assert sum(p.size for p in params) == count
+
+
+def test_sigma_is_looked_up_as_the_nearest_level_in_its_logarithm(official, score):
+    sigmas = official["sigmas"]
+    x = channels_last(official["x"])
+    near = score(x, sigmas[official["y"]] * np.array([1.2, 0.8, 1.25], np.float32))
+    np.testing.assert_array_equal(near, score(x, sigmas[official["y"]]))
+    # The geometric mean of two levels parts them.
+    middle = np.sqrt(sigmas[3] * sigmas[4])
+    levels = [sigmas[3], sigmas[4], sigmas[3]]
+    beside = np.array([middle * 1.01, middle * 0.99, middle * 1.01], np.float32)
+    np.testing.assert_array_equal(score(x, beside), score(x, np.array(levels)))
+
+
+def test_the_single_example_view_is_the_batched_network(official, model, params, score):
+    score_fn = as_score_fn(model, {"params": params})
+    x, sigma = channels_last(official["x"]), official["sigmas"][official["y"]]
+    out = jax.jit(jax.vmap(score_fn))(x, sigma)
+    expected = score(x, sigma)
+    np.testing.assert_allclose(out, expected, atol=2e-5 * float(np.abs(expected).max()))
+
+
+def test_other_variables_compile_nothing(model, params):
+    traces = []
+
+    @jax.jit
+    def evaluate(score_fn, x):
+        traces.append(1)
+        return score_fn(x, 1.0)
+
+    x = jnp.zeros((8, 8, 1))
+    first = evaluate(as_score_fn(model, {"params": params}), x)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    second = evaluate(as_score_fn(model, {"params": zero}), x)
+    assert len(traces) == 1
+    assert np.any(first != second)
+
+
+def test_odd_images_are_refused():
+    model = NCSN((1.0, 0.1), num_filters=2)
+    with pytest.raises(ValueError, match="even there, found 27×28"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 27, 28, 1)), jnp.ones(1))

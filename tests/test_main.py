@@ -1,0 +1,181 @@
+"""The command line, run in this process."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import main
+from ncsn_jax.data import datasets
+
+TINY = [
+    "--config.model.num_filters=2",
+    "--config.model.num_scales=2",
+    "--config.training.batch_size=4",
+    "--config.training.num_steps=2",
+    "--config.training.eval_images=4",
+    "--config.training.preview_samples=1",
+    "--config.sampling.steps_per_scale=1",
+    "--config.sampling.batch_size=4",
+    "--config.sampling.num_samples=5",
+]
+
+
+@pytest.fixture
+def run(capsys, data_dir):
+    """Runs a command; returns its status and what it wrote to stderr, but for progress bars."""
+
+    def run(*arguments):
+        argv = ["main.py", f"--config.data.data_dir={data_dir}", *map(str, arguments)]
+        status = main.main(argv)
+        errors = capsys.readouterr().err.splitlines()
+        return status, [line for line in errors if line.startswith("main.py: ")]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("main") / "run"
+    argv = ["main.py", f"--config.data.data_dir={data_dir}", f"--workdir={workdir}", *TINY]
+    assert main.main(argv) == 0
+    return workdir
+
+
+def files(directory):
+    return {p: p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+
+
+def test_training_ends_with_samples(trained):
+    assert np.load(trained / "samples" / "samples.npy").shape == (5, 8, 8, 1)
+    for name in ("grid.png", "annealing.gif", "step_00000002.png"):
+        assert (trained / "samples" / name).stat().st_size > 0
+    assert json.loads((trained / "config.json").read_text())["model"]["num_filters"] == 2
+
+
+def test_sampling_needs_only_the_workdir(trained, run):
+    before = np.load(trained / "samples" / "samples.npy")
+    status, errors = run("--mode=sample", f"--workdir={trained}", "--num_samples=9")
+    assert (status, errors) == (0, [])
+    after = np.load(trained / "samples" / "samples.npy")
+    assert after.shape == (9, 8, 8, 1)
+    np.testing.assert_allclose(after[:5], before, atol=1e-5)
+    run("--mode=sample", f"--workdir={trained}", "--config.sampling.seed=1")
+    assert np.abs(np.load(trained / "samples" / "samples.npy") - before).max() > 0.1
+
+
+def test_help_shows_the_flags(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main.main(["main.py", "--help"])
+    assert not exit_.value.code
+    assert "--num_samples" in capsys.readouterr().out
+
+
+def test_the_default_workdir_is_named_after_the_config(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = Path(main.__file__).parent / "configs" / "mnist.py"
+    _, errors = run("--mode=sample", f"--config={config}:small")
+    assert errors == ["main.py: runs/mnist_small holds no run (no config.json): train one there first"]
+
+
+BAD_INPUT = {
+    "unknown dataset": (["--config.data.name=cifar"], "'cifar': unknown dataset; accepted: digits"),
+    "unknown field": (["--config.training.batchsize=4"], "batchsize"),
+    "unknown group": (["--config.trainer.batch_size=4"], "trainer"),
+    "unknown flag": (["--wrokdir=x"], "wrokdir"),
+    "unknown mode": (["--mode=dream"], "dream"),
+    "wrong type": (["--config.training.batch_size=many"], "many"),
+    "stray word": (["sample"], "unexpected argument 'sample'"),
+    "no such config": (["--config=configs/cifra.py"], "cifra"),
+    "no such variant": (["--config=configs/mnist.py:tiny"], "tiny: accepted: paper, small"),
+    "batch not divisible": (["--config.training.batch_size=6"], "batch_size=6 is not divisible by"),
+    "batch of none": (["--config.training.batch_size=0"], "batch_size=0: input should be greater"),
+    "no steps": (["--config.training.num_steps=0"], "num_steps=0: input should be greater than 0"),
+    "no levels": (["--config.model.num_scales=0"], "num_scales=0: input should be greater than 0"),
+    "no langevin steps": (["--config.sampling.steps_per_scale=-1"], "steps_per_scale=-1"),
+    "no samples": (["--num_samples=0"], "num_samples=0: input should be greater than 0"),
+    "ascending sigmas": (["--config.model.sigma_end=2.0"], "sigma_begin=1.0, sigma_end=2.0"),
+    "equal sigmas": (["--config.model.sigma_end=1.0"], "sigma_begin=1.0, sigma_end=1.0"),
+    "negative seed": (["--config.seed=-1"], "config.seed=-1"),
+    "sampling an empty workdir": (["--mode=sample"], "holds no run (no config.json)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_ends_in_one_line(case, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(Path(main.__file__).parent / "configs")
+    arguments, message = BAD_INPUT[case]
+    status, errors = run(f"--workdir={tmp_path / 'run'}", *arguments)
+    assert status in (1, 2)
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert [p.name for p in tmp_path.iterdir()] == ["configs"]
+
+
+def test_a_dataset_that_is_not_to_be_had_leaves_nothing(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.Mnist, "URL", "http://127.0.0.1:9/")
+    config = Path(main.__file__).parent / "configs" / "mnist.py"
+    status, errors = run(
+        f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--config.data.data_dir={tmp_path / 'no'}"
+    )
+    assert status == 1
+    assert len(errors) == 1
+    assert "dataset mnist is not prepared in" in errors[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_that_the_network_cannot_take_are_refused(run, tmp_path, monkeypatch):
+    odd = datasets.ImageInfo(image_shape=(9, 9, 1), num_values=17)
+    monkeypatch.setattr(main.data, "describe", lambda name: odd)
+    status, errors = run(f"--workdir={tmp_path / 'run'}")
+    assert status == 1
+    assert len(errors) == 1
+    assert "height and width must be even there, found 9×9 pixels" in errors[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_configs_run_is_refused(run, trained):
+    before = files(trained)
+    status, errors = run(f"--workdir={trained}")
+    assert status == 1
+    assert len(errors) == 1
+    assert "model.num_filters=2, not 16" in errors[0]
+    assert files(trained) == before
+
+
+def test_a_trained_runs_settings_are_fixed_when_sampling(run, trained):
+    before = files(trained)
+    status, errors = run("--mode=sample", f"--workdir={trained}", "--config.model.num_filters=4")
+    assert status == 1
+    assert len(errors) == 1
+    assert "--config.model.num_filters: a trained run's settings are fixed" in errors[0]
+    assert files(trained) == before
+
+
+def test_a_run_without_checkpoints_is_not_sampled(run, trained, tmp_path):
+    (tmp_path / "config.json").write_text((trained / "config.json").read_text())
+    status, errors = run("--mode=sample", f"--workdir={tmp_path}")
+    assert status == 1
+    assert errors == [f"main.py: {tmp_path}/checkpoints holds no checkpoint yet: train on"]
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_workdir_below_a_file_is_refused(run, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    for workdir in (tmp_path / "file", tmp_path / "file" / "run"):
+        status, errors = run(f"--workdir={workdir}")
+        assert status == 1
+        assert len(errors) == 1
+        assert "can't be written" in errors[0]
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_workdir_without_permission_is_refused(run, tmp_path, monkeypatch):
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and access(path, mode))
+    status, errors = run(f"--workdir={tmp_path / 'run'}")
+    assert status == 1
+    assert errors == [f"main.py: {tmp_path}/run can't be written ({tmp_path} is not a writable directory)"]

@@ -1,0 +1,95 @@
+"""Sampling as the application runs it, from the smallest NCSN."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from ncsn_jax import NCSN, annealed_langevin_dynamics, as_score_fn, sampling
+from ncsn_jax.config import Sampling
+
+SHAPE = (8, 8, 1)
+SETTINGS = Sampling(batch_size=64, num_samples=10, step_size=1e-2, steps_per_scale=3)
+
+
+@pytest.fixture(scope="module")
+def score_fn():
+    model = NCSN(sigmas=(1.0, 0.5, 0.2), num_filters=2)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, *SHAPE)), jnp.ones(1))
+    return as_score_fn(model, variables)
+
+
+def draw(score_fn, devices=4, first=0, **options):
+    """The last states of a batch, on some of the four devices."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "local_devices", lambda devices=jax.devices()[:devices]: devices)
+        patch.setattr(jax, "local_device_count", lambda: devices)
+        sampling._pmapped_start.cache_clear()
+        sampling._pmapped_level.cache_clear()
+        *_, x = sampling.draw(score_fn, SHAPE, SETTINGS.model_copy(update=options), first=first)
+        sampling._pmapped_start.cache_clear()
+        sampling._pmapped_level.cache_clear()
+    assert x.shape[0] == devices
+    return np.asarray(x).reshape(-1, *SHAPE)
+
+
+@pytest.fixture(scope="module")
+def samples(score_fn):
+    return draw(score_fn)
+
+
+@pytest.mark.parametrize("denoise", [False, True])
+def test_the_levels_make_annealed_langevin_dynamics(score_fn, denoise):
+    """Number 5 of the application's samples is the library's chain from the same key and start."""
+    settings = SETTINGS.model_copy(update={"batch_size": 4, "denoise": denoise})
+    *_, x = sampling.draw(score_fn, SHAPE, settings, first=4)
+    start_key, chain_key = jax.random.split(jax.random.fold_in(jax.random.key(0), 5))
+    expected = annealed_langevin_dynamics(
+        chain_key,
+        score_fn,
+        jax.random.uniform(start_key, SHAPE),
+        jnp.asarray(score_fn.model.sigmas),
+        step_size=1e-2,
+        steps_per_scale=3,
+        denoise=denoise,
+    )
+    np.testing.assert_allclose(np.asarray(x)[1, 0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("batch_size", "devices", "first"), [(1, 1, 11), (7, 1, 9), (64, 1, 0), (7, 4, 9)])
+def test_a_sample_depends_on_its_key_alone(score_fn, samples, batch_size, devices, first):
+    others = draw(score_fn, devices, first, batch_size=batch_size)
+    assert len(others) == -(-batch_size // devices) * devices
+    np.testing.assert_allclose(others, samples[first : first + len(others)], atol=1e-4)
+
+
+def test_samples_differ_by_number_and_seed(score_fn, samples):
+    assert len({image.tobytes() for image in samples}) == 64
+    other = draw(score_fn, seed=1)
+    assert np.abs(other - samples).max((1, 2, 3)).min() > 0.1
+
+
+def test_files_hold_all_samples_and_show_the_first(score_fn, samples, tmp_path):
+    settings = SETTINGS.model_copy(update={"batch_size": 4})
+    sampling.write_samples(tmp_path / "samples", score_fn, SHAPE, settings)
+    written = np.load(tmp_path / "samples" / "samples.npy")
+    assert written.dtype == np.float32
+    np.testing.assert_allclose(written, samples[:10], atol=1e-4)
+    grid = sampling.preview(score_fn, SHAPE, settings, 10)
+    with Image.open(tmp_path / "samples" / "grid.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), grid.squeeze(-1))
+    with Image.open(tmp_path / "samples" / "annealing.gif") as animation:
+        assert animation.n_frames == 4
+        assert animation.size == grid.shape[1::-1]
+    assert len(list((tmp_path / "samples").iterdir())) == 3
+
+
+def test_another_checkpoint_compiles_nothing(score_fn):
+    settings = SETTINGS.model_copy(update={"batch_size": 4})
+    list(sampling.draw(score_fn, SHAPE, settings))
+    level = sampling._pmapped_level(3)
+    compiled = level._cache_size()
+    other = as_score_fn(score_fn.model, jax.tree.map(lambda v: 2 * v, score_fn.variables))
+    list(sampling.draw(other, SHAPE, settings))
+    assert level._cache_size() == compiled

@@ -1,0 +1,192 @@
+"""Whole runs of the tiny config: what they write, how they go on, and how they stop."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from ncsn_jax import training
+from ncsn_jax.errors import UserError
+from ncsn_jax.training import loop
+from ncsn_jax.training import step as step_module
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def files(workdir):
+    """Every file below a directory with its bytes."""
+    return {p.relative_to(workdir): p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+
+
+def changed(config, **training):
+    return config.model_copy(update={"training": config.training.model_copy(update=training)})
+
+
+@pytest.fixture(scope="module")
+def traces():
+    """How often the loss was traced in the uninterrupted run: a count of its compilations."""
+    return {"training": 0, "evaluation": 0}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_config, tmp_path_factory, traces):
+    """The last state of a run, and its directory."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, name in (("training", "train_step"), ("evaluation", "evaluation_step")):
+            original = getattr(step_module, name)
+
+            def counted(*args, kind=kind, original=original, **kwargs):
+                traces[kind] += 1
+                return original(*args, **kwargs)
+
+            patch.setattr(loop, name, counted)
+        state = training.train_and_evaluate(tiny_config, workdir)
+    return jax.device_get(state), workdir
+
+
+class Killed(Exception):
+    """What stands for kill -9 here."""
+
+
+def test_each_function_compiles_once_in_a_run(uninterrupted, traces):
+    assert traces == {"training": 1, "evaluation": 1}
+
+
+def test_a_run_leaves_its_config_checkpoints_metrics_and_pictures(uninterrupted, tiny_config):
+    _, workdir = uninterrupted
+    assert json.loads((workdir / "config.json").read_text()) == tiny_config.model_dump()
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["30", "40"]
+    assert [p.name for p in (workdir / "tensorboard").iterdir()]
+    for step in (20, 40):
+        with Image.open(workdir / "samples" / f"step_{step:08d}.png") as image:
+            assert image.size[0] > 300
+
+
+def test_metrics_hold_losses_and_speed(uninterrupted):
+    _, workdir = uninterrupted
+    written = lines(workdir)
+    assert [line["step"] for line in written if "loss" in line] == [10, 20, 30, 40]
+    assert [line["step"] for line in written if "test_loss" in line] == [20, 40]
+    for line in written:
+        assert np.isfinite(list(line.values())).all()
+    assert all(line["images_per_second"] > 0 for line in written if "loss" in line)
+
+
+@pytest.mark.parametrize("last_step", [20, 27])
+def test_an_interrupted_run_ends_bit_for_bit_as_the_whole_one(
+    uninterrupted, tiny_config, tmp_path, monkeypatch, last_step
+):
+    whole, whole_workdir = uninterrupted
+    original = loop.StepLog.add
+
+    def add(self, step, values):
+        original(self, step, values)
+        if step == last_step + 1:
+            raise Killed
+
+    monkeypatch.setattr(loop.StepLog, "add", add)
+    with pytest.raises(Killed):
+        training.train_and_evaluate(tiny_config, tmp_path / "run")
+    monkeypatch.undo()
+    state = training.train_and_evaluate(tiny_config, tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), whole)
+
+    def losses(workdir):
+        return [(line["step"], line["loss"]) for line in lines(workdir) if "loss" in line]
+
+    assert losses(tmp_path / "run") == losses(whole_workdir)
+
+
+def test_a_finished_run_may_be_made_longer(uninterrupted, tiny_config, tmp_path):
+    whole, _ = uninterrupted
+    training.train_and_evaluate(changed(tiny_config, num_steps=20), tmp_path / "run")
+    state = training.train_and_evaluate(tiny_config, tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), whole)
+
+
+def test_a_finished_run_trains_no_further(uninterrupted, tiny_config):
+    whole, workdir = uninterrupted
+    before = lines(workdir)
+    state = training.train_and_evaluate(tiny_config, workdir)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), whole)
+    assert lines(workdir) == before
+
+
+def test_restore_gives_the_average_or_the_parameters(uninterrupted, tiny_config):
+    whole, workdir = uninterrupted
+    model, variables = training.restore(workdir)
+    assert model == tiny_config.model.build()
+    jax.tree.map(np.testing.assert_array_equal, variables, {"params": whole.ema_params})
+    _, variables = training.restore(workdir, ema=False)
+    jax.tree.map(np.testing.assert_array_equal, variables, {"params": whole.params})
+    _, earlier = training.restore(workdir, step=30)
+    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (earlier, variables)), strict=True))
+
+
+def test_a_missing_step_is_named(uninterrupted):
+    with pytest.raises(UserError, match=r"no checkpoint of step 7, but of \[30, 40\]"):
+        training.restore(uninterrupted[1], step=7)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_last_good_checkpoint(
+    tiny_config, tmp_path, monkeypatch
+):
+    original = loop.image_loss
+
+    def image_loss(*args, flip, **kwargs):
+        loss = original(*args, flip=flip, **kwargs)
+        return lambda key, params, image: loss(key, params, image) / (image.max() > 0)
+
+    monkeypatch.setattr(loop, "image_loss", image_loss)
+    batches = loop.data.training_batches
+
+    def black_from_step_16(images, **options):
+        for step, batch in enumerate(batches(images, **options), start=options["first_step"] + 1):
+            yield batch if step < 16 else batch | {"image": batch["image"] * 0}
+
+    monkeypatch.setattr(loop.data, "training_batches", black_from_step_16)
+    with pytest.raises(UserError, match=r"the loss of step 16 is (inf|nan): stopped"):
+        training.train_and_evaluate(tiny_config, tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["10"]
+    _, variables = training.restore(tmp_path / "run")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 12}, r"training\.batch_size=8, not 12"),
+        ({"learning_rate": 1e-2, "power": 1.0}, r"power=2\.0, not 1\.0.*learning_rate=0\.001, not 0\.01"),
+        ({"schedule": "cosine", "num_steps": 50}, r"num_steps=40, not 50"),
+    ],
+)
+def test_another_configs_run_is_refused_and_kept(uninterrupted, tiny_config, change, message):
+    _, workdir = uninterrupted
+    before = files(workdir)
+    with pytest.raises(UserError, match=message):
+        training.train_and_evaluate(changed(tiny_config, **change), workdir)
+    assert files(workdir) == before
+
+
+def test_a_batch_that_devices_do_not_divide_is_refused(tiny_config, tmp_path):
+    with pytest.raises(UserError, match=r"batch_size=6 is not divisible by .* devices, 4"):
+        training.train_and_evaluate(changed(tiny_config, batch_size=6), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_larger_than_the_dataset_is_refused(tiny_config, tmp_path):
+    with pytest.raises(UserError, match="batch_size=1504 is more than the 1500 training images"):
+        training.train_and_evaluate(changed(tiny_config, batch_size=1504), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_of_other_things_is_refused(tiny_config, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        training.train_and_evaluate(tiny_config, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]

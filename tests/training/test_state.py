@@ -1,0 +1,70 @@
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ncsn_jax.training import adam
+
+OFFICIAL = dict(
+    learning_rate=1e-3,
+    schedule="constant",
+    num_steps=10,
+    warmup_steps=0,
+    beta1=0.9,
+    beta2=0.999,
+    epsilon=1e-8,
+    gradient_clip=None,
+)
+# In single precision 1 − 0.999^t has a relative error of up to 6e-5, and its root half of that.
+RTOL = 1e-4
+GRADIENTS = [np.array([0.3, -2.0]), np.array([-0.1, 5.0]), np.array([4.0, 1e-3])]
+
+
+def updates(**options):
+    """The updates of three gradients."""
+    optimizer = adam(**(OFFICIAL | options))
+    params = jnp.zeros(2)
+    state = optimizer.init(params)
+    made = []
+    for gradient in GRADIENTS:
+        update, state = optimizer.update(jnp.asarray(gradient, jnp.float32), state, params)
+        made.append(np.asarray(update))
+    return np.stack(made)
+
+
+def adam_by_hand(rates, gradients):
+    """Kingma & Ba 2015, Algorithm 1."""
+    m, v, made = 0.0, 0.0, []
+    for t, (rate, g) in enumerate(zip(rates, gradients, strict=True), start=1):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        made.append(-rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8))
+    return np.stack(made)
+
+
+def test_it_is_adam():
+    np.testing.assert_allclose(updates(), adam_by_hand([1e-3] * 3, GRADIENTS), rtol=RTOL)
+
+
+def test_the_warm_up_is_linear():
+    rates = [0.0, 2.5e-4, 5e-4]
+    np.testing.assert_allclose(updates(warmup_steps=4), adam_by_hand(rates, GRADIENTS), rtol=RTOL, atol=1e-12)
+
+
+def test_the_cosine_ends_at_zero():
+    rates = [1e-3 * (1 + np.cos(np.pi * t / 2)) / 2 for t in range(3)]
+    made = updates(schedule="cosine", num_steps=2)
+    np.testing.assert_allclose(made, adam_by_hand(rates, GRADIENTS), rtol=RTOL, atol=1e-10)
+    assert np.abs(made[2]).max() < 1e-10
+
+
+@pytest.mark.parametrize("clip", [0.5, 3.0])
+def test_long_gradients_are_clipped_to_their_norm(clip):
+    clipped = [g * min(1, clip / np.linalg.norm(g)) for g in GRADIENTS]
+    np.testing.assert_allclose(updates(gradient_clip=clip), adam_by_hand([1e-3] * 3, clipped), rtol=RTOL)
+
+
+def test_it_takes_any_tree():
+    tree = {"a": jnp.ones(2), "b": [jnp.ones((2, 2))]}
+    optimizer = adam(**OFFICIAL)
+    update, _ = optimizer.update(tree, optimizer.init(tree), tree)
+    np.testing.assert_allclose(optax.global_norm(update), 1e-3 * np.sqrt(6), rtol=RTOL)

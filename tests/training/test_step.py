@@ -1,0 +1,106 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ncsn_jax.training import create_state, evaluation_step, image_loss, train_step
+from ncsn_jax.training.parallel import pmap_evaluation, pmap_step, replicate
+
+SHAPE = (6, 6, 1)
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 17, (BATCH, *SHAPE), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def loss(tiny_score):
+    return image_loss(tiny_score, num_values=17, flip=True, power=2.0)
+
+
+def layout(images, devices, index=None):
+    """A global batch as its devices get it."""
+    index = np.arange(BATCH) if index is None else index
+    batch = {"image": images, "index": index, "weight": index < BATCH}
+    return jax.tree.map(lambda a: a.reshape(devices, -1, *a.shape[1:]), batch)
+
+
+def run(loss, model, images, *, devices=1, index=None, steps=1, optimizer=None, ema_rate=0.5):
+    """The states after each step of training on one and the same batch."""
+    optimizer = optimizer or optax.sgd(1e-3)
+    devices = jax.devices()[:devices]
+    state = create_state(jax.random.key(0), model, SHAPE, optimizer)
+    state = replicate(state, devices)
+    step = functools.partial(train_step, loss=loss, optimizer=optimizer, ema_rate=ema_rate)
+    step = pmap_step(step, devices)
+    states = [jax.device_get(state)]
+    for _ in range(steps):
+        state, values = step(state, layout(images, len(devices), index), jax.random.key(1))
+        states.append(jax.device_get(state))
+    return states, jax.device_get(values)
+
+
+def norm_of_difference(a, b):
+    return float(optax.global_norm(jax.tree.map(np.subtract, a, b)))
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_gradients_are_those_of_one_device(loss, tiny_score, images, devices):
+    """A step of SGD at rate 1e-3 moves the parameters by the gradient."""
+    (start, one), value = run(loss, tiny_score, images)
+    (_, several), other_value = run(loss, tiny_score, images, devices=devices)
+    moved = norm_of_difference(one.params, start.params)
+    assert moved > 0
+    assert norm_of_difference(one.params, several.params) / moved < 1e-5
+    np.testing.assert_allclose(value["loss"], other_value["loss"], rtol=1e-5)
+
+
+def test_gradients_do_not_depend_on_who_holds_which_example(loss, tiny_score, images):
+    """An example's randomness is that of its index: a shuffled batch with its indices is the same batch."""
+    order = np.random.default_rng(1).permutation(BATCH)
+    (start, one), _ = run(loss, tiny_score, images)
+    (_, shuffled), _ = run(loss, tiny_score, images[order], index=order, devices=4)
+    (_, misplaced), _ = run(loss, tiny_score, images[order], devices=4)
+    moved = norm_of_difference(one.params, start.params)
+    assert norm_of_difference(one.params, shuffled.params) / moved < 1e-5
+    assert norm_of_difference(one.params, misplaced.params) / moved > 1e-2
+
+
+def test_noise_is_new_at_every_step(loss, tiny_score, images):
+    """At a learning rate of 0 nothing but the step's key can change the loss."""
+    _, first = run(loss, tiny_score, images, optimizer=optax.sgd(0.0))
+    _, second = run(loss, tiny_score, images, optimizer=optax.sgd(0.0), steps=2)
+    assert first["loss"] != second["loss"]
+
+
+def test_the_average_follows_its_recurrence(loss, tiny_score, images):
+    states, _ = run(loss, tiny_score, images, steps=3, ema_rate=0.8)
+    average = states[0].params
+    for state in states[1:]:
+        average = jax.tree.map(lambda a, p: 0.8 * a + 0.2 * p, average, state.params)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7),
+        states[-1].ema_params,
+        average,
+    )
+    assert [int(state.step) for state in states] == [0, 1, 2, 3]
+
+
+def test_the_held_out_loss_is_the_mean_over_counted_examples(loss, tiny_score, images):
+    state = create_state(jax.random.key(0), tiny_score, SHAPE, optax.identity())
+    key = jax.random.key(2)
+    step = functools.partial(evaluation_step, loss=loss)
+    batch = layout(images, 4)
+    batch["weight"][3] = False
+    total, count = pmap_evaluation(step)(state.params, batch, key)
+    keys = [jax.random.fold_in(key, i) for i in range(6)]
+    expected = sum(
+        loss(key, state.params, jnp.asarray(image)) for key, image in zip(keys, images[:6], strict=True)
+    )
+    assert float(count) == 6
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
