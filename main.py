@@ -27,13 +27,6 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
     """The values of the flags; `SystemExit` after --help."""
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Prints this and exits.", flag_values=values)
-    config_flags.DEFINE_config_file(
-        "config",
-        str(Path(__file__).parent / DEFAULT_CONFIG),
-        "The run's config file; --config.training.batch_size=64 overrides a setting.",
-        flag_values=values,
-        sys_argv=argv,
-    )
     flags.DEFINE_enum("mode", "train", ["train", "sample"], "What to do.", flag_values=values)
     flags.DEFINE_string(
         "workdir", None, "The run's directory; runs/NAME for configs/NAME.py.", flag_values=values
@@ -45,23 +38,29 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
         flag_values=values,
     )
     try:
+        config_flags.DEFINE_config_file(
+            "config",
+            str(Path(__file__).parent / DEFAULT_CONFIG),
+            "The run's config file; --config.training.batch_size=64 after it overrides a setting.",
+            flag_values=values,
+            sys_argv=argv,
+        )
         rest = values(argv)[1:]
-    except (
-        flags.Error,
-        AttributeError,
-        ImportError,
-        LookupError,
-        OSError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise UserError(" ".join(str(error).split())) from error
+    except (AttributeError, LookupError) as error:  # ml_collections knows no such field
+        raise UserError(f"--config has no setting {one_line(error)}") from error
+    except (flags.Error, ImportError, OSError, TypeError, ValueError) as error:
+        raise UserError(one_line(error)) from error
     if values.help:
         print(f"{__doc__}\n{values.get_help()}")
         raise SystemExit
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}: every setting is a --flag=value")
     return values
+
+
+def one_line(error: Exception) -> str:
+    """An error's message without its line breaks."""
+    return " ".join(str(error.args[0] if error.args else error).split())
 
 
 def overrides(values: flags.FlagValues) -> dict:

@@ -27,6 +27,5 @@ def _values(settings: BaseModel) -> dict[str, Any]:
 
 
 def _placeholder(settings: type[BaseModel], name: str) -> config_dict.FieldReference:
-    kind = settings.model_fields[name].annotation  # `float | None`, the float perhaps Annotated
-    bare, *_ = (typing.get_origin(t) is typing.Annotated and t.__origin__ or t for t in typing.get_args(kind))
-    return config_dict.placeholder(bare)
+    kind, _ = typing.get_args(settings.model_fields[name].annotation)  # of `float | None`
+    return config_dict.placeholder(getattr(kind, "__origin__", kind))  # the float may be `Annotated`

@@ -133,7 +133,7 @@ class Config(Settings):
         return self
 
 
-def parse(settings: dict[str, Any]) -> Config:
+def parse(settings: Any) -> Config:
     """The config of nested dictionaries.
 
     Args:

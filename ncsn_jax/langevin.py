@@ -128,7 +128,7 @@ def level_step_size(
     step_size: Scalar, sigma: Scalar, sigmas: Float[Array, " num_scales"]
 ) -> Float[Array, ""]:
     """The step size αᵢ = ε σᵢ²/σ_L² of one noise level (Song & Ermon 2019, Algorithm 1, line 3)."""
-    return step_size * (sigma / sigmas[-1]) ** 2
+    return jnp.square(sigma / sigmas[-1]) * step_size
 
 
 def denoised(score_fn: ScoreFn, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, "*event"]:

@@ -100,8 +100,9 @@ def write_samples(
                 jax.block_until_ready(x)
                 if level in frames and start < GRID_IMAGES:
                     frames[level].append(_rows(x))
+                if level == num_levels:
+                    samples[start : start + batch] = _rows(x)[: count - start]
                 bar.update(min(level, 1))
-            samples[start : start + batch] = _rows(x)[: count - start]
     samples.flush()
     partial.rename(directory / "samples.npy")
 

@@ -28,7 +28,9 @@ def run(capsys, data_dir):
     """Runs a command; returns its status and what it wrote to stderr, but for progress bars."""
 
     def run(*arguments):
-        argv = ["main.py", f"--config.data.data_dir={data_dir}", *map(str, arguments)]
+        argv = ["main.py", *map(str, arguments)]
+        if not any("data_dir" in argument for argument in argv):
+            argv.append(f"--config.data.data_dir={data_dir}")
         status = main.main(argv)
         errors = capsys.readouterr().err.splitlines()
         return status, [line for line in errors if line.startswith("main.py: ")]

@@ -1,6 +1,7 @@
 """Datasets by name, through TensorFlow Datasets and without TensorFlow."""
 
 import dataclasses
+import math
 
 import numpy as np
 import requests
@@ -11,9 +12,10 @@ from ncsn_jax.data.digits import Digits
 from ncsn_jax.data.mnist import Mnist
 from ncsn_jax.errors import UserError
 
-BUILDERS = {"digits": Digits, "mnist": Mnist}
-NUM_VALUES = {"digits": 17}
 IN_MEMORY_BYTES = 2**30
+
+ImageSource = np.ndarray | RandomAccessDataSource
+"""uint8 images by index: an array, or what reads them one at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +33,17 @@ class ImageInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """The uint8 images of a dataset: arrays, or what reads one image at a time when they are too large."""
+    """The images of a dataset's two splits."""
 
     info: ImageInfo
-    train: RandomAccessDataSource
-    test: RandomAccessDataSource
+    train: ImageSource
+    test: ImageSource
+
+
+DATASETS = {
+    "digits": (Digits, ImageInfo((8, 8, 1), num_values=17)),
+    "mnist": (Mnist, ImageInfo((28, 28, 1), num_values=256)),
+}
 
 
 def describe(name: str) -> ImageInfo:
@@ -47,8 +55,9 @@ def describe(name: str) -> ImageInfo:
     Raises:
       UserError: if the name is unknown.
     """
-    height, width, channels = _builder(name, None).info.features["image"].shape
-    return ImageInfo((height, width, channels), NUM_VALUES.get(name, 256))
+    if name not in DATASETS:
+        raise UserError(f"config.data.name={name!r}: unknown dataset; accepted: {', '.join(DATASETS)}")
+    return DATASETS[name][1]
 
 
 def load(name: str, data_dir: str | None = None) -> Images:
@@ -63,15 +72,10 @@ def load(name: str, data_dir: str | None = None) -> Images:
     Raises:
       UserError: if the name is unknown, or the dataset is neither prepared nor to be had.
     """
-    builder = _builder(name, data_dir)
+    info = describe(name)
+    builder = DATASETS[name][0](data_dir=data_dir, file_format="array_record")
     _prepare(builder)
-    return Images(describe(name), *(_source(builder, split) for split in ("train", "test")))
-
-
-def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    if name not in BUILDERS:
-        raise UserError(f"config.data.name={name!r}: unknown dataset; accepted: {', '.join(BUILDERS)}")
-    return BUILDERS[name](data_dir=data_dir, file_format="array_record")
+    return Images(info, *(_source(builder, split, info) for split in ("train", "test")))
 
 
 def _prepare(builder: tfds.core.DatasetBuilder) -> None:
@@ -103,9 +107,8 @@ class _DecodedImages:
         return self._source[index]["image"]
 
 
-def _source(builder: tfds.core.DatasetBuilder, split: str) -> RandomAccessDataSource:
-    source = builder.as_data_source(split)
-    shape = builder.info.features["image"].shape
-    if len(source) * np.prod(shape) > IN_MEMORY_BYTES:
+def _source(builder: tfds.core.DatasetBuilder, split: str, info: ImageInfo) -> ImageSource:
+    source = builder.as_data_source(split=split)
+    if len(source) * math.prod(info.image_shape) > IN_MEMORY_BYTES:
         return _DecodedImages(source)
     return np.stack([example["image"] for example in source.__getitems__(range(len(source)))])

@@ -13,7 +13,9 @@ class Mnist(tfds.image_classification.MNIST, skip_registration=True):
 
     name = "mnist"
 
-    def _split_generators(self, dl_manager):
+    # The builder's own `download_and_prepare` is the only caller of these two.
+
+    def _split_generators(self, dl_manager):  # pyright: ignore[reportIncompatibleMethodOverride]
         def examples(part):
             files = dl_manager.download(
                 [f"{self.URL}{part}-images-idx3-ubyte.gz", f"{self.URL}{part}-labels-idx1-ubyte.gz"]
@@ -22,7 +24,7 @@ class Mnist(tfds.image_classification.MNIST, skip_registration=True):
 
         return {"train": examples("train"), "test": examples("t10k")}
 
-    def _generate_examples(self, images_path, labels_path):
+    def _generate_examples(self, images_path, labels_path):  # pyright: ignore[reportIncompatibleMethodOverride]
         images = _read_idx(images_path, header=16).reshape(-1, 28, 28, 1)
         labels = _read_idx(labels_path, header=8)
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):

@@ -10,8 +10,9 @@ from typing import TypedDict
 import grain
 import jax
 import numpy as np
-from grain.sources import RandomAccessDataSource
 from jaxtyping import Bool, Int, UInt8
+
+from ncsn_jax.data.datasets import ImageSource
 
 
 class Batch(TypedDict):
@@ -29,7 +30,7 @@ class Batch(TypedDict):
 
 
 def training_batches(
-    images: RandomAccessDataSource, *, batch_size: int, seed: int, first_step: int = 0
+    images: ImageSource, *, batch_size: int, seed: int, first_step: int = 0
 ) -> Iterator[Batch]:
     """Shuffled batches without end; every epoch has its own order and leaves out the last partial batch.
 
@@ -43,12 +44,12 @@ def training_batches(
     dataset = grain.MapDataset.source(images).seed(seed).shuffle()[:whole]
     batches = iter(_share(dataset, batch_size).repeat().to_iter_dataset())
     batches.set_state({"next_index": first_step})
-    index = _share(grain.MapDataset.range(batch_size), batch_size)[0]
+    index = np.arange(batch_size)[jax.process_index() :: jax.process_count()]
     for image in batches:
         yield _layout(Batch(image=image, index=index, weight=np.ones_like(index, bool)))
 
 
-def evaluation_batches(images: RandomAccessDataSource, *, count: int, batch_size: int) -> Iterator[Batch]:
+def evaluation_batches(images: ImageSource, *, count: int, batch_size: int) -> Iterator[Batch]:
     """The first images, each once and in order; the last batch is padded by examples of weight 0.
 
     Args:

@@ -1,6 +1,7 @@
 """A run's checkpoints, by Orbax."""
 
 from pathlib import Path
+from typing import cast
 
 import orbax.checkpoint as ocp
 
@@ -31,7 +32,7 @@ class Checkpoints:
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state of a step, with the shapes, dtypes and sharding of another, possibly abstract one."""
-        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        return cast(TrainState, self._manager.restore(step, args=ocp.args.StandardRestore(like)))
 
     def __enter__(self) -> "Checkpoints":
         return self

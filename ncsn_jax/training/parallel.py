@@ -19,8 +19,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ncsn_jax.training.step import DEVICES
 
+Devices = Sequence[Any]
+"""Some of `jax.devices()`."""
 
-def pmap_step(step, devices: Sequence[jax.Device] | None = None):
+
+def pmap_step(step, devices: Devices | None = None):
     """`train_step(state, batch, key)` on all devices; the batch has a leading axis of devices. Donates the state."""
     return jax.pmap(
         step,
@@ -32,12 +35,12 @@ def pmap_step(step, devices: Sequence[jax.Device] | None = None):
     )
 
 
-def pmap_evaluation(step, devices: Sequence[jax.Device] | None = None):
+def pmap_evaluation(step, devices: Devices | None = None):
     """`evaluation_step(params, batch, key)` on all devices; the batch has a leading axis of devices."""
     return jax.pmap(step, DEVICES, in_axes=(None, 0, None), out_axes=(None, None), devices=devices)
 
 
-def replicated(devices: Sequence[jax.Device] | None = None) -> NamedSharding:
+def replicated(devices: Devices | None = None) -> NamedSharding:
     """The sharding of pmap's broadcast results: one copy on each device.
 
     A first state without it would make the step compile twice.
@@ -46,6 +49,6 @@ def replicated(devices: Sequence[jax.Device] | None = None) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
+def replicate(tree: Any, devices: Devices | None = None) -> Any:
     """The tree with one copy on each device."""
     return jax.device_put(tree, replicated(devices))

@@ -1,6 +1,6 @@
 """The training step and the held-out loss: pure functions of one device's share of a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,7 +10,6 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, Int, UInt8
 
-from ncsn_jax.data.pipeline import Batch
 from ncsn_jax.data.preprocessing import dequantize, random_flip
 from ncsn_jax.losses import ncsn_loss
 from ncsn_jax.models import as_score_fn
@@ -19,6 +18,9 @@ from ncsn_jax.typing import PRNGKey
 
 DEVICES = "devices"
 """The axis over which gradients and losses are averaged."""
+
+DeviceBatch = Mapping[str, Array]
+"""One device's share of a `ncsn_jax.data.Batch`, without the axis of devices."""
 
 ImageLoss = Callable[[PRNGKey, Any, UInt8[Array, "h w c"]], Float[Array, ""]]
 """The loss of one stored image under the given parameters."""
@@ -47,7 +49,7 @@ def image_loss(model: nn.Module, *, num_values: int, flip: bool, power: float) -
 
 def train_step(
     state: TrainState,
-    batch: Batch,
+    batch: DeviceBatch,
     key: PRNGKey,
     *,
     loss: ImageLoss,
@@ -87,7 +89,7 @@ def train_step(
 
 
 def evaluation_step(
-    params: Any, batch: Batch, key: PRNGKey, *, loss: ImageLoss
+    params: Any, batch: DeviceBatch, key: PRNGKey, *, loss: ImageLoss
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The sum of the losses of all devices' images, and how many there are; run it under an axis named `DEVICES`."""
     keys = example_keys(key, batch["index"])

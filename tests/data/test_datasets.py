@@ -8,7 +8,6 @@ import pytest
 
 from ncsn_jax import data
 from ncsn_jax.data import datasets
-from ncsn_jax.data.datasets import _builder
 from ncsn_jax.errors import UserError
 
 
@@ -18,7 +17,8 @@ def digits(data_dir):
 
 
 def labels(data_dir, split):
-    source = _builder("digits", data_dir).as_data_source(split)
+    builder = datasets.Digits(data_dir=data_dir, file_format="array_record")
+    source = builder.as_data_source(split=split)
     return np.array([example["label"] for example in source])
 
 
@@ -36,8 +36,9 @@ def test_digits_have_17_values_and_two_splits(digits):
     assert digits.test.shape == (297, 8, 8, 1)
     assert digits.train.dtype == np.uint8
     assert digits.train.max() == 16
-    assert digits.info == data.ImageInfo(image_shape=(8, 8, 1), num_values=17)
-    assert data.describe("digits") == digits.info
+    assert digits.info == data.describe("digits")
+    assert digits.info.image_shape == digits.train.shape[1:]
+    assert digits.info.num_values == 17
 
 
 def test_digits_are_stratified(digits, data_dir):

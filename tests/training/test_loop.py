@@ -49,7 +49,7 @@ def uninterrupted(tiny_config, tmp_path_factory, traces):
     return jax.device_get(state), workdir
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """What stands for kill -9 here."""
 
 
@@ -87,10 +87,10 @@ def test_an_interrupted_run_ends_bit_for_bit_as_the_whole_one(
     def add(self, step, values):
         original(self, step, values)
         if step == last_step + 1:
-            raise Killed
+            raise KilledError
 
     monkeypatch.setattr(loop.StepLog, "add", add)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         training.train_and_evaluate(tiny_config, tmp_path / "run")
     monkeypatch.undo()
     state = training.train_and_evaluate(tiny_config, tmp_path / "run")

@@ -1,0 +1,41 @@
+# Everything runs in .venv, which these targets make and fill themselves.
+
+# The newest Python of the supported ones that is installed and runs (a pyenv shim may not).
+PYTHON ?= $(shell for p in python3.12 python3.13 python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+
+.PHONY: demo test test-all lint format clean
+
+demo: .venv/installed  ## Trains configs/digits.py in runs/digits, and samples it.
+	$(BIN)/python main.py
+
+test: .venv/installed-dev  ## The suite without the long proofs.
+	$(BIN)/python -m pytest
+
+test-all: .venv/installed-dev  ## All of the suite.
+	$(BIN)/python -m pytest -m ''
+
+lint: .venv/installed-dev  ## Format, lint and types, as the pre-commit hooks check them.
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11, 3.12 or 3.13 found; name one: make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/installed-dev: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ .venv/installed

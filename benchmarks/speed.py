@@ -1,0 +1,80 @@
+"""The speed of training and sampling of a config on this machine.
+
+    python benchmarks/speed.py configs/digits.py configs/mnist.py:small
+
+One line a config: seconds to the end of the first training step and of the first sampled level (both mostly compilation),
+training images/s (the median step), sampling images/s (a whole annealing), and the peak memory of the process.
+Images are noise: speed doesn't depend on them.
+"""
+
+import argparse
+import functools
+import resource
+import runpy
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+
+from ncsn_jax import as_score_fn, config, data, sampling
+from ncsn_jax.training import image_loss, train_step
+from ncsn_jax.training.parallel import pmap_step, replicate
+from ncsn_jax.training.workdir import initial_state, optimizer
+
+STEPS = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="The speed of training and sampling of a config on this machine."
+    )
+    parser.add_argument("configs", nargs="+", metavar="configs/NAME.py[:ARGUMENT]")
+    configs = parser.parse_args().configs
+    if len(configs) > 1:  # each in a process of its own, whose memory is its own
+        for name in configs:
+            subprocess.run([sys.executable, __file__, name], check=True)
+        return
+    path, _, argument = configs[0].partition(":")
+    get_config = runpy.run_path(path)["get_config"]
+    measure(configs[0], config.parse(get_config(*filter(None, [argument])).to_dict()))
+
+
+def measure(name: str, run: config.Config) -> None:
+    info = data.describe(run.data.name)
+    model, batch_size = run.model.build(), run.training.batch_size
+    loss = image_loss(model, num_values=info.num_values, flip=False, power=run.training.power)
+    step = functools.partial(train_step, loss=loss, optimizer=optimizer(run), ema_rate=run.training.ema_rate)
+    images = np.random.default_rng(0).integers(0, 256, (2 * batch_size, *info.image_shape), np.uint8)
+    batches = data.training_batches(images, batch_size=batch_size, seed=0)
+    state, run_step = replicate(initial_state(run)), pmap_step(step)
+    seconds = []
+    for _ in range(1 + STEPS):
+        began = time.monotonic()
+        state, values = run_step(state, next(batches), jax.random.key(0))
+        jax.block_until_ready(values)
+        seconds.append(time.monotonic() - began)
+    first_step, step_seconds = seconds[0], np.median(seconds[1:])
+
+    score_fn = as_score_fn(model, {"params": state.ema_params})
+    draw = functools.partial(sampling.draw, score_fn, info.image_shape, run.sampling)
+    began = time.monotonic()
+    first_x, first_level, *_ = draw()
+    jax.block_until_ready(first_level)
+    cold = time.monotonic() - began
+    began = time.monotonic()
+    *_, x = draw()
+    jax.block_until_ready(x)
+    warm = time.monotonic() - began
+    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"{name}: first step {first_step:.0f} s, training {batch_size / step_seconds:.1f} images/s; "
+        f"first sampling {cold:.0f} s, then {first_x.shape[0] * first_x.shape[1] / warm:.2f} images/s; "
+        f"peak memory {gigabytes:.1f} GiB",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
