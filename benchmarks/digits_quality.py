@@ -2,7 +2,8 @@
 
     python benchmarks/digits_quality.py --workdir runs/digits
 
-It draws 1,000 samples as the run's config says, clips them to [0, 1], rounds them to the 17 grey values, and prints
+It draws 1,000 samples as the run's config says, clips them to [0, 1], rounds them to the 17 grey values,
+and prints
 
 - how an SVC, fitted on the training images, classes them, beside its accuracy on the test images;
 - the Fréchet distance between Gaussians fitted to the pixels of samples and training images, beside that of
@@ -71,7 +72,7 @@ def real_digits(data_dir: str | None) -> tuple[np.ndarray, ...]:
 
 
 def frechet_distance(a: Pixels, b: Pixels) -> float:
-    """‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½) of the means and covariances of two sets (Dowson & Landau 1982)."""
+    """‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½), of the means and covariances of two sets of images."""
     cov_a, cov_b = np.cov(a.T), np.cov(b.T)
     # The product of two covariances has real eigenvalues ≥ 0, up to rounding.
     roots = np.sqrt(np.real(np.linalg.eigvals(cov_a @ cov_b)).clip(0))

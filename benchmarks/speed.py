@@ -2,9 +2,9 @@
 
     python benchmarks/speed.py configs/digits.py configs/mnist.py:small
 
-One line a config: seconds to the end of the first training step and of the first sampled level (both mostly compilation),
-training images/s (the median step), sampling images/s (a whole annealing), and the peak memory of the process.
-Images are noise: speed doesn't depend on them.
+One line a config: seconds to the end of the first training step and of the first sampled level (both mostly
+compilation), training images/s (the median step), sampling images/s (a whole annealing), and the peak
+memory of the process. Images are noise: speed doesn't depend on them.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Langevin dynamics and its annealed form, each for a single chain: `jax.vmap` runs many.
 
-The paper's Algorithm 1 writes the update as x + (α/2) s + √α z. The official code, which made the paper's numbers,
-computes x + α s + √(2α) z, and so does this module: its step size α is half the paper's.
+The paper's Algorithm 1 writes the update as x + (α/2) s + √α z. The official code, which made the paper's
+numbers, computes x + α s + √(2α) z, and so does this module: its step size α is half the paper's.
 """
 
 from collections.abc import Callable
@@ -87,8 +87,8 @@ def annealed_langevin_dynamics(
 ) -> Float[Array, "*event"]:
     """Annealed Langevin dynamics: Langevin dynamics at every noise level in turn, from the largest down.
 
-    Level i runs `steps_per_scale` steps of size αᵢ = ε σᵢ²/σ_L², which holds the ratio of the drift to the noise,
-    ‖αᵢ s(x, σᵢ)‖ / √(2αᵢ), about the same at every level.
+    Level i runs `steps_per_scale` steps of size αᵢ = ε σᵢ²/σ_L², which holds the ratio of the drift to the
+    noise, ‖αᵢ s(x, σᵢ)‖ / √(2αᵢ), about the same at every level.
 
     Args:
       key: the chain's key; level i draws from its `fold_in(i)`.
@@ -98,14 +98,15 @@ def annealed_langevin_dynamics(
       step_size: ε, the step size of the last level, in squared units of x.
       steps_per_scale: T, the number of updates at each level.
       temperature: the variance of the injected noise, relative to Langevin's.
-      denoise: whether to return the denoised E[x₀ | x] = x + σ_L² s(x, σ_L) (Tweedie's formula) of the last state.
+      denoise: whether to return the denoised E[x₀ | x] = x + σ_L² s(x, σ_L) (Tweedie's formula) of the last
+        state.
 
     Returns:
       The last state, or its denoised mean, shape `(*event,)`.
 
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), Algorithm 1; the final step is Jolicoeur-Martineau et al. 2020
-      (arXiv:2009.05475), section 3.1.
+      (arXiv:2009.05475).
     """
 
     def level(x, index_and_sigma):
@@ -132,5 +133,5 @@ def level_step_size(
 
 
 def denoised(score_fn: ScoreFn, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, "*event"]:
-    """The mean E[x₀ | x] = x + σ² s(x, σ) of clean data given its perturbation x (Tweedie's formula; Robbins 1956)."""
+    """Tweedie's formula, E[x₀ | x] = x + σ² s(x, σ): the mean of clean data given its perturbation x."""
     return x + sigma**2 * score_fn(x, sigma)

@@ -47,7 +47,8 @@ def denoising_score_matching(
       score_fn: s(x, σ).
       x: the clean example, shape `(*event,)`.
       sigma: σ, the standard deviation of the noise, in the units of x.
-      power: the exponent of the weight λ(σ) = σ^power. The paper's 2 gives every level the same share of the loss.
+      power: the exponent of the weight λ(σ) = σ^power. The paper's 2 gives every level the same share of
+        the loss.
 
     Returns:
       The loss, a scalar.

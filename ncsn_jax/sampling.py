@@ -1,9 +1,10 @@
 """Annealed Langevin dynamics as the application runs it: many samples, level by level, to files.
 
-The levels are a Python loop over one compiled `langevin_dynamics`, for progress and animation frames; the result equals
-`ncsn_jax.langevin.annealed_langevin_dynamics` (a test holds the two together).
+The levels are a Python loop over one compiled `langevin_dynamics`, for progress and animation frames; the
+result equals `ncsn_jax.langevin.annealed_langevin_dynamics` (a test holds the two together).
 """
 
+import collections
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +58,7 @@ def annealing(
 def draw(
     score_fn: NetworkScore, image_shape: tuple[int, int, int], settings: Sampling, *, first: int = 0
 ) -> Iterator[Float[Array, "devices batch h w c"]]:
-    """The states (see `annealing`) of the samples number `first`, `first + 1`, … of the seed, a batch of them.
+    """The states (see `annealing`) of a batch of samples: number `first` of the seed and the next ones.
 
     The batch is `settings.batch_size`, or slightly more where the devices don't divide it.
     """
@@ -76,8 +77,8 @@ def write_samples(
 ) -> None:
     """Draws `settings.num_samples` images and writes them, with a progress bar.
 
-    `samples.npy` gets them all, `(num_samples, height, width, channels)`, float32, unclipped, batch by batch as they come;
-    `grid.png` and `annealing.gif` show the first 100 and their way there.
+    `samples.npy` gets them all, `(num_samples, height, width, channels)`, float32, unclipped, batch by
+    batch as they come; `grid.png` and `annealing.gif` show the first 100 and their way there.
 
     Args:
       directory: where to; made if need be.
@@ -117,8 +118,8 @@ def preview(
 ) -> viz.Grid:
     """A grid of the first `count` samples of the seed."""
     settings = settings.model_copy(update={"batch_size": count})
-    *_, x = draw(score_fn, image_shape, settings)
-    return viz.image_grid(_rows(x)[:count])
+    states = collections.deque(draw(score_fn, image_shape, settings), maxlen=1)
+    return viz.image_grid(_rows(states[0])[:count])
 
 
 def _rows(x: Float[Array, "devices batch h w c"]) -> Float[np.ndarray, "n h w c"]:

@@ -1,7 +1,7 @@
 """Batches of uint8 images for every step of a run, by Grain.
 
-The batch of a step is a pure function of (images, seed, step): resuming needs no iterator state, and any number of
-processes sees the same images at the same step.
+The batch of a step is a pure function of (images, seed, step): resuming needs no iterator state, and any
+number of processes sees the same images at the same step.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,8 @@ class Batch(TypedDict):
 
     Attributes:
       image: the images, `(devices, batch / devices, height, width, channels)`.
-      index: each example's place in the global batch (in the whole split, for evaluation): what its key is folded from.
+      index: each example's place in the global batch (in the whole split, for evaluation): what its key is
+        folded from.
       weight: whether the example counts; false only for the padding of an evaluation's last batch.
     """
 

@@ -14,8 +14,8 @@ Tensors = Mapping[str, Float[np.ndarray, "..."]]
 def params_from_torch(tensors: Tensors) -> dict[str, Any]:
     """The parameter tree of a network's PyTorch tensors.
 
-    `res2.0.conv2.conv.weight` becomes `["res2_0"]["conv2"]["conv"]["kernel"]`: an index into a list of modules joins the
-    list's name, kernels go from OIHW to HWIO, embedding tables stay as they are.
+    `res2.0.conv2.conv.weight` becomes `["res2_0"]["conv2"]["conv"]["kernel"]`: an index into a list of
+    modules joins the list's name, kernels go from OIHW to HWIO, embedding tables stay as they are.
 
     Args:
       tensors: the official parameters by name.

@@ -1,8 +1,8 @@
 """The blocks of the official score networks: convolutions, InstanceNorm++ and the RefineNet's parts.
 
-All of them are batched, channels last: `(batch, height, width, channels)`. Names of submodules follow the official
-PyTorch modules, so that a checkpoint's names map to paths of the parameter tree one to one (`ncsn_jax.interop`).
-A `norm` is a factory of normalisation modules with the signature `norm(name=...)(x, level)`.
+All of them are batched, channels last: `(batch, height, width, channels)`. Names of submodules follow the
+official PyTorch modules, so that a checkpoint's names map to paths of the parameter tree one to one
+(`ncsn_jax.interop`). A `norm` makes a normalisation: `norm(name=...)(x, level)`.
 """
 
 from collections.abc import Callable, Sequence
@@ -75,12 +75,12 @@ def resize_bilinear(x: Images, height: int, width: int) -> Images:
 class ConditionalInstanceNormPlus(nn.Module):
     """Conditional InstanceNorm++: instance normalisation that keeps what the channel means say.
 
-    With μ and q the mean and variance over the pixels of each channel, and t = (μ − E[μ]) / √(Var[μ] + ε) over
-    the channels (the unbiased variance), it computes γ·((x − μ)/√(q + ε) + α·t) + β, where γ, α and β are learned for
-    every noise level.
+    With μ and q the mean and variance over the pixels of each channel, and t = (μ − E[μ]) / √(Var[μ] + ε)
+    over the channels (the unbiased variance), it computes γ·((x − μ)/√(q + ε) + α·t) + β, where γ, α and β
+    are learned for every noise level.
 
     Reference:
-      Song & Ermon 2019 (arXiv:1907.05600), appendix A.1, equation 7.
+      Song & Ermon 2019 (arXiv:1907.05600), appendix A.1.
     """
 
     num_levels: int
@@ -201,10 +201,10 @@ class MSFBlock(nn.Module):
 
 
 class RefineBlock(nn.Module):
-    """One block of the refinement chain: adapts its inputs, fuses them, pools context, and convolves once more.
+    """One block of the refinement chain: adapts its inputs, fuses them, pools context, convolves once more.
 
     Reference:
-      Lin et al. 2017 (RefineNet, arXiv:1611.06612), figure 3, with the changes of Song & Ermon 2019, appendix A.
+      Lin et al. 2017 (RefineNet, arXiv:1611.06612), with the changes of Song & Ermon 2019, appendix A.
     """
 
     features: int

@@ -53,8 +53,8 @@ CHAIN = (
 class NCSN(nn.Module):
     """The noise conditional score network s(x, σ) for images, exactly the official `CondRefineNetDilated`.
 
-    It embeds a fixed list of noise levels: a σ is looked up as the nearest of `sigmas` in log σ, so the score is
-    piecewise constant in σ.
+    It embeds a fixed list of noise levels: a σ is looked up as the nearest of `sigmas` in log σ, so the
+    score is piecewise constant in σ.
 
     Attributes:
       sigmas: the noise levels σ₁ > … > σ_L, a tuple of floats.

@@ -26,8 +26,8 @@ class NetworkScore:
 def as_score_fn(model: nn.Module, variables: Any) -> NetworkScore:
     """The score s(x, σ) of a batched network, for a single example.
 
-    `jax.vmap` of it computes as fast as the batched call. Passed through `jax.jit` as an argument, it recompiles nothing
-    when only the variables change.
+    `jax.vmap` of it computes as fast as the batched call. Passed through `jax.jit` as an argument, it
+    recompiles nothing when only the variables change.
 
     Args:
       model: a flax module with `__call__(x, sigma)`, x `(batch, *event)`, sigma `(batch,)`.

@@ -22,8 +22,9 @@ from ncsn_jax.training.step import evaluation_step, image_loss, train_step
 def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
     """Trains a score network, or goes on training it, in a directory.
 
-    The directory gets `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `samples/`. If it holds checkpoints of
-    this run, training goes on from the newest, and ends bit for bit where it would have ended uninterrupted.
+    The directory gets `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `samples/`. If it
+    holds checkpoints of this run, training goes on from the newest, and ends bit for bit where it would
+    have ended uninterrupted.
 
     Args:
       config: the run's settings.
@@ -33,8 +34,8 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
       The last state.
 
     Raises:
-      UserError: if the settings don't fit the machine, the dataset or the directory, which is then untouched; or if the loss
-        stops being finite, when the last good checkpoint stays.
+      UserError: if the settings don't fit the machine, the dataset or the directory, which is then
+        untouched; or if the loss stops being finite, when the last good checkpoint stays.
     """
     workdir, settings = Path(workdir), config.training
     devices = jax.device_count()
@@ -117,7 +118,7 @@ def _first_state(checkpoints: Checkpoints, config: Config, abstract: TrainState)
 
 
 def _held_out_loss(loss, images, config: Config):
-    """The mean loss over the first test images, with the same noise every time, as a function of the parameters."""
+    """The mean loss of parameters over the first test images, with the same noise every time."""
     evaluate = pmap_evaluation(functools.partial(evaluation_step, loss=loss))
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     settings = config.training

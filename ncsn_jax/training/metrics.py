@@ -20,8 +20,8 @@ class MetricsWriter:
 
     Args:
       workdir: the run's directory; it gets `metrics.jsonl` and `tensorboard/`.
-      first_step: the step training goes on from. What an earlier process wrote of later steps is dropped: those steps are
-        made again.
+      first_step: the step training goes on from. What an earlier process wrote of later steps is dropped:
+        those steps are made again.
     """
 
     def __init__(self, workdir: Path, first_step: int):

@@ -1,13 +1,14 @@
 """From one device to all: the only place where training knows that there are several.
 
-Why `jax.pmap`: the step is data-parallel and nothing else. Every device holds the whole state and a slice of the batch, and
-two collectives (the means of loss and gradient) are all that crosses devices; pmap says exactly this at the
-outermost call, and leaves `train_step` a plain function with one named axis. `in_axes=None` broadcasts the state, so there
-is one logical copy to save and to restore, on any number of devices.
+Why `jax.pmap`: the step is data-parallel and nothing else. Every device holds the whole state and a slice
+of the batch, and two collectives (the means of loss and gradient) are all that crosses devices; pmap says
+exactly this at the outermost call, and leaves `train_step` a plain function with one named axis.
+`in_axes=None` broadcasts the state, so there is one logical copy to save and to restore, on any number of
+devices.
 
-Where it would change: a network too large for one device needs its parameters split too. Then these functions become
-`jax.jit(jax.shard_map(step, mesh=..., in_specs=(P(), P(DEVICES), P()), out_specs=P()))` with other specs for the state,
-and `train_step` stays as it is.
+Where it would change: a network too large for one device needs its parameters split too. Then these
+functions become `jax.jit(jax.shard_map(step, mesh=..., in_specs=(P(), P(DEVICES), P()), out_specs=P()))`
+with other specs for the state, and `train_step` stays as it is.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ Devices = Sequence[Any]
 
 
 def pmap_step(step, devices: Devices | None = None):
-    """`train_step(state, batch, key)` on all devices; the batch has a leading axis of devices. Donates the state."""
+    """`train_step(state, batch, key)` on all devices; the batch has an axis of devices. Donates the state."""
     return jax.pmap(
         step,
         DEVICES,

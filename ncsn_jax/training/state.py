@@ -43,7 +43,7 @@ def create_state(
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     sigma = jax.ShapeDtypeStruct((1,), jnp.float32)
-    # Not jitted: one program that draws every parameter takes a minute to compile, `init` runs the network, too.
+    # Not jitted: one program that draws every parameter takes a minute to compile.
     params = model.lazy_init(key, image, sigma)["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),

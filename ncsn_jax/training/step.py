@@ -61,8 +61,8 @@ def train_step(
     Args:
       state: the state, the same on every device.
       batch: this device's images, `(batch, height, width, channels)`, and their indices, `(batch,)`.
-      key: the run's key. An example's key folds in the step and its index in the global batch: it depends neither on what
-        ran before nor on how many devices share the batch.
+      key: the run's key. An example's key folds in the step and its index in the global batch: it depends
+        neither on what ran before nor on how many devices share the batch.
       loss: the loss of one image.
       optimizer: the gradient transformation.
       ema_rate: r in ema ← r·ema + (1−r)·params.
@@ -91,7 +91,7 @@ def train_step(
 def evaluation_step(
     params: Any, batch: DeviceBatch, key: PRNGKey, *, loss: ImageLoss
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The sum of the losses of all devices' images, and how many there are; run it under an axis named `DEVICES`."""
+    """The summed losses of all devices' images, and their number; run it under an axis named `DEVICES`."""
     keys = example_keys(key, batch["index"])
     losses = jax.vmap(loss, (0, None, 0))(keys, params, batch["image"])
     weight = batch["weight"].astype(losses.dtype)
