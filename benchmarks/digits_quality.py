@@ -1,6 +1,6 @@
 """Whether samples of a digits run are digits: their classes, and their distance from the training images.
 
-    python benchmarks/digits_quality.py --workdir runs/digits
+    python -m benchmarks.digits_quality --workdir runs/digits
 
 It draws 1,000 samples as the run's config says, clips them to [0, 1], rounds them to the 17 grey values,
 and prints

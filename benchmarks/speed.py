@@ -1,6 +1,6 @@
 """The speed of training and sampling of a config on this machine.
 
-    python benchmarks/speed.py configs/digits.py configs/mnist.py:small
+    python -m benchmarks.speed configs/digits.py configs/mnist.py:small
 
 One line a config: seconds to the end of the first training step and of the first sampled level (both mostly
 compilation), training images/s (the median step), sampling images/s (a whole annealing), and the peak
@@ -34,7 +34,7 @@ def main() -> None:
     configs = parser.parse_args().configs
     if len(configs) > 1:  # each in a process of its own, whose memory is its own
         for name in configs:
-            subprocess.run([sys.executable, __file__, name], check=True)
+            subprocess.run([sys.executable, "-m", "benchmarks.speed", name], check=True)
         return
     path, _, argument = configs[0].partition(":")
     get_config = runpy.run_path(path)["get_config"]

@@ -15,7 +15,7 @@ def get_config():
             data=Data(name="digits"),
             model=Model(num_filters=16),
             training=Training(
-                num_steps=2000,
+                num_steps=1500,
                 batch_size=64,
                 learning_rate=2e-3,
                 schedule="cosine",
@@ -23,7 +23,7 @@ def get_config():
                 log_every=50,
                 eval_every=500,
                 checkpoint_every=500,
-                preview_every=1000,
+                preview_every=500,
                 preview_samples=25,
             ),
             sampling=Sampling(
