@@ -68,6 +68,9 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
     held_out_loss = _held_out_loss(loss(flip=False), images.test, config)
     train_key = jax.random.fold_in(jax.random.key(config.seed), 1)
 
+    def due(step: int, every: int) -> bool:
+        return step % every == 0 or step == settings.num_steps
+
     with Checkpoints(workdir / "checkpoints", keep=settings.keep_checkpoints) as checkpoints:
         state = _first_state(checkpoints, config, abstract)
         first_step = int(state.step)
@@ -77,32 +80,25 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
             seed=config.seed,
             first_step=first_step,
         )
-        progress = tqdm(
-            initial=first_step,
-            total=settings.num_steps,
-            unit="step",
-            desc=str(workdir),
-        )
+        progress = tqdm(initial=first_step, total=settings.num_steps, unit="step", desc=str(workdir))
         with MetricsWriter(workdir, first_step) as metrics, progress:
             log = StepLog(metrics, progress, settings.batch_size)
             for step in range(first_step + 1, settings.num_steps + 1):
                 state, values = step_fn(state, next(batches), train_key)
                 log.add(step, values)
 
-                def due(every: int, step: int = step) -> bool:
-                    return step % every == 0 or step == settings.num_steps
-
-                if due(settings.log_every):
+                if due(step, settings.log_every):
                     log.write()
-                if due(settings.checkpoint_every):
-                    log.check()
-                    checkpoints.save(step, state)
-                if due(settings.eval_every):
+                if due(step, settings.eval_every):
                     with log.paused():
                         metrics.scalars(step, test_loss=held_out_loss(state.ema_params))
-                if due(settings.preview_every):
+                if due(step, settings.preview_every):
                     with log.paused():
                         _preview(workdir, step, state, config, images.info, metrics)
+                # Last: what a restored step has written is whole, and what is lost is made again.
+                if due(step, settings.checkpoint_every):
+                    log.check()
+                    checkpoints.save(step, state)
     return state
 
 

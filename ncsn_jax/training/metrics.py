@@ -27,7 +27,9 @@ class MetricsWriter:
     def __init__(self, workdir: Path, first_step: int):
         path = workdir / "metrics.jsonl"
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= first_step]
-        path.write_text("".join(kept))
+        partial = workdir / "metrics.jsonl.partial"
+        partial.write_text("".join(kept))
+        partial.rename(path)
         self._file = path.open("a", buffering=1)
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 
