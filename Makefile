@@ -1,6 +1,6 @@
 # Everything runs in .venv, which these targets make and fill themselves.
 
-# The newest Python of the supported ones that is installed and runs (a pyenv shim may not).
+# The first of these that is supported and runs (a pyenv shim may not).
 PYTHON ?= $(shell for p in python3.12 python3.13 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin

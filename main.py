@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from absl import flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from ncsn_jax import config, data, sampling, training
 from ncsn_jax.errors import UserError
@@ -46,29 +46,27 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
             sys_argv=argv,
         )
         rest = values(argv)[1:]
-    except (AttributeError, LookupError) as error:  # ml_collections knows no such field
-        raise UserError(f"--config has no setting {one_line(error)}") from error
-    except (flags.Error, ImportError, OSError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError) as error:  # an unknown setting, or the file's own mistake
+        given = ", ".join(word for word in argv if word.startswith("--config"))
+        raise UserError(f"{given}: {one_line(error)}") from error
+    except (flags.Error, ImportError, OSError, SyntaxError, TypeError, ValueError) as error:
         raise UserError(one_line(error)) from error
     if values.help:
         print(f"{__doc__}\n{values.get_help()}")
         raise SystemExit
+    if not isinstance(values.config, ConfigDict):
+        found = type(values.config).__name__
+        raise UserError(f"--config: get_config() must return an ml_collections.ConfigDict, found {found}")
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}: every setting is a --flag=value")
     return values
 
 
 def one_line(error: Exception) -> str:
-    """An error's message without its line breaks."""
-    return " ".join(str(error.args[0] if error.args else error).split())
-
-
-def overrides(values: flags.FlagValues) -> dict:
-    """The settings given on the command line, by dotted name."""
-    given = dict(config_flags.get_override_values(values["config"]))
-    if values.num_samples is not None:
-        given["sampling.num_samples"] = values.num_samples
-    return given
+    """An error's message without line breaks; of the traceback that flags may put into it, the last line."""
+    text = str(error.args[0] if isinstance(error, LookupError) and error.args else error)
+    lines = text.strip().splitlines() or [type(error).__name__]
+    return lines[-1] if "Traceback" in text else " ".join(" ".join(lines).split())
 
 
 def with_overrides(base: config.Config, given: dict) -> config.Config:
@@ -82,14 +80,15 @@ def with_overrides(base: config.Config, given: dict) -> config.Config:
 
 def train(workdir: Path, values: flags.FlagValues) -> None:
     """Trains the run that the config describes, then samples it."""
-    parsed = with_overrides(config.parse(values.config.to_dict()), overrides(values))
+    parsed = config.parse(values.config.to_dict())  # its own overrides are in it
+    parsed = with_overrides(parsed, num_samples(values))
     training.train_and_evaluate(parsed, workdir)
     draw(workdir, parsed)
 
 
 def sample(workdir: Path, values: flags.FlagValues) -> None:
     """Samples the run in the workdir, by its own config."""
-    given = overrides(values)
+    given = config_flags.get_override_values(values["config"]) | num_samples(values)
     for name in given:
         if not name.startswith(OVERRIDABLE):
             raise UserError(
@@ -97,6 +96,11 @@ def sample(workdir: Path, values: flags.FlagValues) -> None:
                 "config.sampling.*, config.data.data_dir"
             )
     draw(workdir, with_overrides(load_run(workdir), given))
+
+
+def num_samples(values: flags.FlagValues) -> dict[str, int]:
+    """The override that --num_samples stands for."""
+    return {} if values.num_samples is None else {"sampling.num_samples": values.num_samples}
 
 
 def draw(workdir: Path, parsed: config.Config) -> None:

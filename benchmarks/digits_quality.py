@@ -12,6 +12,9 @@ and prints
 """
 
 import argparse
+import dataclasses
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,43 +24,64 @@ from sklearn.svm import SVC
 
 from ncsn_jax import as_score_fn, data, sampling, training
 from ncsn_jax.data.digits import Digits
+from ncsn_jax.errors import UserError
 from ncsn_jax.training.workdir import load_run
 
 Pixels = Float[np.ndarray, "n d"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Whether samples of a digits run are digits.")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/digits"))
-    parser.add_argument("--num_samples", type=int, default=1000)
-    options = parser.parse_args()
+@dataclasses.dataclass(frozen=True)
+class Quality:
+    """What was measured.
 
-    config = load_run(options.workdir)
+    Attributes:
+      class_shares: the share of the samples that the classifier puts into each class.
+      accuracy: the classifier's, on the test images.
+      distances: the Fréchet distance to the training images, of the samples and of other images.
+      seconds: the time to draw the samples, compilation included.
+    """
+
+    class_shares: Float[np.ndarray, "10"]
+    accuracy: float
+    distances: dict[str, float]
+    seconds: float
+
+
+def measure(workdir: Path, num_samples: int = 1000) -> Quality:
+    """Draws samples of a digits run and judges them.
+
+    Raises:
+      UserError: if there is no such run, or it is of another dataset.
+    """
+    config = load_run(workdir)
+    if config.data.name != "digits":
+        raise UserError(f"{workdir} is a run of {config.data.name!r}, not of 'digits'")
     train, train_labels, test, test_labels = real_digits(config.data.data_dir)
     svc = SVC(gamma="scale", C=10).fit(train, train_labels)
 
-    settings = config.sampling.model_copy(update={"num_samples": options.num_samples})
-    score_fn = as_score_fn(*training.restore(options.workdir))
+    settings = config.sampling.model_copy(update={"num_samples": num_samples})
+    score_fn = as_score_fn(*training.restore(workdir))
     began = time.monotonic()
-    directory = options.workdir / "quality"
-    sampling.write_samples(directory, score_fn, data.describe("digits").image_shape, settings)
+    with tempfile.TemporaryDirectory() as directory:
+        image_shape = data.describe("digits").image_shape
+        sampling.write_samples(Path(directory), score_fn, image_shape, settings)
+        samples = np.load(Path(directory) / "samples.npy").reshape(num_samples, -1)
     seconds = time.monotonic() - began
-    samples = np.load(directory / "samples.npy").reshape(options.num_samples, -1)
     samples = np.round(np.clip(samples, 0, 1) * 16) / 16
 
     rng = np.random.default_rng(0)
-    shares = np.bincount(svc.predict(samples), minlength=10) / len(samples)
-    print(f"classes of {len(samples)} samples:  " + "  ".join(f"{s:.1%}" for s in shares))
-    print(f"the classifier is right on {svc.score(test, test_labels):.1%} of the test images")
-    print("Fréchet distance to the 1,500 training images of")
-    for name, images in (
-        ("the samples", samples),
-        (f"{len(samples)} draws of the training images", rng.choice(train, len(samples))),
-        (f"the {len(test)} test images", test),
-        ("uniform noise", rng.uniform(size=samples.shape)),
-    ):
-        print(f"  {name:35} {frechet_distance(images, train):6.3f}")
-    print(f"drawn in {seconds:.0f} s, compilation included")
+    images = {
+        "the samples": samples,
+        f"{num_samples} draws of the training images": rng.choice(train, num_samples),
+        f"the {len(test)} test images": test,
+        "uniform noise": rng.uniform(size=samples.shape),
+    }
+    return Quality(
+        class_shares=np.bincount(svc.predict(samples), minlength=10) / num_samples,
+        accuracy=float(svc.score(test, test_labels)),
+        distances={name: frechet_distance(pixels, train) for name, pixels in images.items()},
+        seconds=seconds,
+    )
 
 
 def real_digits(data_dir: str | None) -> tuple[np.ndarray, ...]:
@@ -65,7 +89,8 @@ def real_digits(data_dir: str | None) -> tuple[np.ndarray, ...]:
     data.load("digits", data_dir)
     arrays = []
     for split in ("train", "test"):
-        examples = list(Digits(data_dir=data_dir, file_format="array_record").as_data_source(split=split))
+        builder = Digits(data_dir=data_dir, file_format="array_record")
+        examples = list(builder.as_data_source(split))  # pyright: ignore[reportCallIssue]
         arrays.append(np.stack([example["image"].ravel() / 16 for example in examples]))
         arrays.append(np.array([example["label"] for example in examples]))
     return tuple(arrays)
@@ -78,6 +103,23 @@ def frechet_distance(a: Pixels, b: Pixels) -> float:
     roots = np.sqrt(np.real(np.linalg.eigvals(cov_a @ cov_b)).clip(0))
     mean = np.sum((a.mean(0) - b.mean(0)) ** 2)
     return float(mean + np.trace(cov_a) + np.trace(cov_b) - 2 * roots.sum())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Whether samples of a digits run are digits.")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/digits"))
+    parser.add_argument("--num_samples", type=int, default=1000)
+    options = parser.parse_args()
+    try:
+        quality = measure(options.workdir, options.num_samples)
+    except UserError as error:
+        sys.exit(f"digits_quality: {error}")
+    print("classes 0 … 9 of the samples:  " + "  ".join(f"{s:.1%}" for s in quality.class_shares))
+    print(f"the classifier is right on {quality.accuracy:.1%} of the test images")
+    print("Fréchet distance to the 1,500 training images of")
+    for name, distance in quality.distances.items():
+        print(f"  {name:35} {distance:6.3f}")
+    print(f"drawn in {quality.seconds:.0f} s, compilation included")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from ncsn_jax.models import NCSN
 from ncsn_jax.noise import geometric_sigmas
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""32 bits: jax would take a larger seed for another, smaller one."""
 
 
 class Settings(BaseModel):
@@ -109,13 +111,13 @@ class Sampling(Settings):
     temperature: NonNegativeFloat = 1.0
     denoise: bool = False
     """Whether to return E[x₀ | x] of the last state instead of the state."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
 
 class Config(Settings):
     """One run."""
 
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Decides the initial parameters, the order of the data and every draw of the training."""
     data: Data = Data()
     model: Model = Model()
@@ -153,7 +155,8 @@ def _one_line(error) -> str:
     found = error["input"]
     if error["type"] == "value_error":  # raised by a validator: its own words say what was found
         return f"{place}: {error['ctx']['error']}"
-    return f"{place}={found!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    message = f"{place}={found!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    return " ".join(message.split())
 
 
 def load(path: Path) -> Config:

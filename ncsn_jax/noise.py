@@ -20,7 +20,7 @@ def geometric_sigmas(sigma_begin: float, sigma_end: float, num_scales: int) -> F
       The levels, descending, float32, shape `(num_scales,)`.
 
     Raises:
-      ValueError: if not 0 < σ_L < σ₁ < ∞, or there are no levels.
+      ValueError: if not 0 < σ_L < σ₁ < ∞, there are no levels, or two are equal in single precision.
 
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), section 4.1.
@@ -30,9 +30,11 @@ def geometric_sigmas(sigma_begin: float, sigma_end: float, num_scales: int) -> F
     """
     if num_scales < 1:
         raise ValueError(f"num_scales must be at least 1, found {num_scales}")
-    if not 0 < sigma_end < sigma_begin < np.inf:
-        raise ValueError(
-            "noise levels descend from sigma_begin to sigma_end > 0: "
-            f"found sigma_begin={sigma_begin}, sigma_end={sigma_end}"
-        )
-    return jnp.asarray(np.geomspace(sigma_begin, sigma_end, num_scales), jnp.float32)
+    if 0 < sigma_end < sigma_begin < np.inf:
+        sigmas = np.geomspace(sigma_begin, sigma_end, num_scales).astype(np.float32)
+        if sigmas[-1] > 0 and np.all(np.diff(sigmas) < 0):
+            return jnp.asarray(sigmas)
+    raise ValueError(
+        "noise levels descend, in single precision, from sigma_begin to sigma_end > 0: "
+        f"found sigma_begin={sigma_begin}, sigma_end={sigma_end}, num_scales={num_scales}"
+    )

@@ -20,6 +20,7 @@ from ncsn_jax import viz
 from ncsn_jax.config import Sampling
 from ncsn_jax.langevin import denoised, langevin_dynamics, level_step_size
 from ncsn_jax.models.score_fn import NetworkScore
+from ncsn_jax.streams import stream
 
 GRID_IMAGES = 100
 """The most samples that the grid and the animation show."""
@@ -65,7 +66,7 @@ def draw(
     devices = jax.local_device_count()
     per_device = -(-settings.batch_size // devices)
     numbers = first + jnp.arange(devices * per_device).reshape(devices, per_device)
-    fold_in = functools.partial(jax.random.fold_in, jax.random.key(settings.seed))
+    fold_in = functools.partial(jax.random.fold_in, stream(settings.seed, "sampling"))
     return annealing(jax.vmap(jax.vmap(fold_in))(numbers), score_fn, image_shape, settings)
 
 
@@ -89,6 +90,7 @@ def write_samples(
     directory.mkdir(parents=True, exist_ok=True)
     partial = directory / "samples.npy.partial"
     count = settings.num_samples
+    settings = settings.model_copy(update={"batch_size": min(settings.batch_size, count)})
     samples = np.lib.format.open_memmap(partial, "w+", np.float32, (count, *image_shape))
     num_levels = len(score_fn.model.sigmas)
     every = -(-num_levels // MAX_FRAMES)
@@ -100,7 +102,7 @@ def write_samples(
             for level, x in enumerate(draw(score_fn, image_shape, settings, first=start)):
                 jax.block_until_ready(x)
                 if level in frames and start < GRID_IMAGES:
-                    frames[level].append(_rows(x))
+                    frames[level].append(_rows(x)[:GRID_IMAGES])
                 if level == num_levels:
                     samples[start : start + batch] = _rows(x)[: count - start]
                 bar.update(min(level, 1))

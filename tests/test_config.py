@@ -37,7 +37,6 @@ def test_mnist_is_the_papers_experiment():
 def test_every_field_can_be_overridden():
     config_dict = overridable(Config())
     for name, value in run_config.flatten(Config().model_dump()).items():
-        assert config_dict.get_type(name.split(".")[0]) if "." not in name else True
         group, _, field = name.rpartition(".")
         owner = config_dict[group] if group else config_dict
         assert owner.get_type(field) is not type(None), name
@@ -62,7 +61,7 @@ def test_every_field_can_be_overridden():
         ({"model": {"num_scales": 0}}, r"config\.model\.num_scales=0: .* greater than 0"),
         (
             {"model": {"sigma_begin": 0.01, "sigma_end": 1.0}},
-            r"config\.model: noise levels descend .* found sigma_begin=0\.01, sigma_end=1\.0",
+            r"config\.model: noise levels descend, .* found sigma_begin=0\.01, sigma_end=1\.0",
         ),
         ({"sampling": {"steps_per_scale": 0}}, r"steps_per_scale=0: .* greater than 0"),
         ({"sampling": {"temperature": -1.0}}, r"temperature=-1\.0: .* greater than or equal to 0"),

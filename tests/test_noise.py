@@ -22,9 +22,17 @@ def test_a_single_level_is_the_first():
 
 @pytest.mark.parametrize(
     ("begin", "end", "number"),
-    [(1.0, 1.0, 3), (0.01, 1.0, 3), (1.0, 0.0, 3), (1.0, -1.0, 3), (float("inf"), 1.0, 3)],
+    [
+        (1.0, 1.0, 3),
+        (0.01, 1.0, 3),
+        (1.0, 0.0, 3),
+        (1.0, -1.0, 3),
+        (float("inf"), 1.0, 3),
+        (1.0, 1e-50, 3),
+        (1.0, 1 - 1e-9, 3),
+    ],
 )
-def test_levels_that_do_not_descend_are_refused(begin, end, number):
+def test_levels_that_do_not_descend_in_single_precision_are_refused(begin, end, number):
     with pytest.raises(ValueError, match=f"found sigma_begin={begin}, sigma_end={end}"):
         geometric_sigmas(begin, end, number)
 

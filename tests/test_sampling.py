@@ -9,6 +9,7 @@ from PIL import Image
 
 from ncsn_jax import NCSN, annealed_langevin_dynamics, as_score_fn, sampling
 from ncsn_jax.config import Sampling
+from ncsn_jax.streams import stream
 
 SHAPE = (8, 8, 1)
 SETTINGS = Sampling(batch_size=64, num_samples=10, step_size=1e-3, steps_per_scale=3)
@@ -46,7 +47,7 @@ def test_the_levels_make_annealed_langevin_dynamics(score_fn, denoise):
     """Number 5 of the application's samples is the library's chain from the same key and start."""
     settings = SETTINGS.model_copy(update={"batch_size": 4, "denoise": denoise})
     *_, x = sampling.draw(score_fn, SHAPE, settings, first=4)
-    start_key, chain_key = jax.random.split(jax.random.fold_in(jax.random.key(0), 5))
+    start_key, chain_key = jax.random.split(jax.random.fold_in(stream(0, "sampling"), 5))
     expected = annealed_langevin_dynamics(
         chain_key,
         score_fn,
@@ -80,7 +81,8 @@ def test_files_hold_all_samples_and_show_the_first(score_fn, samples, tmp_path):
     np.testing.assert_allclose(written, samples[:10], atol=1e-4)
     grid = sampling.preview(score_fn, SHAPE, settings, 10)
     with Image.open(tmp_path / "samples" / "grid.png") as image:
-        np.testing.assert_array_equal(np.asarray(image), grid.squeeze(-1))
+        # Other batches compile to other programs, whose rounding may move a pixel by a grey value.
+        np.testing.assert_allclose(np.asarray(image, int), grid.squeeze(-1), atol=1)
     with Image.open(tmp_path / "samples" / "annealing.gif") as animation:
         assert animation.n_frames == 4
         assert animation.size == grid.shape[1::-1]

@@ -7,12 +7,19 @@ import numpy as np
 import requests
 import tensorflow_datasets as tfds
 from grain.sources import RandomAccessDataSource
+from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
 from ncsn_jax.data.digits import Digits
 from ncsn_jax.data.mnist import Mnist
 from ncsn_jax.errors import UserError
 
 IN_MEMORY_BYTES = 2**30
+
+NOT_TO_BE_HAD = (
+    requests.exceptions.RequestException,
+    tfds.download.DownloadError,
+    NonMatchingChecksumError,
+)
 
 ImageSource = np.ndarray | RandomAccessDataSource
 """uint8 images by index: an array, or what reads them one at a time."""
@@ -73,25 +80,34 @@ def load(name: str, data_dir: str | None = None) -> Images:
       UserError: if the name is unknown, or the dataset is neither prepared nor to be had.
     """
     info = describe(name)
-    builder = DATASETS[name][0](data_dir=data_dir, file_format="array_record")
-    _prepare(builder)
-    return Images(info, *(_source(builder, split, info) for split in ("train", "test")))
+    place = f"in {data_dir or 'the default data_dir'}"
+    try:
+        builder = DATASETS[name][0](data_dir=data_dir, file_format="array_record")
+        if not builder.is_prepared():
+            _prepare(builder)
+        return Images(info, *(_source(builder, split, info) for split in ("train", "test")))
+    except NOT_TO_BE_HAD as error:
+        raise UserError(
+            f"dataset {name} is not prepared {place} and can't be downloaded ({_one_line(error)}); "
+            "prepare it on a machine with a network and copy it there, or name its place by "
+            "--config.data.data_dir"
+        ) from error
+    except (NotImplementedError, RuntimeError, ValueError, OSError) as error:
+        raise UserError(
+            f"dataset {name} {place} can't be read or written as array_record ({_one_line(error)}); "
+            "name another place by --config.data.data_dir"
+        ) from error
 
 
 def _prepare(builder: tfds.core.DatasetBuilder) -> None:
-    if builder.is_prepared():
-        return
-    try:
-        if isinstance(builder, Mnist):
-            # TFDS retries a download for minutes; this asks once whether there is a network at all.
-            requests.head(builder.URL, timeout=10)
-        builder.download_and_prepare()
-    except (requests.exceptions.RequestException, OSError) as error:
-        raise UserError(
-            f"dataset {builder.name} is not prepared in {builder.data_path} and can't be downloaded "
-            f"({type(error).__name__}); prepare it on a machine with a network and copy it there, "
-            "or name its place by --config.data.data_dir"
-        ) from error
+    if isinstance(builder, Mnist):
+        # TFDS retries a download for minutes; this asks once whether there is a network at all.
+        requests.head(builder.URL, timeout=10)
+    builder.download_and_prepare()
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 class _DecodedImages:
@@ -108,7 +124,7 @@ class _DecodedImages:
 
 
 def _source(builder: tfds.core.DatasetBuilder, split: str, info: ImageInfo) -> ImageSource:
-    source = builder.as_data_source(split=split)
+    source = builder.as_data_source(split)  # pyright: ignore[reportCallIssue]
     if len(source) * math.prod(info.image_shape) > IN_MEMORY_BYTES:
         return _DecodedImages(source)
     return np.stack([example["image"] for example in source.__getitems__(range(len(source)))])

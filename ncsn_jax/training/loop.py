@@ -11,6 +11,7 @@ from ncsn_jax import data, sampling, viz
 from ncsn_jax.config import Config
 from ncsn_jax.errors import UserError
 from ncsn_jax.models import as_score_fn
+from ncsn_jax.streams import stream
 from ncsn_jax.training import workdir as run
 from ncsn_jax.training.checkpoints import Checkpoints
 from ncsn_jax.training.metrics import MetricsWriter, StepLog
@@ -66,7 +67,7 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
         )
     )
     held_out_loss = _held_out_loss(loss(flip=False), images.test, config)
-    train_key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    train_key = stream(config.seed, "training")
 
     def due(step: int, every: int) -> bool:
         return step % every == 0 or step == settings.num_steps
@@ -87,17 +88,19 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
                 state, values = step_fn(state, next(batches), train_key)
                 log.add(step, values)
 
-                if due(step, settings.log_every):
+                if due(step, settings.log_every) or due(step, settings.checkpoint_every):
                     log.write()
                 if due(step, settings.eval_every):
+                    log.check()
                     with log.paused():
                         metrics.scalars(step, test_loss=held_out_loss(state.ema_params))
                 if due(step, settings.preview_every):
+                    log.check()
                     with log.paused():
                         _preview(workdir, step, state, config, images.info, metrics)
                 # Last: what a restored step has written is whole, and what is lost is made again.
                 if due(step, settings.checkpoint_every):
-                    log.check()
+                    metrics.flush()
                     checkpoints.save(step, state)
     return state
 
@@ -116,7 +119,7 @@ def _first_state(checkpoints: Checkpoints, config: Config, abstract: TrainState)
 def _held_out_loss(loss, images, config: Config):
     """The mean loss of parameters over the first test images, with the same noise every time."""
     evaluate = pmap_evaluation(functools.partial(evaluation_step, loss=loss))
-    key = jax.random.fold_in(jax.random.key(config.seed), 2)
+    key = stream(config.seed, "evaluation")
     settings = config.training
 
     def held_out_loss(params) -> float:

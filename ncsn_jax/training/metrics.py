@@ -43,6 +43,10 @@ class MetricsWriter:
         """Adds a picture to the TensorBoard events."""
         self._events.add_image(name, image, step, dataformats="HWC")
 
+    def flush(self) -> None:
+        """Leaves nothing in buffers: the lines are written one by one, the events here."""
+        self._events.flush()
+
     def __enter__(self) -> "MetricsWriter":
         return self
 
@@ -70,7 +74,7 @@ class StepLog:
         self._first = True
 
     def add(self, step: int, values: dict[str, jax.Array]) -> None:
-        """Takes the values of a step that may still be running; waits only for the one before it."""
+        """Takes the values of a step that may still be running; waits for the one before it, or the first."""
         waiting_for = values if self._first else list(self._pending.values())[-1:]
         jax.block_until_ready(waiting_for)
         self._pending[step] = values
@@ -93,7 +97,8 @@ class StepLog:
                 if not np.isfinite(values[name]):
                     raise UserError(
                         f"the {name} of step {step} is {values[name]}: stopped; the last checkpoint is "
-                        "from before it. A smaller learning_rate, a warm-up or a gradient_clip may help"
+                        "from before it. In a new --workdir, a smaller training.learning_rate, "
+                        "a training.gradient_clip or training.warmup_steps may help"
                     )
 
     def write(self) -> None:

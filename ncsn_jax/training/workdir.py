@@ -13,9 +13,11 @@ from ncsn_jax import data
 from ncsn_jax.config import Config, changes
 from ncsn_jax.config import load as load_config
 from ncsn_jax.errors import UserError
+from ncsn_jax.streams import stream
 from ncsn_jax.training.checkpoints import Checkpoints
 from ncsn_jax.training.state import TrainState, adam, create_state
 
+PARTIAL = "config.json.partial"
 MAY_CHANGE = (
     "data.data_dir",
     "sampling.",
@@ -38,7 +40,7 @@ def optimizer(config: Config) -> optax.GradientTransformation:
 
 def initial_state(config: Config) -> TrainState:
     """The state before the first step, on one device."""
-    return _create(config)(jax.random.key(config.seed))
+    return _create(config)(stream(config.seed, "initialization"))
 
 
 def abstract_state(config: Config) -> TrainState:
@@ -48,7 +50,7 @@ def abstract_state(config: Config) -> TrainState:
       UserError: if the network can't take the dataset's images.
     """
     try:
-        return jax.eval_shape(_create(config), jax.random.key(config.seed))
+        return jax.eval_shape(_create(config), stream(config.seed, "initialization"))
     except ValueError as error:
         raise UserError(
             f"config.model.name={config.model.name!r} can't take the images of "
@@ -84,17 +86,29 @@ def check(workdir: Path, config: Config) -> None:
             raise UserError(
                 f"{workdir} holds a run with {found}: go on with its settings, or choose another --workdir"
             )
-    elif workdir.is_dir() and any(workdir.iterdir()):
+        trained = _steps(workdir)
+        if trained and trained[-1] > config.training.num_steps:
+            raise UserError(
+                f"{workdir} is trained to step {trained[-1]}, more than "
+                f"config.training.num_steps={config.training.num_steps}: ask for more, or choose another "
+                "--workdir"
+            )
+    elif workdir.is_dir() and any(p.name != PARTIAL for p in workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and holds no run (no config.json): choose another --workdir")
     existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{workdir} can't be written ({existing} is not a writable directory)")
 
 
+def _steps(workdir: Path) -> list[int]:
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return checkpoints.steps
+
+
 def claim(workdir: Path, config: Config) -> None:
     """Makes the directory this config's run."""
     workdir.mkdir(parents=True, exist_ok=True)
-    partial = workdir / "config.json.partial"
+    partial = workdir / PARTIAL
     partial.write_text(config.model_dump_json(indent=2) + "\n")
     partial.rename(workdir / "config.json")
 

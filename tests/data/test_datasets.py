@@ -103,3 +103,31 @@ def test_no_network_is_said_at_once(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"mnist is not prepared in .*--config\.data\.data_dir"):
         data.load("mnist", str(tmp_path / "tfds"))
     assert not (tmp_path / "tfds").exists()
+
+
+def test_a_failing_download_is_said(server, tmp_path, monkeypatch):
+    """The server answers, but has no such files."""
+    monkeypatch.setattr(datasets.Mnist, "URL", datasets.Mnist.URL + "elsewhere/")
+    with pytest.raises(UserError, match=r"mnist is not prepared in .* \(DownloadError.*404"):
+        data.load("mnist", str(tmp_path / "tfds"))
+
+
+def test_damaged_files_are_said(tmp_path):
+    data.load("digits", str(tmp_path))
+    next(tmp_path.rglob("digits-train.array_record*")).unlink()
+    with pytest.raises(UserError, match=r"digits in .* can't be read or written as array_record"):
+        data.load("digits", str(tmp_path))
+
+
+def test_another_file_format_is_said(tmp_path):
+    data.load("digits", str(tmp_path))
+    info = next(tmp_path.rglob("dataset_info.json"))
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(UserError, match=r"digits in .* can't be read .* as array_record"):
+        data.load("digits", str(tmp_path))
+
+
+def test_a_directory_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(UserError, match=r"digits in .* can't be read or written"):
+        data.load("digits", str(tmp_path / "file"))

@@ -11,6 +11,7 @@ from ncsn_jax import training
 from ncsn_jax.errors import UserError
 from ncsn_jax.training import loop
 from ncsn_jax.training import step as step_module
+from ncsn_jax.training.workdir import check
 
 
 def lines(workdir):
@@ -49,8 +50,8 @@ def uninterrupted(tiny_config, tmp_path_factory, traces):
     return jax.device_get(state), workdir
 
 
-class KilledError(Exception):
-    """What stands for kill -9 here."""
+class StoppedError(Exception):
+    """Ends a run between two steps; test_kill.py does it by kill -9."""
 
 
 def test_each_function_compiles_once_in_a_run(uninterrupted, traces):
@@ -87,10 +88,10 @@ def test_an_interrupted_run_ends_bit_for_bit_as_the_whole_one(
     def add(self, step, values):
         original(self, step, values)
         if step == last_step + 1:
-            raise KilledError
+            raise StoppedError
 
     monkeypatch.setattr(loop.StepLog, "add", add)
-    with pytest.raises(KilledError):
+    with pytest.raises(StoppedError):
         training.train_and_evaluate(tiny_config, tmp_path / "run")
     monkeypatch.undo()
     state = training.train_and_evaluate(tiny_config, tmp_path / "run")
@@ -171,6 +172,19 @@ def test_another_configs_run_is_refused_and_kept(uninterrupted, tiny_config, cha
     with pytest.raises(UserError, match=message):
         training.train_and_evaluate(changed(tiny_config, **change), workdir)
     assert files(workdir) == before
+
+
+def test_a_run_is_not_made_shorter(uninterrupted, tiny_config):
+    _, workdir = uninterrupted
+    before = files(workdir)
+    with pytest.raises(UserError, match=r"trained to step 40, more than .*num_steps=30"):
+        training.train_and_evaluate(changed(tiny_config, num_steps=30), workdir)
+    assert files(workdir) == before
+
+
+def test_a_run_killed_before_its_first_file_was_whole_goes_on(tiny_config, tmp_path):
+    (tmp_path / "config.json.partial").write_text("{")
+    check(tmp_path, tiny_config)
 
 
 def test_a_batch_that_devices_do_not_divide_is_refused(tiny_config, tmp_path):

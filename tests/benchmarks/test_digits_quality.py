@@ -1,0 +1,37 @@
+"""The default config makes digits: what `make demo` promises, measured by the benchmark."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.digits_quality import frechet_distance, measure
+from configs.digits import get_config
+from ncsn_jax import config as run_config
+from ncsn_jax import training
+from ncsn_jax.errors import UserError
+
+
+def test_frechet_distance_of_gaussians_is_its_closed_form():
+    """Between N(μ₁, s₁²I) and N(μ₂, s₂²I) it is ‖μ₁ − μ₂‖² + D (s₁ − s₂)²."""
+    rng = np.random.default_rng(0)
+    a = 1.0 + 2.0 * rng.standard_normal((200_000, 3))
+    b = 0.5 * rng.standard_normal((200_000, 3))
+    assert abs(frechet_distance(a, b) - (3 * 1.0 + 3 * 1.5**2)) < 0.1
+
+
+def test_a_missing_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        measure(Path(tmp_path))
+
+
+@pytest.mark.slow
+def test_the_default_config_makes_digits(tmp_path, data_dir):
+    settings = get_config().to_dict()
+    settings["data"]["data_dir"] = data_dir
+    training.train_and_evaluate(run_config.parse(settings), tmp_path / "run")
+    quality = measure(tmp_path / "run")
+    assert quality.accuracy > 0.98
+    assert quality.class_shares.min() >= 0.04
+    # A distance below that of exact draws would mean copies of the training images.
+    assert 0.03 < quality.distances["the samples"] <= 0.35
