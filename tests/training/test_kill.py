@@ -38,6 +38,11 @@ def start(workdir, data_dir):
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
 
+def finish(process):
+    _, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+
+
 def measured(workdir):
     """The losses of the metrics file, by step and name."""
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
@@ -49,7 +54,7 @@ def measured(workdir):
 @pytest.mark.parametrize("step", [15, 30])
 def test_a_killed_run_ends_as_an_uninterrupted_one(step, data_dir, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(whole, data_dir).wait(timeout=500) == 0
+    finish(start(whole, data_dir))
 
     process = start(killed, data_dir)
     metrics = killed / "metrics.jsonl"
@@ -62,7 +67,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(step, data_dir, tmp_path):
     process.wait()
     assert not (killed / "samples" / "samples.npy").exists()
 
-    assert start(killed, data_dir).wait(timeout=500) == 0
+    finish(start(killed, data_dir))
     for ema in (True, False):
         states = [training.restore(workdir, ema=ema)[1] for workdir in (whole, killed)]
         jax.tree.map(np.testing.assert_array_equal, *states)
