@@ -4,6 +4,7 @@
 PYTHON ?= $(shell for p in python3.12 python3.13 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-all lint format clean
 
@@ -11,10 +12,10 @@ demo: .venv/installed  ## Trains configs/digits.py in runs/digits, and samples i
 	$(BIN)/python main.py
 
 test: .venv/installed-dev  ## The suite without the long proofs.
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: .venv/installed-dev  ## All of the suite.
-	$(BIN)/python -m pytest -m ''
+	$(PYTEST) -m ''
 
 lint: .venv/installed-dev  ## Format, lint and types, as the pre-commit hooks check them.
 	$(BIN)/ruff format --check

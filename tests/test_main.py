@@ -130,12 +130,13 @@ def test_bad_input_ends_in_one_line(case, run, tmp_path, monkeypatch):
         ("get_konfig = None", "get_config"),
     ],
 )
-def test_a_broken_config_file_ends_in_one_line(source, message, run, tmp_path):
+def test_a_broken_config_file_ends_in_one_line(source, message, capsys, tmp_path):
     (tmp_path / "config.py").write_text(source)
-    status, errors = run(f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}")
+    status = main.main(["main.py", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"])
+    (error,) = capsys.readouterr().err.splitlines()
     assert status == 1
-    assert len(errors) == 1
-    assert message in errors[0]
+    assert message in error
+    assert "Traceback" not in error
 
 
 def test_an_empty_workdir_is_not_sampled(run, tmp_path):

@@ -85,7 +85,7 @@ def train_step(
         opt_state=opt_state,
         ema_params=optax.incremental_update(params, state.ema_params, 1.0 - ema_rate),
     )
-    return state, {"loss": value, "gradient_norm": optax.global_norm(gradient)}
+    return state, {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
 
 
 def evaluation_step(

@@ -67,4 +67,4 @@ def test_it_takes_any_tree():
     tree = {"a": jnp.ones(2), "b": [jnp.ones((2, 2))]}
     optimizer = adam(**OFFICIAL)
     update, _ = optimizer.update(tree, optimizer.init(tree), tree)
-    np.testing.assert_allclose(optax.global_norm(update), 1e-3 * np.sqrt(6), rtol=RTOL)
+    np.testing.assert_allclose(optax.tree.norm(update), 1e-3 * np.sqrt(6), rtol=RTOL)

@@ -46,7 +46,7 @@ def run(loss, model, images, *, devices=1, index=None, steps=1, optimizer=None, 
 
 
 def norm_of_difference(a, b):
-    return float(optax.global_norm(jax.tree.map(np.subtract, a, b)))
+    return float(optax.tree.norm(jax.tree.map(np.subtract, a, b)))
 
 
 @pytest.mark.parametrize("devices", [2, 4])
