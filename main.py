@@ -48,7 +48,10 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
         rest = values(argv)[1:]
     except (AttributeError, LookupError) as error:  # an unknown setting, or the file's own mistake
         given = ", ".join(word for word in argv if word.startswith("--config"))
-        raise UserError(f"{given}: {one_line(error)}") from error
+        # ml_collections quotes its message twice
+        words = one_line(error).replace("\\'", "").replace("\\n", ". ")
+        words = words[1:-1] if words.startswith("'") else words
+        raise UserError(f"{given}: no such setting or attribute: {words}") from error
     except (flags.Error, ImportError, OSError, SyntaxError, TypeError, ValueError) as error:
         raise UserError(one_line(error)) from error
     if values.help:

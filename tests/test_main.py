@@ -83,7 +83,7 @@ def test_the_default_workdir_is_named_after_the_config(run, tmp_path, monkeypatc
 
 BAD_INPUT = {
     "unknown dataset": (["--config.data.name=cifar"], "'cifar': unknown dataset; accepted: digits"),
-    "unknown field": (["--config.training.batchsize=4"], "batchsize"),
+    "unknown field": (["--config.training.batchsize=4"], 'batchsize. Did you mean "batch_size"'),
     "unknown group": (["--config.trainer.batch_size=4"], "trainer"),
     "unknown flag": (["--wrokdir=x"], "wrokdir"),
     "unknown mode": (["--mode=dream"], "dream"),
