@@ -1,18 +1,35 @@
 """The score-matching objectives, each for a single example.
 
 Every function returns one unreduced scalar: `jax.vmap` it over examples (and their keys) and take the mean.
-The ½ of the papers is kept, so that the gradient of a loss in s(x) is the plain residual.
+The ½ of the papers is kept, so that the gradient of explicit score matching in s(x) is the plain residual.
+
+`explicit_score_matching`, `implicit_score_matching` and `sliced_score_matching` know no noise: at a level σ
+they are given x + σz and `lambda x: score_fn(x, sigma)`. docs/score_matching.md derives each from the one
+before it, beside the numbers that check it.
 """
+
+from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jaxtyping import Float
 
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn
 
+VectorField = Callable[[Float[Array, "*event"]], Float[Array, "*event"]]
+"""s(x): a score without noise, or at a bound σ."""
 
-def explicit_score_matching(score_fn, x: Float[Array, "*event"], target: Float[Array, "*event"]):
+Projection = Literal["rademacher", "gaussian", "sphere"]
+"""How the directions v of sliced score matching are drawn; E[vvᵀ] = I for each."""
+
+
+def explicit_score_matching(
+    score_fn: VectorField, x: Float[Array, "*event"], target: Float[Array, "*event"]
+) -> Float[Array, ""]:
     """The squared distance ½‖s(x) − t‖² of a score from its target.
 
     Args:
@@ -23,10 +40,131 @@ def explicit_score_matching(score_fn, x: Float[Array, "*event"], target: Float[A
     Returns:
       The loss, a scalar.
 
+    Raises:
+      ValueError: if s(x) or the target has another shape than x, or x isn't of a floating type.
+
     Reference:
       Hyvärinen 2005, equation 2; Song & Ermon 2019 (arXiv:1907.05600), section 2.1.
     """
-    return 0.5 * jnp.sum(jnp.square(score_fn(x) - target))
+    if jnp.shape(target) != jnp.shape(x):
+        raise ValueError(f"the target must have the shape of x, {jnp.shape(x)}, found {jnp.shape(target)}")
+    return 0.5 * jnp.sum(jnp.square(_checked(score_fn, x)(x) - target))
+
+
+def implicit_score_matching(score_fn: VectorField, x: Float[Array, "*event"]) -> Float[Array, ""]:
+    """Hyvärinen's objective, tr ∇s(x) + ½‖s(x)‖²: explicit score matching without the data's score.
+
+    In the mean over x ~ p it is ½E‖s − ∇log p‖² less the constant ½E‖∇log p‖², if p and s are smooth and
+    s·p vanishes at the ends of space. Exact, at the cost of D Jacobian-vector products for D numbers in x:
+    for images, use `sliced_score_matching`.
+
+    Args:
+      score_fn: s, from x to an array of its shape.
+      x: the example, shape `(*event,)`.
+
+    Returns:
+      The loss, a scalar.
+
+    Raises:
+      ValueError: if s(x) has another shape than x, or x isn't of a floating type.
+
+    Reference:
+      Hyvärinen 2005, theorem 1; Song & Ermon 2019 (arXiv:1907.05600), equation 1.
+    """
+    score_fn = _checked(score_fn, x)
+    return divergence(score_fn, x) + 0.5 * jnp.sum(jnp.square(score_fn(x)))
+
+
+def divergence(fn: VectorField, x: Float[Array, "*event"]) -> Float[Array, ""]:
+    """The divergence ∇·f = tr ∇f of a vector field, in forward mode: D Jacobian-vector products.
+
+    Args:
+      fn: f, from x to an array of its shape.
+      x: where, shape `(*event,)`; D is its number of elements.
+
+    Returns:
+      Σᵢ ∂fᵢ/∂xᵢ, a scalar.
+    """
+    return jnp.trace(jax.jacfwd(fn)(x).reshape(x.size, x.size))
+
+
+def sliced_score_matching(
+    key: PRNGKey,
+    score_fn: VectorField,
+    x: Float[Array, "*event"],
+    *,
+    num_projections: int = 1,
+    projection: Projection = "rademacher",
+    variance_reduced: bool = True,
+) -> Float[Array, ""]:
+    """Sliced score matching: implicit score matching with the trace seen along random directions v.
+
+    The mean over M directions of vᵀ∇s(x)v + ½(vᵀs(x))² or vᵀ∇s(x)v + ½‖s(x)‖², which varies less unless s is
+    small. Since E[vvᵀ] = I, both are unbiased for `implicit_score_matching`, at the cost of M Jacobian-vector
+    products.
+
+    Args:
+      key: the example's key.
+      score_fn: s, from x to an array of its shape.
+      x: the example, shape `(*event,)`.
+      num_projections: M.
+      projection: what v is drawn from: `rademacher` (signs ±1), `gaussian` (N(0, I)) or `sphere` (uniform
+        on the sphere of radius √D).
+      variance_reduced: whether ½E(vᵀs)² is taken as the ½‖s‖² that it is.
+
+    Returns:
+      The loss, a scalar.
+
+    Raises:
+      ValueError: if the projection is unknown, there are none, s(x) has another shape than x, or x isn't of
+        a floating type.
+
+    Reference:
+      Song, Garg, Shi & Ermon 2019 (arXiv:1905.07088), equations 7 and 8.
+    """
+    _require_floating(x)
+    if num_projections < 1:
+        raise ValueError(f"num_projections must be at least 1, found {num_projections}")
+    draw = {
+        "rademacher": jax.random.rademacher,
+        "gaussian": jax.random.normal,
+        "sphere": _on_sphere,
+    }.get(projection)
+    if draw is None:
+        raise ValueError(f"projection must be rademacher, gaussian or sphere, found {projection!r}")
+    projections = draw(key, (num_projections, *x.shape), x.dtype)
+    return projected_score_matching(score_fn, x, projections, variance_reduced=variance_reduced)
+
+
+def projected_score_matching(
+    score_fn: VectorField,
+    x: Float[Array, "*event"],
+    projections: Float[Array, "num_projections *event"],
+    *,
+    variance_reduced: bool = True,
+) -> Float[Array, ""]:
+    """`sliced_score_matching` along the given directions.
+
+    Args:
+      score_fn: s, from x to an array of its shape.
+      x: the example, shape `(*event,)`.
+      projections: the directions v, shape `(num_projections, *event)`.
+      variance_reduced: whether ½E(vᵀs)² is taken as the ½‖s‖² that it is.
+
+    Returns:
+      The loss, a scalar.
+
+    Raises:
+      ValueError: if s(x) has another shape than x, or x isn't of a floating type.
+    """
+    score_fn = _checked(score_fn, x)
+
+    def along(v):
+        score, jacobian_v = jax.jvp(score_fn, (x,), (v,))
+        square = jnp.sum(jnp.square(score)) if variance_reduced else jnp.square(jnp.sum(v * score))
+        return jnp.sum(v * jacobian_v) + 0.5 * square
+
+    return jnp.mean(jax.vmap(along)(projections))
 
 
 def denoising_score_matching(
@@ -53,9 +191,15 @@ def denoising_score_matching(
     Returns:
       The loss, a scalar.
 
+    Raises:
+      ValueError: if σ isn't positive (where it is known: not under `jax.jit` or `jax.vmap`), s(x) has
+        another shape than x, or x isn't of a floating type.
+
     Reference:
       Vincent 2011; Song & Ermon 2019 (arXiv:1907.05600), equations 2 and 5.
     """
+    _require_floating(x)
+    _require_positive(sigma)
     noise = jax.random.normal(key, x.shape, x.dtype)
     weight = jnp.asarray(sigma, x.dtype) ** power
     return weight * explicit_score_matching(
@@ -85,9 +229,46 @@ def ncsn_loss(
     Returns:
       The loss, a scalar.
 
+    Raises:
+      ValueError: if a level isn't positive (where it is known), s(x) has another shape than x, or x isn't
+        of a floating type.
+
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), equation 6.
     """
+    _require_positive(sigmas)
     level_key, noise_key = jax.random.split(key)
     sigma = jax.random.choice(level_key, sigmas)
     return denoising_score_matching(noise_key, score_fn, x, sigma, power=power)
+
+
+def _on_sphere(key, shape, dtype):
+    """Vectors `shape[1:]`, uniform on the sphere of radius √D."""
+    v = jax.random.normal(key, shape, dtype)
+    square = jnp.sum(jnp.square(v), axis=range(1, len(shape)), keepdims=True)
+    return v * jnp.sqrt((v.size // shape[0]) / square)
+
+
+def _require_floating(x) -> None:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"x must be of a floating type, found {x.dtype}: convert it by x.astype(float)")
+
+
+def _require_positive(sigma) -> None:
+    if isinstance(sigma, Tracer):
+        return
+    if not np.all(np.asarray(sigma) > 0):
+        raise ValueError(f"sigma must be positive, found {sigma}")
+
+
+def _checked(score_fn: VectorField, x) -> VectorField:
+    """The score, with its shape held to x's: a broadcast residual would be another loss."""
+    _require_floating(x)
+
+    def checked(x):
+        score = score_fn(x)
+        if jnp.shape(score) != x.shape:
+            raise ValueError(f"the score must have the shape of x, {x.shape}, found {jnp.shape(score)}")
+        return score
+
+    return checked

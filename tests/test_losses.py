@@ -1,9 +1,10 @@
 """The objectives against closed forms.
 
-The data of these tests is N(μ, s²) in one dimension, whose score at noise level σ is −(x − μ)/(s² + σ²).
+The data of the denoising tests is N(μ, s²) in one dimension, whose score at level σ is −(x − μ)/(s² + σ²).
 """
 
 import functools
+import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,12 @@ from ncsn_jax import (
     denoising_score_matching,
     explicit_score_matching,
     geometric_sigmas,
+    implicit_score_matching,
+    losses,
     ncsn_loss,
+    sliced_score_matching,
 )
+from ncsn_jax.losses import divergence, projected_score_matching
 
 MEAN, STD, SIGMA = 1.5, 0.7, 0.4
 NUM_EXAMPLES = 200_000
@@ -115,3 +120,195 @@ def test_ncsn_loss_shows_the_score_function_only_levels():
     distance = np.abs(levels[:, None] / np.asarray(sigmas) - 1)
     assert distance.min(axis=1).max() < 1e-2
     assert set(distance.argmin(axis=1)) == set(range(5))
+
+
+def field(x):
+    """s(x) = (x₀² x₁, sin x₀ + x₁³), whose divergence is 2 x₀ x₁ + 3 x₁²."""
+    return jnp.stack([x[0] ** 2 * x[1], jnp.sin(x[0]) + x[1] ** 3])
+
+
+POINTS = jnp.array([[1.0, 2.0], [-0.5, 0.3], [0.0, -1.0]])
+
+
+def test_implicit_is_the_trace_by_hand():
+    for x in POINTS:
+        x0, x1 = np.asarray(x, np.float64)
+        trace = 2 * x0 * x1 + 3 * x1**2
+        square = (x0**2 * x1) ** 2 + (np.sin(x0) + x1**3) ** 2
+        np.testing.assert_allclose(divergence(field, x), trace, rtol=1e-6)
+        np.testing.assert_allclose(implicit_score_matching(field, x), trace + square / 2, rtol=1e-6)
+
+
+def test_implicit_takes_any_shape():
+    """s(x) = A x of an image: tr A, whatever the order of the pixels."""
+    event = (2, 3, 2)
+    matrix = jax.random.normal(jax.random.key(0), (12, 12))
+    x = jax.random.normal(jax.random.key(1), event)
+    loss = implicit_score_matching(lambda x: (matrix @ x.reshape(-1)).reshape(event), x)
+    expected = np.trace(matrix) + np.sum(np.square(matrix @ x.reshape(-1))) / 2
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variance_reduced", [True, False])
+def test_projections_on_a_basis_make_the_trace(variance_reduced):
+    """For v = √D eᵢ, i = 1 … D, the mean of vvᵀ is I itself: sliced is implicit, exactly."""
+    basis = jnp.sqrt(2.0) * jnp.eye(2)
+    for x in POINTS:
+        loss = projected_score_matching(field, x, basis, variance_reduced=variance_reduced)
+        np.testing.assert_allclose(loss, implicit_score_matching(field, x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("variance_reduced", [True, False])
+@pytest.mark.parametrize("num_projections", [1, 3])
+@pytest.mark.parametrize("projection", ["rademacher", "gaussian", "sphere"])
+def test_sliced_is_unbiased_for_implicit(projection, num_projections, variance_reduced):
+    keys = jax.random.split(jax.random.key(5), 50_000)
+    for x in POINTS[:2]:
+
+        def loss(key, x=x):
+            return sliced_score_matching(
+                key,
+                field,
+                x,
+                num_projections=num_projections,
+                projection=projection,
+                variance_reduced=variance_reduced,
+            )
+
+        samples = np.asarray(jax.vmap(loss)(keys), np.float64)
+        standard_error = samples.std() / np.sqrt(len(keys))
+        assert 0 < abs(samples.mean() - implicit_score_matching(field, x)) < 4 * standard_error
+
+
+@pytest.mark.parametrize("variance_reduced", [True, False])
+@pytest.mark.parametrize("projection", ["rademacher", "gaussian"])
+def test_the_variance_of_sliced_is_the_one_by_hand(projection, variance_reduced):
+    """For s(x) = −x the loss is −‖v‖² + ½‖x‖² or −‖v‖² + ½(vᵀx)², whose fourth moments are known."""
+    x = jnp.array([1.0, -2.0, 0.5, 2.0, -1.5])
+    keys = jax.random.split(jax.random.key(8), 100_000)
+
+    def loss(key):
+        return sliced_score_matching(
+            key, lambda x: -x, x, projection=projection, variance_reduced=variance_reduced
+        )
+
+    square, fourth = np.sum(np.square(x)), np.sum(np.power(x, 4))
+    expected = {
+        ("rademacher", True): 0.0,
+        ("rademacher", False): (square**2 - fourth) / 2,
+        ("gaussian", True): 2 * 5,
+        ("gaussian", False): 2 * 5 + square**2 / 2 - 2 * square,
+    }[projection, variance_reduced]
+    np.testing.assert_allclose(np.var(jax.vmap(loss)(keys)), expected, rtol=0.05, atol=1e-9)
+
+
+def test_more_projections_vary_less():
+    keys = jax.random.split(jax.random.key(6), 20_000)
+
+    def variance(num_projections):
+        def loss(key):
+            return sliced_score_matching(key, field, POINTS[0], num_projections=num_projections)
+
+        return float(jnp.var(jax.vmap(loss)(keys)))
+
+    np.testing.assert_allclose(variance(1) / variance(4), 4, rtol=0.1)
+
+
+@pytest.mark.parametrize("projection", ["rademacher", "gaussian", "sphere"])
+def test_directions_have_unit_covariance(projection):
+    """Seen through s(x) = x₀ e₁: the loss less its constant is v₀v₁, or v₀² for s(x) = x₀ e₀."""
+    keys = jax.random.split(jax.random.key(7), 50_000)
+    x = jnp.zeros((2, 2))
+
+    def product(key, i, j):
+        def score_fn(x):
+            return jnp.zeros(4).at[j].set(x.reshape(-1)[i]).reshape(2, 2)
+
+        return sliced_score_matching(key, score_fn, x, projection=projection)
+
+    for i, j in [(0, 0), (2, 2), (0, 1), (3, 1)]:
+        products = np.asarray(jax.vmap(lambda key, i=i, j=j: product(key, i, j))(keys), np.float64)
+        error = abs(products.mean() - (i == j))
+        assert error <= 4 * products.std() / np.sqrt(len(keys)) + 1e-5
+
+
+@pytest.fixture(scope="module")
+def unchecked():
+    """The losses as users import them, without the shape checks that the tests add to every call."""
+    spec = importlib.util.spec_from_file_location("unchecked_losses", losses.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+KEY = jax.random.key(0)
+X = jnp.ones(3)
+
+
+def wrong(x, *sigma):
+    return x[:1]
+
+
+def right(x, *sigma):
+    return x
+
+
+REFUSED = {
+    "explicit, score": (lambda m: m.explicit_score_matching(wrong, X, X), "shape of x, (3,), found (1,)"),
+    "explicit, target": (lambda m: m.explicit_score_matching(right, X, X[:1]), "target must have the shape"),
+    "implicit, score": (lambda m: m.implicit_score_matching(wrong, X), "shape of x, (3,), found (1,)"),
+    "sliced, score": (lambda m: m.sliced_score_matching(KEY, wrong, X), "shape of x, (3,), found (1,)"),
+    "denoising, score": (
+        lambda m: m.denoising_score_matching(KEY, wrong, X, 1.0),
+        "shape of x, (3,), found (1,)",
+    ),
+    "ncsn, score": (lambda m: m.ncsn_loss(KEY, wrong, X, jnp.ones(2)), "shape of x, (3,), found (1,)"),
+    "explicit, integers": (
+        lambda m: m.explicit_score_matching(right, X.astype(int), X),
+        "x must be of a floating type, found int32",
+    ),
+    "implicit, integers": (lambda m: m.implicit_score_matching(right, X.astype(int)), "floating type"),
+    "sliced, integers": (lambda m: m.sliced_score_matching(KEY, right, X.astype(int)), "floating type"),
+    "denoising, integers": (
+        lambda m: m.denoising_score_matching(KEY, right, np.arange(3), 1.0),
+        "x must be of a floating type, found int64",
+    ),
+    "ncsn, integers": (lambda m: m.ncsn_loss(KEY, right, X.astype(int), X), "floating type"),
+    "denoising, sigma 0": (
+        lambda m: m.denoising_score_matching(KEY, right, X, 0.0),
+        "sigma must be positive, found 0.0",
+    ),
+    "denoising, sigma -1": (
+        lambda m: m.denoising_score_matching(KEY, right, X, jnp.array(-1.0)),
+        "found -1.0",
+    ),
+    "denoising, sigma nan": (lambda m: m.denoising_score_matching(KEY, right, X, np.nan), "found nan"),
+    "ncsn, sigma": (lambda m: m.ncsn_loss(KEY, right, X, jnp.array([1.0, -0.5])), "found [ 1.  -0.5]"),
+    "projection": (
+        lambda m: m.sliced_score_matching(KEY, right, X, projection="normal"),
+        "rademacher, gaussian or sphere, found 'normal'",
+    ),
+    "no projections": (lambda m: m.sliced_score_matching(KEY, right, X, num_projections=0), "found 0"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_a_loss_cannot_handle_is_refused_in_one_line(case, unchecked):
+    call, message = REFUSED[case]
+    with pytest.raises(ValueError, match="found") as error:
+        call(unchecked)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_traced_sigma_is_taken_as_it_is(unchecked):
+    """Under jit and vmap its value isn't known: nothing is refused, nothing fails."""
+    sigmas = jnp.array([1.0, 0.1])
+    losses = jax.jit(lambda s: unchecked.denoising_score_matching(KEY, lambda x, s: -x, X, s))(sigmas[0])
+    assert np.isfinite(losses)
+    keys = jax.random.split(KEY, 2)
+    assert jax.vmap(lambda k, s: unchecked.denoising_score_matching(k, lambda x, s: -x, X, s))(
+        keys, sigmas
+    ).shape

@@ -1,6 +1,7 @@
 """Score networks, as batched flax modules, and their single-example view."""
 
+from ncsn_jax.models.mlp import MLP
 from ncsn_jax.models.ncsn import NCSN
 from ncsn_jax.models.score_fn import as_score_fn
 
-__all__ = ["NCSN", "as_score_fn"]
+__all__ = ["MLP", "NCSN", "as_score_fn"]

@@ -8,6 +8,7 @@ from flax import traverse_util
 
 from ncsn_jax import NCSN, as_score_fn, explicit_score_matching, geometric_sigmas
 from ncsn_jax.interop.torch_names import params_from_torch
+from ncsn_jax.losses import projected_score_matching
 
 
 def channels_last(images):
@@ -22,6 +23,11 @@ def model(official):
 @pytest.fixture(scope="module")
 def params(official):
     return params_from_torch({name: official[name] for name in official["param_names"]})
+
+
+@pytest.fixture(scope="module")
+def score_fn(model, params):
+    return as_score_fn(model, {"params": params})
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +71,20 @@ def test_loss_and_gradients_are_the_official_ones(official, model, params):
         np.testing.assert_allclose(np.linalg.norm(gradient[path]), norm, rtol=1e-4)
 
 
+def test_the_sliced_loss_is_the_official_one(official, score_fn):
+    """Its `ssm` option: σ² times sliced score matching of the perturbed image, along N(0, I)."""
+    x, noise, vectors = (channels_last(official[name]) for name in ("dsm_x", "dsm_noise", "ssm_vectors"))
+    sigmas = jnp.asarray(official["sigmas"])[official["dsm_labels"]]
+
+    def loss(x, noise, v, sigma):
+        return sigma**2 * projected_score_matching(
+            lambda x: score_fn(x, sigma), x + sigma * noise, v[None], variance_reduced=True
+        )
+
+    losses = jax.jit(jax.vmap(loss))(x, noise, vectors, sigmas)
+    np.testing.assert_allclose(jnp.mean(losses), official["ssm_loss"], rtol=2e-5)
+
+
 def test_parameters_have_the_official_shapes(model, params):
     image, sigma = jax.ShapeDtypeStruct((1, 28, 28, 1), "float32"), jnp.ones(1)
     ours = jax.eval_shape(model.init, jax.random.key(0), image, sigma)["params"]
@@ -95,8 +115,7 @@ def test_sigma_is_looked_up_as_the_nearest_level_in_its_logarithm(official, scor
     np.testing.assert_array_equal(score(x, beside), score(x, np.array(levels)))
 
 
-def test_the_single_example_view_is_the_batched_network(official, model, params, score):
-    score_fn = as_score_fn(model, {"params": params})
+def test_the_single_example_view_is_the_batched_network(official, score_fn, score):
     x, sigma = channels_last(official["x"]), official["sigmas"][official["y"]]
     out = jax.jit(jax.vmap(score_fn))(x, sigma)
     expected = score(x, sigma)

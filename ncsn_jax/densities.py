@@ -1,0 +1,188 @@
+"""Distributions whose density and score are known exactly at every noise level, and toy sets of points.
+
+Perturbing data by N(0, σ²I) convolves their density with that Gaussian: `log_density(x, sigma)` is the
+convolution in closed form, and σ = 0 the clean density. Everything is for a single point: `jax.vmap` it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+from jax.scipy.special import log_ndtr, logsumexp
+from jax.scipy.stats import norm
+from jaxtyping import Float
+
+from ncsn_jax.typing import PRNGKey, Scalar
+
+Point = Float[Array, " D"]
+
+
+def score_of(log_density: Callable[..., Float[Array, ""]]) -> Callable[..., Float[Array, "*event"]]:
+    """The score ∇ₓ log p(x) of a log-density.
+
+    A normalising constant adds log Z, whose gradient is zero: log p̃ = log p + log Z will do.
+
+    Args:
+      log_density: log p̃, from x (and whatever follows it) to a scalar.
+
+    Returns:
+      The function of the same arguments that gives the score at x.
+
+    >>> def unnormalised(x): return jnp.log(1e6) - jnp.sum(jnp.square(x)) / 2
+    >>> score_of(unnormalised)(jnp.array([1.0, -2.0]))
+    Array([-1.,  2.], dtype=float32)
+    """
+    return jax.grad(log_density)
+
+
+class GaussianMixture(struct.PyTreeNode):
+    """The mixture p(x) = Σₖ wₖ N(x; μₖ, Sₖ) of K Gaussians in D dimensions.
+
+    Noise adds σ² to every variance: p_σ(x) = Σₖ wₖ N(x; μₖ, Sₖ + σ²I). A pytree, whose leaves may be traced
+    and differentiated.
+
+    Attributes:
+      weights: wₖ, positive, of any sum: they are divided by it. `(K,)`.
+      means: μₖ, `(K, D)`.
+      stds: the standard deviations: one for all, `()`; one for each component, `(K,)`; or one for each
+        component and coordinate, `(K, D)`.
+
+    >>> p = GaussianMixture(weights=[0.5, 0.5], means=[[-1.0], [1.0]], stds=[1.0, 1.0])
+    >>> p.score(jnp.zeros(1), sigma=2.0)
+    Array([0.], dtype=float32)
+    """
+
+    weights: Any
+    means: Any
+    stds: Any
+
+    def log_density(self, x: Point, sigma: Scalar = 0.0) -> Float[Array, ""]:
+        """log p_σ(x)."""
+        return logsumexp(self._joint(x, sigma))
+
+    def score(self, x: Point, sigma: Scalar = 0.0) -> Point:
+        """∇ₓ log p_σ(x) = Σₖ p_σ(k | x) (Sₖ + σ²I)⁻¹ (μₖ − x), each mean's pull by its share of p_σ(x)."""
+        pulls = (jnp.asarray(self.means) - x[None]) / self._variances(sigma)
+        return jax.nn.softmax(self._joint(x, sigma)) @ pulls
+
+    def sample(self, key: PRNGKey, sigma: Scalar = 0.0) -> Point:
+        """One draw from p_σ."""
+        component_key, noise_key = jax.random.split(key)
+        k = jax.random.categorical(component_key, jnp.log(jnp.asarray(self.weights)))
+        mean, std = jnp.asarray(self.means)[k], jnp.sqrt(self._variances(sigma)[k])
+        return mean + std * jax.random.normal(noise_key, mean.shape)
+
+    def _variances(self, sigma) -> Float[Array, "K D"]:
+        means, stds = jnp.asarray(self.means), jnp.asarray(self.stds)
+        stds = stds[:, None] if stds.ndim == 1 else stds
+        return jnp.broadcast_to(jnp.square(stds) + jnp.square(sigma), means.shape)
+
+    def _joint(self, x, sigma) -> Float[Array, " K"]:
+        """log p_σ(x, k)."""
+        log_weights = jax.nn.log_softmax(jnp.log(jnp.asarray(self.weights)))
+        means, stds = jnp.asarray(self.means), jnp.sqrt(self._variances(sigma))
+        return log_weights + jnp.sum(norm.logpdf(x[None], means, stds), axis=1)
+
+
+class BoxUniform(struct.PyTreeNode):
+    """The uniform distribution on a box, aᵢ ≤ xᵢ ≤ bᵢ: a density that jumps at its boundary.
+
+    Inside, its score is zero. It is where integration by parts leaves a boundary term behind, and implicit
+    score matching isn't explicit score matching up to a constant. With noise it is smooth,
+    p_σ(x) = Πᵢ [Φ((bᵢ − xᵢ)/σ) − Φ((aᵢ − xᵢ)/σ)] / (bᵢ − aᵢ), and both are as they should be.
+
+    Attributes:
+      low: a, `(D,)`.
+      high: b, `(D,)`.
+    """
+
+    low: Any
+    high: Any
+
+    def log_density(self, x: Point, sigma: Scalar = 0.0) -> Float[Array, ""]:
+        """log p_σ(x); −∞ outside of the box if σ = 0."""
+        low, high, sigma = map(jnp.asarray, (self.low, self.high, sigma))
+        clean = jnp.where((low <= x) & (x <= high), 0.0, -jnp.inf)
+        # The branch that isn't taken must be finite, too: its gradient is multiplied by zero.
+        scale = jnp.where(sigma > 0, sigma, 1.0)
+        below, above = (low - x) / scale, (high - x) / scale
+        # Φ(β) − Φ(α) = Φ(−α) − Φ(−β), and the difference is exact where both are small.
+        flip = below + above > 0
+        larger, smaller = jnp.where(flip, -below, above), jnp.where(flip, -above, below)
+        ends = jnp.stack([log_ndtr(larger), log_ndtr(smaller)])
+        noisy = logsumexp(ends, axis=0, b=jnp.array([[1.0], [-1.0]]))
+        return jnp.sum(jnp.where(sigma > 0, noisy, clean) - jnp.log(high - low))
+
+    def score(self, x: Point, sigma: Scalar = 0.0) -> Point:
+        """∇ₓ log p_σ(x); zero if σ = 0."""
+        return score_of(self.log_density)(x, sigma)
+
+    def sample(self, key: PRNGKey, sigma: Scalar = 0.0) -> Point:
+        """One draw from p_σ."""
+        uniform_key, noise_key = jax.random.split(key)
+        low, high = jnp.asarray(self.low), jnp.asarray(self.high)
+        x = jax.random.uniform(uniform_key, low.shape, minval=low, maxval=high)
+        return x + sigma * jax.random.normal(noise_key, low.shape)
+
+    def boundary_flux(self, fn: Callable[[Point], Point], x: Point) -> Float[Array, ""]:
+        """What p·f carries out of the box, ∮ p f·n dS, seen from one point of it.
+
+        In the mean over x ~ p, Σᵢ [fᵢ(x with xᵢ = bᵢ) − fᵢ(x with xᵢ = aᵢ)] / (bᵢ − aᵢ) is the boundary term
+        of the divergence theorem, E[f·∇log p] + E[∇·f] = ∮ p f·n dS.
+
+        Args:
+          fn: f, from a point to a vector of its shape.
+          x: a point of the box.
+        """
+        low, high = jnp.asarray(self.low), jnp.asarray(self.high)
+
+        def through_sides(i):
+            leaving, entering = fn(x.at[i].set(high[i]))[i], fn(x.at[i].set(low[i]))[i]
+            return (leaving - entering) / (high[i] - low[i])
+
+        return jnp.sum(jax.vmap(through_sides)(jnp.arange(x.size)))
+
+
+def two_gaussians() -> GaussianMixture:
+    """0.2 N((−5, −5), I) + 0.8 N((5, 5), I), the mixture of Song & Ermon 2019, section 3.2."""
+    return GaussianMixture(
+        weights=jnp.array([0.2, 0.8]),
+        means=jnp.array([[-5.0, -5.0], [5.0, 5.0]]),
+        stds=jnp.ones(2),
+    )
+
+
+def eight_gaussians(*, radius: float = 4.0, std: float = 0.3) -> GaussianMixture:
+    """Eight equal Gaussians on a circle."""
+    angles = jnp.arange(8) * jnp.pi / 4
+    means = radius * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
+    return GaussianMixture(weights=jnp.full(8, 1 / 8), means=means, stds=jnp.full(8, std))
+
+
+def two_moons(key: PRNGKey, *, noise: float = 0.1) -> Float[Array, "2"]:
+    """One point of two interleaving half circles of radius 2, centred on the origin, with Gaussian noise."""
+    moon_key, angle_key, noise_key = jax.random.split(key, 3)
+    angle = jax.random.uniform(angle_key, maxval=jnp.pi)
+    upper = jnp.stack([jnp.cos(angle) - 0.5, jnp.sin(angle) - 0.25])
+    sign = jax.random.rademacher(moon_key, (), jnp.float32)  # turned by half a turn, one moon is the other
+    return 2.0 * sign * upper + noise * jax.random.normal(noise_key, (2,))
+
+
+def swiss_roll(key: PRNGKey, *, noise: float = 0.1) -> Float[Array, "2"]:
+    """One point of a spiral of one and a half turns, out to a radius of 4, with Gaussian noise."""
+    angle_key, noise_key = jax.random.split(key)
+    angle = 1.5 * jnp.pi * (1 + 2 * jax.random.uniform(angle_key))
+    radius = 4.0 * angle / (4.5 * jnp.pi)
+    point = radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+    return point + noise * jax.random.normal(noise_key, (2,))
+
+
+def checkerboard(key: PRNGKey) -> Float[Array, "2"]:
+    """One point, uniform on the eight dark squares of a 4 × 4 board on [−4, 4]²."""
+    square_key, place_key = jax.random.split(key)
+    row, half_column = jnp.divmod(jax.random.randint(square_key, (), 0, 8), 2)
+    corner = jnp.stack([2 * half_column + row % 2, row])
+    return 2.0 * (corner + jax.random.uniform(place_key, (2,))) - 4.0

@@ -1,0 +1,47 @@
+"""MLP, a small score network for vectors."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Float
+
+from ncsn_jax.models.layers import Activation
+
+
+class MLP(nn.Module):
+    """A multilayer perceptron s(x, σ) for vectors, for any σ > 0.
+
+    It sees x/√(1 + σ²), which keeps the size of data of order one at every level, and log σ; its output is
+    divided by σ, the size of the score's typical values. Smooth in x and σ, if the activation is.
+
+    Attributes:
+      num_features: the width of each hidden layer.
+      num_layers: the number of hidden layers.
+      act: the activation; sliced and implicit score matching need a smooth one.
+    """
+
+    num_features: int = 128
+    num_layers: int = 3
+    act: Activation = nn.silu
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch D"], sigma: Float[Array, " batch"]) -> Float[Array, "batch D"]:
+        """The scores of a batch of vectors.
+
+        Args:
+          x: perturbed vectors, `(batch, D)`.
+          sigma: the noise level of each, `(batch,)`.
+
+        Returns:
+          Scores of the shape of x.
+
+        Raises:
+          ValueError: if x isn't a batch of vectors.
+        """
+        if x.ndim != 2:
+            raise ValueError(f"MLP takes vectors, (batch, D), found an x of shape {x.shape}")
+        sigma = sigma[:, None]
+        h = jnp.concatenate([x / jnp.sqrt(1.0 + jnp.square(sigma)), jnp.log(sigma)], axis=1)
+        for _ in range(self.num_layers):
+            h = self.act(nn.Dense(self.num_features)(h))
+        return nn.Dense(x.shape[1])(h) / sigma

@@ -1,0 +1,177 @@
+"""Exact densities: normalised, convolved with noise, sampled and differentiated as they say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from ncsn_jax.densities import (
+    BoxUniform,
+    GaussianMixture,
+    checkerboard,
+    eight_gaussians,
+    score_of,
+    swiss_roll,
+    two_gaussians,
+    two_moons,
+)
+
+MEANS = np.array([[-1.0, 0.5, 2.0], [1.5, 0.0, -1.0]], np.float32)
+WEIGHTS = np.array([0.3, 0.7], np.float32)
+STDS = {
+    "one": np.float32(0.8),
+    "one a component": np.array([0.5, 1.2], np.float32),
+    "one a coordinate": np.array([[0.5, 1.0, 2.0], [0.8, 0.3, 1.1]], np.float32),
+}
+X = np.array([[0.2, -0.3, 1.0], [4.0, 0.0, -2.0], [-30.0, 20.0, 5.0]], np.float32)
+
+
+def scipy_log_density(stds, x, sigma):
+    """The mixture's log-density in double precision."""
+    shares = []
+    for k, mean in enumerate(MEANS):
+        std = np.broadcast_to(stds if np.ndim(stds) == 0 else stds[k], 3)
+        covariance = np.diag(np.float64(std) ** 2 + sigma**2)
+        shares.append(np.log(WEIGHTS[k]) + stats.multivariate_normal(mean, covariance).logpdf(x))
+    return np.logaddexp(*shares)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.4, 5.0])
+@pytest.mark.parametrize("kind", STDS)
+def test_the_mixture_is_scipys(kind, sigma):
+    mixture = GaussianMixture(WEIGHTS, MEANS, STDS[kind])
+    for x in X:
+        expected = scipy_log_density(STDS[kind], x, sigma)
+        np.testing.assert_allclose(mixture.log_density(jnp.asarray(x), sigma), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.4, 5.0])
+@pytest.mark.parametrize("kind", STDS)
+def test_the_score_is_the_gradient_of_the_log_density(kind, sigma):
+    mixture = GaussianMixture(WEIGHTS, MEANS, STDS[kind])
+    for x in jnp.asarray(X):
+        expected = score_of(mixture.log_density)(x, sigma)
+        np.testing.assert_allclose(mixture.score(x, sigma), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", STDS)
+def test_samples_have_the_moments_of_the_perturbed_mixture(kind):
+    sigma, count = 0.7, 100_000
+    mixture = GaussianMixture(WEIGHTS, MEANS, STDS[kind])
+    keys = jax.random.split(jax.random.key(0), count)
+    x = np.asarray(jax.vmap(lambda key: mixture.sample(key, sigma))(keys), np.float64)
+    stds = STDS[kind][:, None] if np.ndim(STDS[kind]) == 1 else STDS[kind]
+    variances = np.broadcast_to(stds, (2, 3)) ** 2 + sigma**2
+    mean = WEIGHTS @ MEANS
+    square = WEIGHTS @ (variances + MEANS**2)
+    error = np.stack([x - mean, x**2 - square])
+    assert np.abs(error.mean(1) / error.std(1) * np.sqrt(count)).max() < 4
+
+
+def test_the_score_needs_no_normalising_constant():
+    p = two_gaussians()
+    x = jnp.array([0.5, -2.0])
+    for constant in (1e-6, 1.0, 1e6):
+        scaled = score_of(lambda x, c=constant: jnp.log(c * jnp.exp(p.log_density(x))))(x)
+        np.testing.assert_allclose(scaled, p.score(x), rtol=1e-5)
+
+
+def test_weights_of_any_sum_and_lists_will_do():
+    lists = GaussianMixture([1, 4], [[-5, -5], [5, 5]], [1, 1])
+    x = jnp.array([0.1, 0.2])
+    np.testing.assert_allclose(lists.score(x, 2.0), two_gaussians().score(x, 2.0), rtol=1e-6)
+
+
+def test_the_mixture_is_a_pytree():
+    """It is traced, differentiated and batched; its constructor takes whatever jax puts into it."""
+    mixture = GaussianMixture(WEIGHTS, MEANS, STDS["one a component"])
+    x = jnp.asarray(X[0])
+    expected = mixture.log_density(x)
+    np.testing.assert_allclose(jax.jit(GaussianMixture.log_density)(mixture, x), expected, rtol=1e-5)
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), mixture)
+    axes = GaussianMixture(weights=None, means=0, stds=None)
+    moved = jax.vmap(GaussianMixture.log_density, (axes, None))(stacked.replace(weights=WEIGHTS, stds=1.0), x)
+    assert moved.shape == (2,)
+    gradient = jax.grad(GaussianMixture.log_density)(mixture, x)
+    # Moving all means is moving the point the other way.
+    np.testing.assert_allclose(gradient.means.sum(0), -mixture.score(x), rtol=1e-4)
+    assert jax.tree.unflatten(jax.tree.structure(mixture), [object()] * 3)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.5, 20.0])
+def test_the_perturbed_box_is_the_convolution(sigma):
+    """Against quadrature in double precision, inside, at the edge and far outside."""
+    box = BoxUniform(jnp.array([-1.0]), jnp.array([2.0]))
+    for x in (-1.0, 0.3, 2.0, 2.0 + 6 * sigma):
+        value, _ = integrate.quad(
+            lambda u, x=x: stats.norm.pdf(x, u, sigma) / 3, -1, 2, epsabs=0, epsrel=1e-10, points=[min(x, 2)]
+        )
+        slope, _ = integrate.quad(
+            lambda u, x=x: (u - x) / sigma**2 * stats.norm.pdf(x, u, sigma) / 3,
+            -1,
+            2,
+            epsrel=1e-10,
+            points=[min(x, 2)],
+        )
+        np.testing.assert_allclose(box.log_density(jnp.array([x]), sigma), np.log(value), rtol=1e-4)
+        np.testing.assert_allclose(
+            box.score(jnp.array([x]), sigma), [slope / value], rtol=2e-3, atol=1e-3 / sigma
+        )
+
+
+def test_the_clean_box_is_flat_inside_and_nothing_outside():
+    box = BoxUniform(jnp.array([0.0, -1.0]), jnp.array([2.0, 1.0]))
+    np.testing.assert_allclose(box.log_density(jnp.array([1.0, 0.5])), -np.log(4))
+    assert box.log_density(jnp.array([1.0, 1.5])) == -jnp.inf
+    np.testing.assert_array_equal(box.score(jnp.array([1.0, 0.5])), [0, 0])
+    x = jax.vmap(box.sample)(jax.random.split(jax.random.key(1), 10_000))
+    assert (x.min(0) >= box.low).all()
+    assert (x.max(0) <= box.high).all()
+    assert np.abs(x.mean(0) - np.array([1.0, 0.0])).max() < 4 * 2 / np.sqrt(12 * 10_000)
+
+
+def test_the_flux_of_the_identity_is_the_dimension():
+    """∮ x·n dS / volume = D for every box."""
+    box = BoxUniform(jnp.array([0.0, -1.0, 3.0]), jnp.array([2.0, 1.0, 4.0]))
+    np.testing.assert_allclose(box.boundary_flux(lambda x: x, jnp.array([0.5, 0.0, 3.1])), 3.0, rtol=1e-6)
+
+
+def draws(sample, count=4_000):
+    return np.asarray(jax.vmap(sample)(jax.random.split(jax.random.key(2), count)))
+
+
+def test_two_moons_are_half_circles():
+    x = draws(lambda key: two_moons(key, noise=0.0))
+    centres = np.array([[-1.0, -0.5], [1.0, 0.5]])
+    distance = np.linalg.norm(x[:, None] - centres, axis=2)
+    np.testing.assert_allclose(np.abs(distance - 2).min(axis=1), 0, atol=1e-5)
+    assert np.abs(x.mean(0)).max() < 4 * x.std() / np.sqrt(len(x))
+
+
+def test_the_swiss_roll_winds_outwards():
+    x = draws(lambda key: swiss_roll(key, noise=0.0))
+    radius, angle = np.linalg.norm(x, axis=1), np.arctan2(x[:, 1], x[:, 0])
+    turns = (radius * 4.5 * np.pi / 4 - angle) / (2 * np.pi)
+    np.testing.assert_allclose(turns, np.round(turns), atol=1e-4)
+    assert radius.min() > 4 / 3 - 0.01
+    assert radius.max() < 4 + 0.01
+
+
+def test_the_checkerboard_fills_its_dark_squares():
+    x = draws(checkerboard)
+    column, row = np.floor((x + 4) / 2).astype(int).T
+    assert set(zip(column, row, strict=True)) == {
+        (c, r) for c in range(4) for r in range(4) if c % 2 == r % 2
+    }
+    counts = np.bincount(row * 4 + column, minlength=16)
+    counts = counts[counts > 0]
+    assert np.abs(counts - len(x) / 8).max() < 4 * np.sqrt(len(x) * 7) / 8
+
+
+def test_eight_gaussians_lie_on_a_circle():
+    p = eight_gaussians(radius=3.0, std=0.1)
+    np.testing.assert_allclose(np.linalg.norm(p.means, axis=1), 3.0, rtol=1e-6)
+    x = draws(p.sample)
+    nearest = np.linalg.norm(x[:, None] - np.asarray(p.means), axis=2).argmin(axis=1)
+    assert np.abs(np.bincount(nearest) - 500).max() < 4 * np.sqrt(4_000 * 7) / 8
