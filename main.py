@@ -110,9 +110,10 @@ def draw(workdir: Path, parsed: config.Config) -> None:
     """Writes samples, a grid and the annealing's animation to the workdir."""
     model, variables = training.restore(workdir)
     directory = workdir / "samples"
-    image_shape = data.describe(parsed.data.name).image_shape
-    sampling.write_samples(directory, as_score_fn(model, variables), image_shape, parsed.sampling)
-    print(f"{directory}: grid.png, annealing.gif, samples.npy ({parsed.sampling.num_samples} images)")
+    shape = data.describe(parsed.data.name).shape
+    score_fn = as_score_fn(model, variables)
+    sampling.write_samples(directory, score_fn, shape, parsed.model.sigmas, parsed.sampling)
+    print(f"{directory}: grid.png, annealing.gif, samples.npy ({parsed.sampling.num_samples} samples)")
 
 
 def main(argv: list[str]) -> int:

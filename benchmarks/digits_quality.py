@@ -63,8 +63,8 @@ def measure(workdir: Path, num_samples: int = 1000) -> Quality:
     score_fn = as_score_fn(*training.restore(workdir))
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
-        image_shape = data.describe("digits").image_shape
-        sampling.write_samples(Path(directory), score_fn, image_shape, settings)
+        shape = data.describe("digits").shape
+        sampling.write_samples(Path(directory), score_fn, shape, config.model.sigmas, settings)
         samples = np.load(Path(directory) / "samples.npy").reshape(num_samples, -1)
     seconds = time.monotonic() - began
     samples = np.round(np.clip(samples, 0, 1) * 16) / 16

@@ -19,7 +19,8 @@ import jax
 import numpy as np
 
 from ncsn_jax import as_score_fn, config, data, sampling
-from ncsn_jax.training import image_loss, train_step
+from ncsn_jax.training import example_loss, train_step
+from ncsn_jax.training.objective import objective
 from ncsn_jax.training.parallel import pmap_step, replicate
 from ncsn_jax.training.workdir import initial_state, optimizer
 
@@ -44,9 +45,11 @@ def main() -> None:
 def measure(name: str, run: config.Config) -> None:
     info = data.describe(run.data.name)
     model, batch_size = run.model.build(), run.training.batch_size
-    loss = image_loss(model, num_values=info.num_values, flip=False, power=run.training.power)
+    loss = example_loss(
+        model, objective(run.model.sigmas, run.training), num_values=info.num_values, flip=False
+    )
     step = functools.partial(train_step, loss=loss, optimizer=optimizer(run), ema_rate=run.training.ema_rate)
-    images = np.random.default_rng(0).integers(0, 256, (2 * batch_size, *info.image_shape), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (2 * batch_size, *info.shape), np.uint8)
     batches = data.training_batches(images, batch_size=batch_size, seed=0)
     state, run_step = replicate(initial_state(run)), pmap_step(step)
     seconds = []
@@ -58,7 +61,7 @@ def measure(name: str, run: config.Config) -> None:
     first_step, step_seconds = seconds[0], np.median(seconds[1:])
 
     score_fn = as_score_fn(model, {"params": state.ema_params})
-    draw = functools.partial(sampling.draw, score_fn, info.image_shape, run.sampling)
+    draw = functools.partial(sampling.draw, score_fn, info.shape, run.model.sigmas, run.sampling)
     began = time.monotonic()
     states = draw()
     devices, per_device, *_ = next(states).shape

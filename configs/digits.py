@@ -8,14 +8,14 @@ samples every class holds 8-13 %, and their Fréchet distance (pixels) to the tr
 """
 
 from configs.overridable import overridable
-from ncsn_jax.config import Config, Data, Model, Sampling, Training
+from ncsn_jax.config import Config, Data, NcsnModel, Sampling, Training
 
 
 def get_config():
     return overridable(
         Config(
             data=Data(name="digits"),
-            model=Model(num_filters=16),
+            model=NcsnModel(num_filters=16),
             training=Training(
                 num_steps=1500,
                 batch_size=64,

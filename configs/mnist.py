@@ -14,7 +14,7 @@ directory that holds it already.
 """
 
 from configs.overridable import overridable
-from ncsn_jax.config import Config, Data, Model, Sampling, Training
+from ncsn_jax.config import Config, Data, NcsnModel, Sampling, Training
 
 
 def get_config(size: str = "paper"):
@@ -22,7 +22,7 @@ def get_config(size: str = "paper"):
         "paper": Config(data=Data(name="mnist")),
         "small": Config(
             data=Data(name="mnist"),
-            model=Model(num_filters=32),
+            model=NcsnModel(num_filters=32),
             training=Training(
                 num_steps=2500,
                 batch_size=32,
@@ -32,7 +32,7 @@ def get_config(size: str = "paper"):
                 ema_rate=0.995,
                 log_every=25,
                 eval_every=250,
-                eval_images=256,
+                eval_examples=256,
                 checkpoint_every=100,
                 preview_every=500,
                 preview_samples=16,

@@ -20,7 +20,8 @@ from pydantic import (
 )
 
 from ncsn_jax.errors import UserError
-from ncsn_jax.models import NCSN
+from ncsn_jax.losses import Projection
+from ncsn_jax.models import MLP, NCSN
 from ncsn_jax.noise import geometric_sigmas
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -33,28 +34,25 @@ class Settings(BaseModel):
 
 
 class Data(Settings):
-    """The images."""
+    """What is learned: images, or points of the plane."""
 
     name: str = "mnist"
     """A dataset's name, one of `ncsn_jax.data.load`'s."""
     data_dir: str | None = None
-    """Where prepared datasets lie; TFDS's own directory if None."""
+    """Where prepared datasets lie; TFDS's own directory if None. The points need none."""
     random_flip: bool = False
     """Whether training images are mirrored left to right with probability ½."""
 
 
-class Model(Settings):
-    """The score network and the noise levels it is conditioned on."""
+class NoiseLevels(Settings):
+    """The geometric noise levels that a score network is trained on."""
 
-    name: Literal["ncsn"] = "ncsn"
-    num_filters: Annotated[int, Field(ge=2)] = 64
-    """Channels of the first stage; InstanceNorm++ takes a variance over them, so at least 2."""
     sigma_begin: PositiveFloat = 1.0
     sigma_end: PositiveFloat = 0.01
     num_scales: PositiveInt = 10
 
     @model_validator(mode="after")
-    def _sigmas_descend(self) -> "Model":
+    def _sigmas_descend(self) -> "NoiseLevels":
         geometric_sigmas(self.sigma_begin, self.sigma_end, self.num_scales)
         return self
 
@@ -62,8 +60,33 @@ class Model(Settings):
     def sigmas(self) -> tuple[float, ...]:
         return tuple(geometric_sigmas(self.sigma_begin, self.sigma_end, self.num_scales).tolist())
 
+
+class NcsnModel(NoiseLevels):
+    """The network of 2019, for images."""
+
+    name: Literal["ncsn"] = "ncsn"
+    num_filters: Annotated[int, Field(ge=2)] = 64
+    """Channels of the first stage; InstanceNorm++ takes a variance over them, so at least 2."""
+
     def build(self) -> NCSN:
         return NCSN(sigmas=self.sigmas, num_filters=self.num_filters)
+
+
+class MlpModel(NoiseLevels):
+    """A multilayer perceptron, for vectors."""
+
+    name: Literal["mlp"] = "mlp"
+    num_features: PositiveInt = 128
+    """The width of each hidden layer."""
+    num_layers: PositiveInt = 3
+    """How many hidden layers."""
+
+    def build(self) -> MLP:
+        return MLP(num_features=self.num_features, num_layers=self.num_layers)
+
+
+Model = Annotated[NcsnModel | MlpModel, Field(discriminator="name")]
+"""The score network and the noise levels it is trained on."""
 
 
 class Training(Settings):
@@ -71,7 +94,15 @@ class Training(Settings):
 
     num_steps: PositiveInt = 200_000
     batch_size: PositiveInt = 128
-    """Images a step over all devices and processes."""
+    """Examples a step over all devices and processes."""
+
+    objective: Literal["denoising", "sliced"] = "denoising"
+    """What is minimised at a random noise level: denoising score matching, or sliced score matching of the
+    perturbed example, the official code's `ssm`."""
+    projection: Projection = "gaussian"
+    """Of the sliced objective: what its directions are drawn from."""
+    num_projections: PositiveInt = 1
+    """Of the sliced objective: how many directions an example is seen along."""
     power: float = 2.0
     """The exponent of the loss's weight λ(σ) = σ^power."""
 
@@ -90,8 +121,8 @@ class Training(Settings):
 
     log_every: PositiveInt = 100
     eval_every: PositiveInt = 5_000
-    eval_images: PositiveInt = 1_000
-    """How many test images, from the first, the held-out loss averages over."""
+    eval_examples: PositiveInt = 1_000
+    """How many test examples, from the first, the held-out loss averages over."""
     checkpoint_every: PositiveInt = 5_000
     keep_checkpoints: PositiveInt = 2
     preview_every: PositiveInt = 5_000
@@ -120,7 +151,7 @@ class Config(Settings):
     seed: Seed = 0
     """Decides the initial parameters, the order of the data and every draw of the training."""
     data: Data = Data()
-    model: Model = Model()
+    model: Model = NcsnModel()
     training: Training = Training()
     sampling: Sampling = Sampling()
 
@@ -151,7 +182,9 @@ def parse(settings: Any) -> Config:
 
 
 def _one_line(error) -> str:
-    place = ".".join(map(str, ("config", *error["loc"])))
+    # Of a choice between models, the location names the one that was chosen: no setting's name.
+    location = [part for part in error["loc"] if part not in ("ncsn", "mlp")]
+    place = ".".join(map(str, ("config", *location)))
     found = error["input"]
     if error["type"] == "value_error":  # raised by a validator: its own words say what was found
         return f"{place}: {error['ctx']['error']}"
@@ -174,7 +207,8 @@ def load(path: Path) -> Config:
 def changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """The settings that differ, by dotted name, as (old, new)."""
     before, after = flatten(old.model_dump()), flatten(new.model_dump())
-    return {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+    pairs = {name: (before.get(name), after.get(name)) for name in before | after}
+    return {name: (a, b) for name, (a, b) in pairs.items() if a != b}
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -22,8 +22,8 @@ from ncsn_jax.langevin import denoised, langevin_dynamics, level_step_size
 from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.streams import stream
 
-GRID_IMAGES = 100
-"""The most samples that the grid and the animation show."""
+MAX_SHOWN = {3: 100, 1: 5_000}
+"""The most samples that the picture and the animation show, of images and of vectors, by their axes."""
 MAX_FRAMES = 60
 """The most frames of an animation; schedules with more levels skip some."""
 
@@ -31,34 +31,41 @@ MAX_FRAMES = 60
 def annealing(
     keys: Key[Array, "devices batch"],
     score_fn: NetworkScore,
-    image_shape: tuple[int, int, int],
+    shape: tuple[int, ...],
+    sigmas: tuple[float, ...],
     settings: Sampling,
-) -> Iterator[Float[Array, "devices batch h w c"]]:
+) -> Iterator[Float[Array, "devices batch *event"]]:
     """Anneals one batch from uniform noise, and yields its states: the first, then one after every level.
 
     With `denoise` the last one is the denoised mean in place of the last state.
 
     Args:
       keys: one key a sample; it decides the sample, wherever and beside whatever that is drawn.
-      score_fn: the network, with its `sigmas`.
-      image_shape: (height, width, channels).
+      score_fn: the network.
+      shape: of one sample: (height, width, channels), or (D,).
+      sigmas: the noise levels, descending.
       settings: the step size, the steps and the temperature.
     """
     run_level = _pmapped_level(settings.steps_per_scale)
-    sigmas = jnp.asarray(score_fn.model.sigmas)
-    x = _pmapped_start(image_shape)(keys)
+    levels = jnp.asarray(sigmas)
+    x = _pmapped_start(shape)(keys)
     yield x
-    for level in range(len(sigmas)):
-        step_size = level_step_size(settings.step_size, sigmas[level], sigmas)
-        x = run_level(keys, score_fn, x, level, sigmas[level], step_size, settings.temperature)
-        if settings.denoise and level == len(sigmas) - 1:
-            x = _pmapped_denoised()(score_fn, x, sigmas[level])
+    for level in range(len(levels)):
+        step_size = level_step_size(settings.step_size, levels[level], levels)
+        x = run_level(keys, score_fn, x, level, levels[level], step_size, settings.temperature)
+        if settings.denoise and level == len(levels) - 1:
+            x = _pmapped_denoised()(score_fn, x, levels[level])
         yield x
 
 
 def draw(
-    score_fn: NetworkScore, image_shape: tuple[int, int, int], settings: Sampling, *, first: int = 0
-) -> Iterator[Float[Array, "devices batch h w c"]]:
+    score_fn: NetworkScore,
+    shape: tuple[int, ...],
+    sigmas: tuple[float, ...],
+    settings: Sampling,
+    *,
+    first: int = 0,
+) -> Iterator[Float[Array, "devices batch *event"]]:
     """The states (see `annealing`) of a batch of samples: number `first` of the seed and the next ones.
 
     The batch is `settings.batch_size`, or slightly more where the devices don't divide it.
@@ -67,64 +74,70 @@ def draw(
     per_device = -(-settings.batch_size // devices)
     numbers = first + jnp.arange(devices * per_device).reshape(devices, per_device)
     fold_in = functools.partial(jax.random.fold_in, stream(settings.seed, "sampling"))
-    return annealing(jax.vmap(jax.vmap(fold_in))(numbers), score_fn, image_shape, settings)
+    return annealing(jax.vmap(jax.vmap(fold_in))(numbers), score_fn, shape, sigmas, settings)
 
 
 def write_samples(
     directory: Path,
     score_fn: NetworkScore,
-    image_shape: tuple[int, int, int],
+    shape: tuple[int, ...],
+    sigmas: tuple[float, ...],
     settings: Sampling,
 ) -> None:
-    """Draws `settings.num_samples` images and writes them, with a progress bar.
+    """Draws `settings.num_samples` samples and writes them, with a progress bar.
 
-    `samples.npy` gets them all, `(num_samples, height, width, channels)`, float32, unclipped, batch by
-    batch as they come; `grid.png` and `annealing.gif` show the first 100 and their way there.
+    `samples.npy` gets them all, `(num_samples, *shape)`, float32, unclipped, batch by batch as they come;
+    `grid.png` and `annealing.gif` show the first of them (100 images, 5,000 points) and their way there.
 
     Args:
       directory: where to; made if need be.
       score_fn: the network.
-      image_shape: (height, width, channels).
+      shape: of one sample: (height, width, channels), or (D,).
+      sigmas: the noise levels, descending.
       settings: how many, and how they are drawn.
     """
     directory.mkdir(parents=True, exist_ok=True)
     partial = directory / "samples.npy.partial"
     count = settings.num_samples
     settings = settings.model_copy(update={"batch_size": min(settings.batch_size, count)})
-    samples = np.lib.format.open_memmap(partial, "w+", np.float32, (count, *image_shape))
-    num_levels = len(score_fn.model.sigmas)
+    samples = np.lib.format.open_memmap(partial, "w+", np.float32, (count, *shape))
+    num_levels, most_shown = len(sigmas), MAX_SHOWN[len(shape)]
     every = -(-num_levels // MAX_FRAMES)
     frames = {level: [] for level in range(num_levels, -1, -every)}
-    batch = len(_rows(next(draw(score_fn, image_shape, settings))))
+    batch = len(_rows(next(draw(score_fn, shape, sigmas, settings))))
     starts = range(0, count, batch)
     with tqdm(total=len(starts) * num_levels, unit="level", desc=f"{count} samples") as bar:
         for start in starts:
-            for level, x in enumerate(draw(score_fn, image_shape, settings, first=start)):
+            for level, x in enumerate(draw(score_fn, shape, sigmas, settings, first=start)):
                 jax.block_until_ready(x)
-                if level in frames and start < GRID_IMAGES:
-                    frames[level].append(_rows(x)[:GRID_IMAGES])
+                if level in frames and start < most_shown:
+                    frames[level].append(_rows(x)[:most_shown])
                 if level == num_levels:
                     samples[start : start + batch] = _rows(x)[: count - start]
                 bar.update(min(level, 1))
     samples.flush()
     partial.rename(directory / "samples.npy")
 
-    shown = min(count, GRID_IMAGES)
-    grids = [viz.image_grid(np.concatenate(frames[level])[:shown]) for level in sorted(frames)]
-    viz.save_png(directory / "grid.png", grids[-1])
-    viz.save_gif(directory / "annealing.gif", grids)
+    shown = min(count, most_shown)
+    pictures = viz.pictures([np.concatenate(frames[level])[:shown] for level in sorted(frames)])
+    viz.save_png(directory / "grid.png", pictures[-1])
+    viz.save_gif(directory / "annealing.gif", pictures)
 
 
 def preview(
-    score_fn: NetworkScore, image_shape: tuple[int, int, int], settings: Sampling, count: int
-) -> viz.Grid:
-    """A grid of the first `count` samples of the seed."""
+    score_fn: NetworkScore,
+    shape: tuple[int, ...],
+    sigmas: tuple[float, ...],
+    settings: Sampling,
+    count: int,
+) -> viz.Picture:
+    """A picture of the first `count` samples of the seed."""
     settings = settings.model_copy(update={"batch_size": count})
-    states = collections.deque(draw(score_fn, image_shape, settings), maxlen=1)
-    return viz.image_grid(_rows(states[0])[:count])
+    states = collections.deque(draw(score_fn, shape, sigmas, settings), maxlen=1)
+    return viz.pictures([_rows(states[0])[:count]])[0]
 
 
-def _rows(x: Float[Array, "devices batch h w c"]) -> Float[np.ndarray, "n h w c"]:
+def _rows(x: Float[Array, "devices batch *event"]) -> Float[np.ndarray, "n *event"]:
     return np.asarray(x).reshape(-1, *x.shape[2:])
 
 
@@ -132,9 +145,9 @@ def _rows(x: Float[Array, "devices batch h w c"]) -> Float[np.ndarray, "n h w c"
 
 
 @functools.cache
-def _pmapped_start(image_shape):
+def _pmapped_start(shape):
     def start(key):
-        return jax.random.uniform(jax.random.split(key)[0], image_shape)
+        return jax.random.uniform(jax.random.split(key)[0], shape)
 
     return jax.pmap(jax.vmap(start), devices=jax.local_devices())
 

@@ -1,17 +1,51 @@
-"""Pictures: grids of images and animations of chains."""
+"""Pictures: grids of images, points, animations of chains, score fields and curves.
+
+The functions that take `axes` draw on matplotlib's, as its own do; `rendered` makes a figure an array of
+pixels, which `save_png` and `save_gif` write. Nothing here opens a window or needs a display.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
-Grid = UInt8[np.ndarray, "height width channels"]
+Picture = UInt8[np.ndarray, "height width channels"]
+"""Pixels, grey or RGB, 8 bits a channel."""
+
+PlanarScore = Callable[[Float[Array, "2"]], Float[Array, "2"]]
+PlanarDensity = Callable[[Float[Array, "2"]], Float[Array, ""]]
 
 
-def image_grid(images: Float[np.ndarray, "n h w c"], *, min_size: int = 400) -> Grid:
+def pictures(states: Sequence[Float[np.ndarray, "n *event"]]) -> list[Picture]:
+    """States of the same samples as one picture each: images in a grid, vectors as points of the plane.
+
+    Args:
+      states: images `(n, h, w, c)`, or vectors `(n, D)`, of which the first two coordinates are shown, in a
+        square around 99 % of the last state's.
+    """
+    if states[-1].ndim == 4:
+        return [image_grid(images) for images in states]
+    finite = states[-1][np.isfinite(states[-1])]
+    low, high = np.quantile(finite, [0.005, 0.995]).tolist() if finite.size else (-1.0, 1.0)
+    margin = 0.15 * (high - low) + 1e-6
+    drawn = []
+    for vectors in states:
+        figure = Figure(figsize=(4, 4), dpi=100, layout="compressed")
+        points(figure.add_subplot(), vectors, low=low - margin, high=high + margin)
+        drawn.append(rendered(figure))
+    return drawn
+
+
+def image_grid(images: Float[np.ndarray, "n h w c"], *, min_size: int = 400) -> Picture:
     """Images side by side, in as square a grid as holds them, on a white ground.
 
     Args:
@@ -39,24 +73,117 @@ def image_grid(images: Float[np.ndarray, "n h w c"], *, min_size: int = 400) -> 
     return grid.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def save_png(path: Path, grid: Grid) -> None:
+def save_png(path: Path, picture: Picture) -> None:
     """Writes a picture as PNG."""
-    _image(grid).save(path, "PNG", optimize=True)
+    _image(picture).save(path, "PNG", optimize=True)
 
 
-def save_gif(path: Path, grids: Sequence[Grid], *, seconds: float = 4.0) -> None:
+def save_gif(path: Path, frames: Sequence[Picture], *, seconds: float = 4.0) -> None:
     """Writes pictures as an endless GIF, the last one shown for 2 seconds.
 
     Args:
       path: the file.
-      grids: the frames, all of one size.
+      frames: the pictures, all of one size.
       seconds: how long the frames before the last take together.
     """
-    each = round(1000 * seconds / len(grids))
-    first, *rest = map(_image, grids)
+    each = round(1000 * seconds / len(frames))
+    first, *rest = map(_image, frames)
     durations = [each] * len(rest) + [2000]
     first.save(path, "GIF", save_all=True, append_images=rest, duration=durations, loop=0)
 
 
-def _image(grid: Grid) -> Image.Image:
-    return Image.fromarray(grid.squeeze(-1) if grid.shape[-1] == 1 else grid)
+def rendered(figure: Figure) -> Picture:
+    """A matplotlib figure as RGB pixels."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def points(axes: Axes, x: Float[np.ndarray, "n D"], *, low: float, high: float) -> None:
+    """The first two coordinates of vectors, in the square [low, high]²."""
+    axes.scatter(x[:, 0], x[:, 1], s=2, alpha=0.5, linewidths=0, color="tab:blue")
+    _square(axes, low, high)
+
+
+def score_field(
+    axes: Axes,
+    score_fn: PlanarScore,
+    *,
+    low: float,
+    high: float,
+    log_density: PlanarDensity | None = None,
+    arrows: int = 20,
+) -> None:
+    """A score in the square [low, high]² as arrows, over contours of a log-density.
+
+    Args:
+      axes: where to draw.
+      score_fn: s(x) of a point of the plane.
+      low: the left and the lower end.
+      high: the right and the upper end.
+      log_density: what the contours show, if anything.
+      arrows: how many arrows there are in a row.
+    """
+    if log_density is not None:
+        x = _mesh(low, high, 100)
+        values = np.asarray(jax.vmap(jax.vmap(log_density))(x))
+        axes.contourf(x[..., 0], x[..., 1], values, levels=20, cmap="Blues", alpha=0.7)
+    x = _mesh(low, high, arrows)
+    score = np.asarray(jax.vmap(jax.vmap(score_fn))(x))
+    axes.quiver(x[..., 0], x[..., 1], score[..., 0], score[..., 1], angles="xy", width=0.003)
+    _square(axes, low, high)
+
+
+def score_error(axes: Axes, score_fn: PlanarScore, estimate: PlanarScore, *, low: float, high: float) -> None:
+    """Where an estimated score is wrong: ‖ŝ − s‖/‖s‖ in the square [low, high]², white at 0, dark from 1 on.
+
+    Args:
+      axes: where to draw.
+      score_fn: s(x), the true score of a point of the plane.
+      estimate: ŝ(x).
+      low: the left and the lower end.
+      high: the right and the upper end.
+    """
+    x = _mesh(low, high, 100)
+    true, estimated = (np.asarray(jax.vmap(jax.vmap(s))(x)) for s in (score_fn, estimate))
+    error = np.linalg.norm(estimated - true, axis=2) / np.linalg.norm(true, axis=2)
+    shown = axes.contourf(
+        x[..., 0], x[..., 1], error, levels=np.linspace(0, 1, 11), cmap="Reds", extend="max"
+    )
+    axes.figure.colorbar(shown, ax=axes, shrink=0.8)
+    _square(axes, low, high)
+
+
+def chains(axes: Axes, paths: Float[np.ndarray, "chains states 2"], *, low: float, high: float) -> None:
+    """The ways of chains through the square [low, high]², a dot at the end of each."""
+    for path in paths:
+        axes.plot(path[:, 0], path[:, 1], linewidth=0.6, alpha=0.7)
+    axes.plot(paths[:, -1, 0], paths[:, -1, 1], "k.", markersize=3)
+    _square(axes, low, high)
+
+
+def curves(axes: Axes, series: Mapping[str, Float[np.ndarray, "n 2"]], *, ylabel: str = "loss") -> None:
+    """Curves over training steps, such as losses.
+
+    Args:
+      axes: where to draw.
+      series: by label, rows of (step, value).
+      ylabel: what the values are.
+    """
+    for label, rows in series.items():
+        axes.plot(rows[:, 0], rows[:, 1], linewidth=0.8, label=label)
+    axes.set(xlabel="step", ylabel=ylabel)
+    axes.legend()
+
+
+def _mesh(low: float, high: float, count: int) -> Float[Array, "count count 2"]:
+    side = jnp.linspace(low, high, count)
+    return jnp.stack(jnp.meshgrid(side, side), axis=-1)
+
+
+def _square(axes: Axes, low: float, high: float) -> None:
+    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+
+
+def _image(picture: Picture) -> Image.Image:
+    return Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture)

@@ -5,17 +5,25 @@ import pytest
 
 from configs.overridable import overridable
 from ncsn_jax import config as run_config
-from ncsn_jax.config import Config
+from ncsn_jax.config import Config, MlpModel
+from ncsn_jax.data.points import POINTS
 from ncsn_jax.errors import UserError
 
-CONFIGS = [("digits", ()), ("mnist", ()), ("mnist", ("paper",)), ("mnist", ("small",))]
+CONFIGS = [
+    ("digits", "digits", ()),
+    ("mnist", "mnist", ()),
+    ("mnist", "mnist", ("paper",)),
+    ("mnist", "mnist", ("small",)),
+    ("two_gaussians", "toy", ()),
+    *((name, "toy", (name,)) for name in POINTS),
+]
 
 
-@pytest.mark.parametrize(("name", "arguments"), CONFIGS)
-def test_every_config_is_valid_and_survives_its_file(name, arguments, tmp_path):
-    config_dict = importlib.import_module(f"configs.{name}").get_config(*arguments)
+@pytest.mark.parametrize(("dataset", "file", "arguments"), CONFIGS)
+def test_every_config_is_valid_and_survives_its_file(dataset, file, arguments, tmp_path):
+    config_dict = importlib.import_module(f"configs.{file}").get_config(*arguments)
     config = run_config.parse(config_dict.to_dict())
-    assert config.data.name == name
+    assert config.data.name == dataset
     (tmp_path / "config.json").write_text(config.model_dump_json())
     assert run_config.load(tmp_path / "config.json") == config
 
@@ -57,12 +65,19 @@ def test_every_field_can_be_overridden():
             {"training": {"schedule": "cosine", "num_steps": 10, "warmup_steps": 10}},
             r"warmup_steps must be below num_steps=10, found 10",
         ),
-        ({"model": {"num_filters": 1}}, r"num_filters=1: .* greater than or equal to 2"),
-        ({"model": {"num_scales": 0}}, r"config\.model\.num_scales=0: .* greater than 0"),
+        ({"model": {"name": "ncsn", "num_filters": 1}}, r"num_filters=1: .* greater than or equal to 2"),
+        ({"model": {"name": "ncsn", "num_scales": 0}}, r"config\.model\.num_scales=0: .* greater than 0"),
         (
-            {"model": {"sigma_begin": 0.01, "sigma_end": 1.0}},
+            {"model": {"name": "ncsn", "sigma_begin": 0.01, "sigma_end": 1.0}},
             r"config\.model: noise levels descend, .* found sigma_begin=0\.01, sigma_end=1\.0",
         ),
+        (
+            {"model": {"name": "mlp", "num_filters": 8}},
+            r"config\.model\.num_filters=8: extra inputs are not permitted",
+        ),
+        ({"model": {"name": "mpl"}}, r"config\.model=.*'mpl'.* 'ncsn', 'mlp'"),
+        ({"training": {"objective": "explicit"}}, r"objective='explicit': .*'denoising' or 'sliced'"),
+        ({"training": {"projection": "normal"}}, r"projection='normal': .*'rademacher', 'gaussian'"),
         ({"sampling": {"steps_per_scale": 0}}, r"steps_per_scale=0: .* greater than 0"),
         ({"sampling": {"temperature": -1.0}}, r"temperature=-1\.0: .* greater than or equal to 0"),
     ],
@@ -83,3 +98,10 @@ def test_a_file_that_is_no_config_is_refused(text, tmp_path):
 def test_changes_name_what_differs():
     other = Config().model_copy(update={"seed": 5})
     assert run_config.changes(Config(), other) == {"seed": (0, 5)}
+
+
+def test_changes_name_what_only_one_config_has():
+    found = run_config.changes(Config(), Config(model=MlpModel(num_features=32)))
+    assert found["model.name"] == ("ncsn", "mlp")
+    assert found["model.num_filters"] == (64, None)
+    assert found["model.num_features"] == (None, 32)

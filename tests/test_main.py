@@ -10,12 +10,13 @@ import pytest
 import main
 from ncsn_jax.data import datasets
 
+CONFIGS = Path(main.__file__).parent / "configs"
 TINY = [
     "--config.model.num_filters=2",
     "--config.model.num_scales=2",
     "--config.training.batch_size=4",
     "--config.training.num_steps=2",
-    "--config.training.eval_images=4",
+    "--config.training.eval_examples=4",
     "--config.training.preview_samples=1",
     "--config.sampling.steps_per_scale=1",
     "--config.sampling.batch_size=4",
@@ -67,6 +68,27 @@ def test_sampling_needs_only_the_workdir(trained, run):
     assert np.abs(np.load(trained / "samples" / "samples.npy") - before).max() > 0.1
 
 
+@pytest.mark.parametrize("objective", ["denoising", "sliced"])
+def test_points_are_trained_and_sampled(run, tmp_path, objective):
+    status, _ = run(
+        f"--config={CONFIGS}/toy.py:two_moons",
+        f"--workdir={tmp_path}",
+        "--config.training.num_steps=4",
+        "--config.training.batch_size=8",
+        "--config.training.eval_examples=8",
+        f"--config.training.objective={objective}",
+        "--config.model.num_scales=2",
+        "--num_samples=10",
+    )
+    assert status == 0
+    assert np.load(tmp_path / "samples" / "samples.npy").shape == (10, 2)
+    for name in ("grid.png", "annealing.gif", "step_00000004.png"):
+        assert (tmp_path / "samples" / name).stat().st_size > 0
+    status, _ = run("--mode=sample", f"--workdir={tmp_path}", "--num_samples=3")
+    assert status == 0
+    assert np.load(tmp_path / "samples" / "samples.npy").shape == (3, 2)
+
+
 def test_help_shows_the_flags(capsys):
     with pytest.raises(SystemExit) as exit_:
         main.main(["main.py", "--help"])
@@ -103,6 +125,20 @@ BAD_INPUT = {
     "no samples": (["--num_samples=0"], "num_samples=0: input should be greater than 0"),
     "ascending sigmas": (["--config.model.sigma_end=2.0"], "sigma_begin=1.0, sigma_end=2.0"),
     "equal sigmas": (["--config.model.sigma_end=1.0"], "sigma_begin=1.0, sigma_end=1.0"),
+    "an MLP of images": (
+        ["--config=configs/toy.py", "--config.data.name=digits"],
+        "config.model.name='mlp' can't take the examples of config.data.name='digits'",
+    ),
+    "an NCSN of points": (
+        ["--config.data.name=two_moons"],
+        "config.model.name='ncsn' can't take the examples of config.data.name='two_moons'",
+    ),
+    "mirrored points": (
+        ["--config=configs/toy.py", "--config.data.random_flip=True"],
+        "config.data.random_flip=True: 'two_gaussians' are no images",
+    ),
+    "no such points": (["--config=configs/toy.py:moons"], "moons: accepted: two_gaussians, eight_gaussians"),
+    "no such objective": (["--config.training.objective=explicit"], "'denoising' or 'sliced'"),
     "negative seed": (["--config.seed=-1"], "config.seed=-1"),
     "sampling an empty workdir": (["--mode=sample"], "holds no run (no config.json)"),
 }
@@ -159,7 +195,7 @@ def test_a_dataset_that_is_not_to_be_had_leaves_nothing(run, tmp_path, monkeypat
 
 
 def test_images_that_the_network_cannot_take_are_refused(run, tmp_path, monkeypatch):
-    odd = datasets.ImageInfo(image_shape=(9, 9, 1), num_values=17)
+    odd = datasets.DatasetInfo(shape=(9, 9, 1), num_values=17)
     monkeypatch.setattr(main.data, "describe", lambda name: odd)
     status, errors = run(f"--workdir={tmp_path / 'run'}")
     assert status == 1

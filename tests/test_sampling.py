@@ -12,12 +12,13 @@ from ncsn_jax.config import Sampling
 from ncsn_jax.streams import stream
 
 SHAPE = (8, 8, 1)
+SIGMAS = (1.0, 0.5, 0.2)
 SETTINGS = Sampling(batch_size=64, num_samples=10, step_size=1e-3, steps_per_scale=3)
 
 
 @pytest.fixture(scope="module")
 def score_fn():
-    model = NCSN(sigmas=(1.0, 0.5, 0.2), num_filters=2)
+    model = NCSN(sigmas=SIGMAS, num_filters=2)
     variables = model.init(jax.random.key(0), jnp.zeros((1, *SHAPE)), jnp.ones(1))
     return as_score_fn(model, variables)
 
@@ -30,7 +31,7 @@ def draw(score_fn, devices=4, first=0, **options):
         patch.setattr(jax, "local_device_count", lambda: devices)
         sampling._pmapped_start.cache_clear()
         sampling._pmapped_level.cache_clear()
-        *_, x = sampling.draw(score_fn, SHAPE, SETTINGS.model_copy(update=options), first=first)
+        *_, x = sampling.draw(score_fn, SHAPE, SIGMAS, SETTINGS.model_copy(update=options), first=first)
         sampling._pmapped_start.cache_clear()
         sampling._pmapped_level.cache_clear()
     assert x.shape[0] == devices
@@ -46,13 +47,13 @@ def samples(score_fn):
 def test_the_levels_make_annealed_langevin_dynamics(score_fn, denoise):
     """Number 5 of the application's samples is the library's chain from the same key and start."""
     settings = SETTINGS.model_copy(update={"batch_size": 4, "denoise": denoise})
-    *_, x = sampling.draw(score_fn, SHAPE, settings, first=4)
+    *_, x = sampling.draw(score_fn, SHAPE, SIGMAS, settings, first=4)
     start_key, chain_key = jax.random.split(jax.random.fold_in(stream(0, "sampling"), 5))
     expected = annealed_langevin_dynamics(
         chain_key,
         score_fn,
         jax.random.uniform(start_key, SHAPE),
-        jnp.asarray(score_fn.model.sigmas),
+        jnp.asarray(SIGMAS),
         step_size=1e-3,
         steps_per_scale=3,
         denoise=denoise,
@@ -75,11 +76,11 @@ def test_samples_differ_by_number_and_seed(score_fn, samples):
 
 def test_files_hold_all_samples_and_show_the_first(score_fn, samples, tmp_path):
     settings = SETTINGS.model_copy(update={"batch_size": 4})
-    sampling.write_samples(tmp_path / "samples", score_fn, SHAPE, settings)
+    sampling.write_samples(tmp_path / "samples", score_fn, SHAPE, SIGMAS, settings)
     written = np.load(tmp_path / "samples" / "samples.npy")
     assert written.dtype == np.float32
     np.testing.assert_allclose(written, samples[:10], atol=1e-4)
-    grid = sampling.preview(score_fn, SHAPE, settings, 10)
+    grid = sampling.preview(score_fn, SHAPE, SIGMAS, settings, 10)
     with Image.open(tmp_path / "samples" / "grid.png") as image:
         # Other batches compile to other programs, whose rounding may move a pixel by a grey value.
         np.testing.assert_allclose(np.asarray(image, int), grid.squeeze(-1), atol=1)
@@ -102,9 +103,9 @@ def test_another_checkpoint_compiles_nothing():
 
     variables = Score().init(jax.random.key(0), jnp.zeros((1, *SHAPE)), jnp.ones(1))
     traces.clear()
-    list(sampling.draw(as_score_fn(Score(), variables), SHAPE, SETTINGS))
+    list(sampling.draw(as_score_fn(Score(), variables), SHAPE, SIGMAS, SETTINGS))
     once = len(traces)
     doubled = jax.tree.map(lambda v: 2 * v, variables)
-    list(sampling.draw(as_score_fn(Score(), doubled), SHAPE, SETTINGS))
+    list(sampling.draw(as_score_fn(Score(), doubled), SHAPE, SIGMAS, SETTINGS))
     assert once > 0
     assert len(traces) == once

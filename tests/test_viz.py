@@ -1,8 +1,13 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ncsn_jax import viz
+from ncsn_jax.densities import two_gaussians
+
+SQUARE = dict(low=-8.0, high=8.0)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -28,3 +33,75 @@ def test_small_grids_are_enlarged():
     images = np.zeros((4, 8, 8, 1))
     small, large = viz.image_grid(images, min_size=1), viz.image_grid(images, min_size=190)
     np.testing.assert_array_equal(large, small.repeat(10, axis=0).repeat(10, axis=1))
+
+
+@pytest.fixture
+def axes():
+    return Figure(figsize=(2, 2), dpi=50).add_subplot()
+
+
+def test_pictures_of_points_share_the_last_extent():
+    points = np.random.default_rng(0).normal(size=(50, 3))
+    first, last = viz.pictures([100 * points, points])
+    assert first.shape == last.shape == (400, 400, 3)
+    # Of the first state, most points are outside; of the last, few.
+    assert (first < 255).any(-1).sum() < (last < 255).any(-1).sum()
+
+
+def test_chains_that_ran_away_are_drawn_none_the_less():
+    points = np.full((3, 2), np.nan)
+    assert viz.pictures([points])[0].shape == (400, 400, 3)
+    points[0] = np.inf
+    points[1] = 1.0
+    assert viz.pictures([points])[0].shape == (400, 400, 3)
+
+
+def test_pictures_of_images_are_grids():
+    images = np.random.default_rng(0).uniform(size=(5, 4, 4, 1))
+    (picture,) = viz.pictures([images])
+    np.testing.assert_array_equal(picture, viz.image_grid(images))
+
+
+def test_arrows_are_scores(axes):
+    p = two_gaussians()
+    viz.score_field(axes, p.score, log_density=p.log_density, arrows=3, **SQUARE)
+    (quiver,) = [c for c in axes.collections if hasattr(c, "U")]
+    np.testing.assert_array_equal(quiver.XY, [[x, y] for y in (-8, 0, 8) for x in (-8, 0, 8)])
+    corner = p.score(jnp.array([8.0, -8.0]))
+    np.testing.assert_allclose([quiver.U[2], quiver.V[2]], corner, rtol=1e-5)
+    assert axes.get_xlim() == axes.get_ylim() == (-8, 8)
+    assert viz.rendered(axes.figure).shape == (100, 100, 3)
+
+
+def test_the_error_is_relative(axes):
+    """An estimate that is half the score is wrong by 0.5 everywhere: one colour but for the frame."""
+    p = two_gaussians()
+    viz.score_error(axes, p.score, lambda x: 0.5 * p.score(x), **SQUARE)
+    filled = axes.collections[0]
+    assert filled.zmin == pytest.approx(0.5, abs=1e-5)
+    assert filled.zmax == pytest.approx(0.5, abs=1e-5)
+
+
+def test_chains_end_in_dots(axes):
+    paths = np.cumsum(np.random.default_rng(0).normal(size=(3, 10, 2)), axis=1)
+    viz.chains(axes, paths, **SQUARE)
+    *lines, dots = axes.lines
+    assert len(lines) == 3
+    np.testing.assert_array_equal(lines[1].get_xydata(), paths[1])
+    np.testing.assert_array_equal(dots.get_xydata(), paths[:, -1])
+
+
+def test_curves_are_labelled(axes):
+    rows = np.array([[1, 5.0], [2, 3.0]])
+    viz.curves(axes, {"train": rows, "test": rows + np.array([0, 1])}, ylabel="loss")
+    np.testing.assert_array_equal(axes.lines[1].get_xydata(), [[1, 6], [2, 4]])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["train", "test"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "loss")
+
+
+def test_a_picture_survives_its_file(axes, tmp_path):
+    axes.plot([0, 1], [0, 1])
+    picture = viz.rendered(axes.figure)
+    viz.save_png(tmp_path / "figure.png", picture)
+    with Image.open(tmp_path / "figure.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), picture)

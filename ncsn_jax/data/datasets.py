@@ -11,6 +11,7 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 
 from ncsn_jax.data.digits import Digits
 from ncsn_jax.data.mnist import Mnist
+from ncsn_jax.data.points import POINTS, draw_points
 from ncsn_jax.errors import UserError
 
 IN_MEMORY_BYTES = 2**30
@@ -21,71 +22,76 @@ NOT_TO_BE_HAD = (
     NonMatchingChecksumError,
 )
 
-ImageSource = np.ndarray | RandomAccessDataSource
-"""uint8 images by index: an array, or what reads them one at a time."""
+Source = np.ndarray | RandomAccessDataSource
+"""Examples by index, uint8 images or float32 points: an array, or what reads them one at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageInfo:
+class DatasetInfo:
     """What is known of a dataset without its files.
 
     Attributes:
-      image_shape: (height, width, channels).
-      num_values: how many values a pixel can have, 0 … num_values − 1.
+      shape: of one example: (height, width, channels) of an image, (D,) of a point.
+      num_values: how many values a pixel can have, 0 … num_values − 1; None for real numbers.
     """
 
-    image_shape: tuple[int, int, int]
-    num_values: int
+    shape: tuple[int, ...]
+    num_values: int | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
-    """The images of a dataset's two splits."""
+class Dataset:
+    """The examples of a dataset's two splits."""
 
-    info: ImageInfo
-    train: ImageSource
-    test: ImageSource
+    info: DatasetInfo
+    train: Source
+    test: Source
 
 
-DATASETS = {
-    "digits": (Digits, ImageInfo((8, 8, 1), num_values=17)),
-    "mnist": (Mnist, ImageInfo((28, 28, 1), num_values=256)),
+IMAGES = {
+    "digits": (Digits, DatasetInfo((8, 8, 1), num_values=17)),
+    "mnist": (Mnist, DatasetInfo((28, 28, 1), num_values=256)),
 }
 
 
-def describe(name: str) -> ImageInfo:
-    """The shape and the range of a dataset's images; reads no files.
+def describe(name: str) -> DatasetInfo:
+    """The shape and the range of a dataset's examples; reads no files.
 
     Args:
-      name: `digits` or `mnist`.
+      name: a dataset of `IMAGES` or `ncsn_jax.data.points.POINTS`.
 
     Raises:
       UserError: if the name is unknown.
     """
-    if name not in DATASETS:
-        raise UserError(f"config.data.name={name!r}: unknown dataset; accepted: {', '.join(DATASETS)}")
-    return DATASETS[name][1]
+    if name in POINTS:
+        return DatasetInfo((2,), num_values=None)
+    if name not in IMAGES:
+        accepted = ", ".join((*IMAGES, *POINTS))
+        raise UserError(f"config.data.name={name!r}: unknown dataset; accepted: {accepted}")
+    return IMAGES[name][1]
 
 
-def load(name: str, data_dir: str | None = None) -> Images:
-    """The images of a dataset, which is downloaded and prepared first if need be.
+def load(name: str, data_dir: str | None = None) -> Dataset:
+    """The examples of a dataset; one of images is downloaded and prepared first if need be.
 
     Up to 1 GiB of images are held in memory; more are read and decoded as they are needed.
 
     Args:
-      name: `digits` or `mnist`.
+      name: a dataset of `IMAGES` or `ncsn_jax.data.points.POINTS`.
       data_dir: where prepared datasets lie, for TFDS to read and write; its own directory if None.
 
     Raises:
       UserError: if the name is unknown, or the dataset is neither prepared nor to be had.
     """
     info = describe(name)
+    if name in POINTS:
+        return Dataset(info, *draw_points(name))
     place = f"in {data_dir or 'the default data_dir'}"
     try:
-        builder = DATASETS[name][0](data_dir=data_dir, file_format="array_record")
+        builder = IMAGES[name][0](data_dir=data_dir, file_format="array_record")
         if not builder.is_prepared():
             _prepare(builder)
-        return Images(info, *(_source(builder, split, info) for split in ("train", "test")))
+        return Dataset(info, *(_source(builder, split, info) for split in ("train", "test")))
     except NOT_TO_BE_HAD as error:
         raise UserError(
             f"dataset {name} is not prepared {place} and can't be downloaded ({_one_line(error)}); "
@@ -123,8 +129,8 @@ class _DecodedImages:
         return self._source[index]["image"]
 
 
-def _source(builder: tfds.core.DatasetBuilder, split: str, info: ImageInfo) -> ImageSource:
+def _source(builder: tfds.core.DatasetBuilder, split: str, info: DatasetInfo) -> Source:
     source = builder.as_data_source(split)  # pyright: ignore[reportCallIssue]
-    if len(source) * math.prod(info.image_shape) > IN_MEMORY_BYTES:
+    if len(source) * math.prod(info.shape) > IN_MEMORY_BYTES:
         return _DecodedImages(source)
     return np.stack([example["image"] for example in source.__getitems__(range(len(source)))])

@@ -1,7 +1,7 @@
-"""Batches of uint8 images for every step of a run, by Grain.
+"""Batches of stored examples for every step of a run, by Grain.
 
-The batch of a step is a pure function of (images, seed, step): resuming needs no iterator state, and any
-number of processes sees the same images at the same step.
+The batch of a step is a pure function of (examples, seed, step): resuming needs no iterator state, and any
+number of processes sees the same examples at the same step.
 """
 
 from collections.abc import Iterator
@@ -10,64 +10,62 @@ from typing import TypedDict
 import grain
 import jax
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int, Shaped
 
-from ncsn_jax.data.datasets import ImageSource
+from ncsn_jax.data.datasets import Source
 
 
 class Batch(TypedDict):
     """One process's share of a global batch, laid out for its devices.
 
     Attributes:
-      image: the images, `(devices, batch / devices, height, width, channels)`.
+      x: the stored examples, `(devices, batch / devices, *event)`.
       index: each example's place in the global batch (in the whole split, for evaluation): what its key is
         folded from.
       weight: whether the example counts; false only for the padding of an evaluation's last batch.
     """
 
-    image: UInt8[np.ndarray, "devices batch height width channels"]
+    x: Shaped[np.ndarray, "devices batch *event"]
     index: Int[np.ndarray, "devices batch"]
     weight: Bool[np.ndarray, "devices batch"]
 
 
-def training_batches(
-    images: ImageSource, *, batch_size: int, seed: int, first_step: int = 0
-) -> Iterator[Batch]:
+def training_batches(examples: Source, *, batch_size: int, seed: int, first_step: int = 0) -> Iterator[Batch]:
     """Shuffled batches without end; every epoch has its own order and leaves out the last partial batch.
 
     Args:
-      images: uint8 images, or what reads them by index; at least `batch_size`.
-      batch_size: images in the global batch, divisible by the number of devices.
+      examples: an array, or what reads them by index; at least `batch_size`.
+      batch_size: examples in the global batch, divisible by the number of devices.
       seed: decides, with the epoch, the order.
       first_step: the step of the first batch.
     """
-    whole = len(images) // batch_size * batch_size
-    source = grain.MapDataset.source(images)  # pyright: ignore[reportArgumentType]
+    whole = len(examples) // batch_size * batch_size
+    source = grain.MapDataset.source(examples)  # pyright: ignore[reportArgumentType]
     dataset = source.seed(seed).shuffle()[:whole]
     # Arrays are faster read than handed between threads; a few threads decode what lies on disk.
-    threads = 0 if isinstance(images, np.ndarray) else 8
+    threads = 0 if isinstance(examples, np.ndarray) else 8
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     batches = iter(_share(dataset, batch_size).repeat().to_iter_dataset(options))
     batches.set_state({"next_index": first_step})
     index = np.arange(batch_size)[jax.process_index() :: jax.process_count()]
-    for image in batches:
-        yield _layout(Batch(image=image, index=index, weight=np.ones_like(index, bool)))
+    for x in batches:
+        yield _layout(Batch(x=x, index=index, weight=np.ones_like(index, bool)))
 
 
-def evaluation_batches(images: ImageSource, *, count: int, batch_size: int) -> Iterator[Batch]:
-    """The first images, each once and in order; the last batch is padded by examples of weight 0.
+def evaluation_batches(examples: Source, *, count: int, batch_size: int) -> Iterator[Batch]:
+    """The first examples, each once and in order; the last batch is padded by examples of weight 0.
 
     Args:
-      images: uint8 images, or what reads them by index.
+      examples: an array, or what reads them by index.
       count: how many of them; at most all.
-      batch_size: images in the global batch, divisible by the number of devices.
+      batch_size: examples in the global batch, divisible by the number of devices.
     """
-    count = min(count, len(images))
+    count = min(count, len(examples))
     padded = -(-count // batch_size) * batch_size
     dataset = grain.MapDataset.range(padded)
     for index in _share(dataset, batch_size):
-        image = np.stack([images[i % count] for i in index])
-        yield _layout(Batch(image=image, index=index, weight=index < count))
+        x = np.stack([examples[i % count] for i in index])
+        yield _layout(Batch(x=x, index=index, weight=index < count))
 
 
 def _share(dataset: grain.MapDataset, batch_size: int) -> grain.MapDataset:

@@ -2,7 +2,7 @@
 
 from ncsn_jax.training.loop import train_and_evaluate
 from ncsn_jax.training.state import TrainState, adam, create_state
-from ncsn_jax.training.step import evaluation_step, image_loss, train_step
+from ncsn_jax.training.step import evaluation_step, example_loss, train_step
 from ncsn_jax.training.workdir import restore
 
 __all__ = [
@@ -10,7 +10,7 @@ __all__ = [
     "adam",
     "create_state",
     "evaluation_step",
-    "image_loss",
+    "example_loss",
     "restore",
     "train_and_evaluate",
     "train_step",

@@ -15,9 +15,10 @@ from ncsn_jax.streams import stream
 from ncsn_jax.training import workdir as run
 from ncsn_jax.training.checkpoints import Checkpoints
 from ncsn_jax.training.metrics import MetricsWriter, StepLog
+from ncsn_jax.training.objective import objective
 from ncsn_jax.training.parallel import pmap_evaluation, pmap_step, replicate, replicated
 from ncsn_jax.training.state import TrainState
-from ncsn_jax.training.step import evaluation_step, image_loss, train_step
+from ncsn_jax.training.step import evaluation_step, example_loss, train_step
 
 
 def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
@@ -47,16 +48,21 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
         )
     abstract = run.abstract_state(config)
     run.check(workdir, config)
-    images = data.load(config.data.name, config.data.data_dir)
-    if settings.batch_size > len(images.train):
+    dataset = data.load(config.data.name, config.data.data_dir)
+    if settings.batch_size > len(dataset.train):
         raise UserError(
             f"config.training.batch_size={settings.batch_size} is more than "
-            f"the {len(images.train)} training images of {config.data.name!r}"
+            f"the {len(dataset.train)} training examples of {config.data.name!r}"
         )
+    if config.data.random_flip and len(dataset.info.shape) != 3:
+        raise UserError(f"config.data.random_flip=True: {config.data.name!r} are no images")
     run.claim(workdir, config)
 
     loss = functools.partial(
-        image_loss, config.model.build(), num_values=images.info.num_values, power=settings.power
+        example_loss,
+        config.model.build(),
+        objective(config.model.sigmas, settings),
+        num_values=dataset.info.num_values,
     )
     step_fn = pmap_step(
         functools.partial(
@@ -66,7 +72,7 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
             ema_rate=settings.ema_rate,
         )
     )
-    held_out_loss = _held_out_loss(loss(flip=False), images.test, config)
+    held_out_loss = _held_out_loss(loss(flip=False), dataset.test, config)
     train_key = stream(config.seed, "training")
 
     def due(step: int, every: int) -> bool:
@@ -76,7 +82,7 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
         state = _first_state(checkpoints, config, abstract)
         first_step = int(state.step)
         batches = data.training_batches(
-            images.train,
+            dataset.train,
             batch_size=settings.batch_size,
             seed=config.seed,
             first_step=first_step,
@@ -97,7 +103,7 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
                 if due(step, settings.preview_every):
                     log.check()
                     with log.paused():
-                        _preview(workdir, step, state, config, images.info, metrics)
+                        _preview(workdir, step, state, config, metrics)
                 # Last: what a restored step has written is whole, and what is lost is made again.
                 if due(step, settings.checkpoint_every):
                     metrics.flush()
@@ -116,14 +122,16 @@ def _first_state(checkpoints: Checkpoints, config: Config, abstract: TrainState)
     return checkpoints.restore(checkpoints.steps[-1], like)
 
 
-def _held_out_loss(loss, images, config: Config):
-    """The mean loss of parameters over the first test images, with the same noise every time."""
+def _held_out_loss(loss, examples, config: Config):
+    """The mean loss of parameters over the first test examples, with the same noise every time."""
     evaluate = pmap_evaluation(functools.partial(evaluation_step, loss=loss))
     key = stream(config.seed, "evaluation")
     settings = config.training
 
     def held_out_loss(params) -> float:
-        batches = data.evaluation_batches(images, count=settings.eval_images, batch_size=settings.batch_size)
+        batches = data.evaluation_batches(
+            examples, count=settings.eval_examples, batch_size=settings.batch_size
+        )
         sums = [evaluate(params, batch, key) for batch in batches]
         total, count = np.sum(jax.device_get(sums), axis=0)
         return float(total / count)
@@ -131,10 +139,11 @@ def _held_out_loss(loss, images, config: Config):
     return held_out_loss
 
 
-def _preview(workdir: Path, step: int, state, config: Config, info, metrics: MetricsWriter) -> None:
-    """Draws a grid of samples from the moving average."""
+def _preview(workdir: Path, step: int, state, config: Config, metrics: MetricsWriter) -> None:
+    """Draws a picture of samples from the moving average."""
     score_fn = as_score_fn(config.model.build(), {"params": state.ema_params})
-    grid = sampling.preview(score_fn, info.image_shape, config.sampling, config.training.preview_samples)
+    shape, count = data.describe(config.data.name).shape, config.training.preview_samples
+    picture = sampling.preview(score_fn, shape, config.model.sigmas, config.sampling, count)
     (workdir / "samples").mkdir(exist_ok=True)
-    viz.save_png(workdir / "samples" / f"step_{step:08d}.png", grid)
-    metrics.picture(step, "samples", grid)
+    viz.save_png(workdir / "samples" / f"step_{step:08d}.png", picture)
+    metrics.picture(step, "samples", picture)

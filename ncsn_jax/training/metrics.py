@@ -61,7 +61,7 @@ class StepLog:
     Args:
       metrics: where the means go.
       progress: the bar, one unit a step.
-      batch_size: images a step.
+      batch_size: examples a step.
     """
 
     def __init__(self, metrics: MetricsWriter, progress: tqdm, batch_size: int):
@@ -109,7 +109,7 @@ class StepLog:
         means = jax.tree.map(lambda *values: float(np.mean(values)), *pending)
         if self._timed_steps:
             seconds = time.monotonic() - self._started
-            means["images_per_second"] = self._timed_steps * self._batch_size / seconds
+            means["examples_per_second"] = self._timed_steps * self._batch_size / seconds
         self._metrics.scalars(step, **means)
         self._progress.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
         self._pending, self._timed_steps, self._started = {}, 0, time.monotonic()

@@ -30,7 +30,7 @@ class TrainState(struct.PyTreeNode):
 def create_state(
     key: PRNGKey,
     model: nn.Module,
-    image_shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     optimizer: optax.GradientTransformation,
 ) -> TrainState:
     """The state before the first step; the moving average starts as a copy of the parameters.
@@ -38,13 +38,13 @@ def create_state(
     Args:
       key: draws the initial parameters.
       model: a batched score network.
-      image_shape: (height, width, channels).
+      shape: of one example: (height, width, channels), or (D,).
       optimizer: from `adam`, or any of optax.
     """
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     sigma = jax.ShapeDtypeStruct((1,), jnp.float32)
     # Not jitted: one program that draws every parameter takes a minute to compile.
-    params = model.lazy_init(key, image, sigma)["params"]
+    params = model.lazy_init(key, x, sigma)["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

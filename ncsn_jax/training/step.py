@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax import Array
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped
 
 from ncsn_jax.data.preprocessing import dequantize, random_flip
-from ncsn_jax.losses import ncsn_loss
 from ncsn_jax.models import as_score_fn
+from ncsn_jax.training.objective import Objective
 from ncsn_jax.training.state import TrainState
 from ncsn_jax.typing import PRNGKey
 
@@ -22,27 +22,27 @@ DEVICES = "devices"
 DeviceBatch = Mapping[str, Array]
 """One device's share of a `ncsn_jax.data.Batch`, without the axis of devices."""
 
-ImageLoss = Callable[[PRNGKey, Any, UInt8[Array, "h w c"]], Float[Array, ""]]
-"""The loss of one stored image under the given parameters."""
+ExampleLoss = Callable[[PRNGKey, Any, Shaped[Array, "*event"]], Float[Array, ""]]
+"""The loss of one stored example under the given parameters."""
 
 
-def image_loss(model: nn.Module, *, num_values: int, flip: bool, power: float) -> ImageLoss:
-    """The noise-conditional loss of a stored image: flipped at random, dequantized, perturbed.
+def example_loss(
+    model: nn.Module, objective: Objective, *, num_values: int | None, flip: bool
+) -> ExampleLoss:
+    """The objective of a stored example: an image is flipped at random and dequantized first.
 
     Args:
-      model: a score network with `sigmas`.
-      num_values: how many values a pixel can have.
+      model: a score network.
+      objective: the loss of a score at a clean example.
+      num_values: how many values a pixel can have; None for real numbers, which are taken as they are.
       flip: whether images are mirrored with probability ½.
-      power: the exponent of the loss's weight.
     """
-    sigmas = jnp.asarray(model.sigmas)
 
-    def loss(key, params, image):
+    def loss(key, params, x):
         flip_key, dequantize_key, loss_key = jax.random.split(key, 3)
-        image = random_flip(flip_key, image) if flip else image
-        x = dequantize(dequantize_key, image, num_values)
-        score_fn = as_score_fn(model, {"params": params})
-        return ncsn_loss(loss_key, score_fn, x, sigmas, power=power)
+        x = random_flip(flip_key, x) if flip else x
+        x = x if num_values is None else dequantize(dequantize_key, x, num_values)
+        return objective(loss_key, as_score_fn(model, {"params": params}), x)
 
     return loss
 
@@ -52,7 +52,7 @@ def train_step(
     batch: DeviceBatch,
     key: PRNGKey,
     *,
-    loss: ImageLoss,
+    loss: ExampleLoss,
     optimizer: optax.GradientTransformation,
     ema_rate: float,
 ) -> tuple[TrainState, dict[str, Array]]:
@@ -60,10 +60,10 @@ def train_step(
 
     Args:
       state: the state, the same on every device.
-      batch: this device's images, `(batch, height, width, channels)`, and their indices, `(batch,)`.
+      batch: this device's stored examples, `(batch, *event)`, and their indices, `(batch,)`.
       key: the run's key. An example's key folds in the step and its index in the global batch: it depends
         neither on what ran before nor on how many devices share the batch.
-      loss: the loss of one image.
+      loss: the loss of one example.
       optimizer: the gradient transformation.
       ema_rate: r in ema ← r·ema + (1−r)·params.
 
@@ -73,7 +73,7 @@ def train_step(
     keys = example_keys(jax.random.fold_in(key, state.step), batch["index"])
 
     def mean_loss(params):
-        return jnp.mean(jax.vmap(loss, (0, None, 0))(keys, params, batch["image"]))
+        return jnp.mean(jax.vmap(loss, (0, None, 0))(keys, params, batch["x"]))
 
     value, gradient = jax.value_and_grad(mean_loss)(state.params)
     value, gradient = jax.lax.pmean((value, gradient), DEVICES)
@@ -89,11 +89,11 @@ def train_step(
 
 
 def evaluation_step(
-    params: Any, batch: DeviceBatch, key: PRNGKey, *, loss: ImageLoss
+    params: Any, batch: DeviceBatch, key: PRNGKey, *, loss: ExampleLoss
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The summed losses of all devices' images, and their number; run it under an axis named `DEVICES`."""
+    """The summed losses of all devices' examples, and their number; run it under an axis named `DEVICES`."""
     keys = example_keys(key, batch["index"])
-    losses = jax.vmap(loss, (0, None, 0))(keys, params, batch["image"])
+    losses = jax.vmap(loss, (0, None, 0))(keys, params, batch["x"])
     weight = batch["weight"].astype(losses.dtype)
     return jax.lax.psum((jnp.sum(weight * losses), jnp.sum(weight)), DEVICES)
 

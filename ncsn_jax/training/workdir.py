@@ -23,7 +23,7 @@ MAY_CHANGE = (
     "sampling.",
     "training.checkpoint_every",
     "training.eval_every",
-    "training.eval_images",
+    "training.eval_examples",
     "training.keep_checkpoints",
     "training.log_every",
     "training.preview_",
@@ -47,14 +47,14 @@ def abstract_state(config: Config) -> TrainState:
     """The shapes and dtypes of the run's state; computes nothing.
 
     Raises:
-      UserError: if the network can't take the dataset's images.
+      UserError: if the network can't take the dataset's examples.
     """
     try:
         return jax.eval_shape(_create(config), stream(config.seed, "initialization"))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(
-            f"config.model.name={config.model.name!r} can't take the images of "
-            f"config.data.name={config.data.name!r}: {error}"
+            f"config.model.name={config.model.name!r} can't take the examples of "
+            f"config.data.name={config.data.name!r}: {' '.join(str(error).split())[:200]}"
         ) from error
 
 
@@ -62,7 +62,7 @@ def _create(config: Config):
     return functools.partial(
         create_state,
         model=config.model.build(),
-        image_shape=data.describe(config.data.name).image_shape,
+        shape=data.describe(config.data.name).shape,
         optimizer=optimizer(config),
     )
 

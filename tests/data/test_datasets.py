@@ -37,7 +37,7 @@ def test_digits_have_17_values_and_two_splits(digits):
     assert digits.train.dtype == np.uint8
     assert digits.train.max() == 16
     assert digits.info == data.describe("digits")
-    assert digits.info.image_shape == digits.train.shape[1:]
+    assert digits.info.shape == digits.train.shape[1:]
     assert digits.info.num_values == 17
 
 
@@ -57,7 +57,7 @@ def test_large_datasets_are_read_image_by_image(digits, data_dir, monkeypatch):
         next(data.training_batches(images, batch_size=8, seed=0, first_step=200))
         for images in (lazy.train, digits.train)
     ]
-    np.testing.assert_array_equal(batches[0]["image"], batches[1]["image"])
+    np.testing.assert_array_equal(batches[0]["x"], batches[1]["x"])
 
 
 def test_an_unknown_dataset_is_named(data_dir):
@@ -95,7 +95,7 @@ def test_mnist_is_downloaded_and_prepared_without_tensorflow(server, tmp_path):
     mnist = data.load("mnist", str(tmp_path / "tfds"))
     assert {bytes(i) for i in mnist.train} == {bytes(i) for i in server["train"]}
     assert {bytes(i) for i in mnist.test} == {bytes(i) for i in server["t10k"]}
-    assert mnist.info == data.ImageInfo(image_shape=(28, 28, 1), num_values=256)
+    assert mnist.info == data.DatasetInfo(shape=(28, 28, 1), num_values=256)
 
 
 def test_no_network_is_said_at_once(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ def take(count, **options):
     options = {"batch_size": 8, "seed": 0} | options
     rows = []
     for batch in itertools.islice(training_batches(IMAGES, **options), count):
-        rows.append(batch["image"].ravel()[np.argsort(batch["index"].ravel())])
+        rows.append(batch["x"].ravel()[np.argsort(batch["index"].ravel())])
     return np.stack(rows)
 
 
@@ -35,7 +35,7 @@ def test_a_later_start_continues_the_sequence():
 
 def test_batches_are_laid_out_for_the_devices():
     batch = next(training_batches(IMAGES, batch_size=8, seed=0))
-    assert batch["image"].shape == (4, 2, 1, 1, 1)
+    assert batch["x"].shape == (4, 2, 1, 1, 1)
     assert sorted(batch["index"].ravel()) == list(range(8))
     assert batch["weight"].all()
 
@@ -60,7 +60,7 @@ def test_processes_share_every_batch(processes):
     for step, row in enumerate(whole):
         for part in parts:
             batch = part[step]
-            np.testing.assert_array_equal(row[batch["index"].ravel()], batch["image"].ravel())
+            np.testing.assert_array_equal(row[batch["index"].ravel()], batch["x"].ravel())
         indices = np.concatenate([part[step]["index"].ravel() for part in parts])
         assert sorted(indices) == list(range(8))
 
@@ -68,7 +68,7 @@ def test_processes_share_every_batch(processes):
 @pytest.mark.parametrize("count", [8, 19, 50, 1000])
 def test_evaluation_counts_every_image_once(count):
     batches = list(evaluation_batches(IMAGES, count=count, batch_size=8))
-    seen = np.concatenate([batch["image"][batch["weight"]].ravel() for batch in batches])
+    seen = np.concatenate([batch["x"][batch["weight"]].ravel() for batch in batches])
     np.testing.assert_array_equal(seen, np.arange(min(count, 50)))
     indices = np.concatenate([batch["index"].ravel() for batch in batches])
     assert len(set(indices)) == len(indices)

@@ -3,7 +3,7 @@
 import pytest
 from flax import linen as nn
 
-from ncsn_jax.config import Config, Data, Model, Sampling, Training
+from ncsn_jax.config import Config, Data, NcsnModel, Sampling, Training
 
 
 class TinyScore(nn.Module):
@@ -28,7 +28,7 @@ def tiny_config(data_dir):
     return Config(
         seed=3,
         data=Data(name="digits", data_dir=data_dir),
-        model=Model(num_filters=2, num_scales=3),
+        model=NcsnModel(num_filters=2, num_scales=3),
         training=Training(
             num_steps=40,
             batch_size=8,
@@ -37,7 +37,7 @@ def tiny_config(data_dir):
             ema_rate=0.9,
             log_every=10,
             eval_every=20,
-            eval_images=12,
+            eval_examples=12,
             checkpoint_every=10,
             keep_checkpoints=2,
             preview_every=20,

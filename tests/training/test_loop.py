@@ -75,7 +75,7 @@ def test_metrics_hold_losses_and_speed(uninterrupted):
     assert [line["step"] for line in written if "test_loss" in line] == [20, 40]
     for line in written:
         assert np.isfinite(list(line.values())).all()
-    assert all(line["images_per_second"] > 0 for line in written if "loss" in line)
+    assert all(line["examples_per_second"] > 0 for line in written if "loss" in line)
 
 
 @pytest.mark.parametrize("last_step", [20, 27])
@@ -137,18 +137,18 @@ def test_a_missing_step_is_named(uninterrupted):
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_last_good_checkpoint(
     tiny_config, tmp_path, monkeypatch
 ):
-    original = loop.image_loss
+    original = loop.example_loss
 
-    def image_loss(*args, flip, **kwargs):
+    def example_loss(*args, flip, **kwargs):
         loss = original(*args, flip=flip, **kwargs)
         return lambda key, params, image: loss(key, params, image) / (image.max() > 0)
 
-    monkeypatch.setattr(loop, "image_loss", image_loss)
+    monkeypatch.setattr(loop, "example_loss", example_loss)
     batches = loop.data.training_batches
 
     def black_from_step_16(images, **options):
         for step, batch in enumerate(batches(images, **options), start=options["first_step"] + 1):
-            yield batch if step < 16 else batch | {"image": batch["image"] * 0}
+            yield batch if step < 16 else batch | {"x": batch["x"] * 0}
 
     monkeypatch.setattr(loop.data, "training_batches", black_from_step_16)
     with pytest.raises(UserError, match=r"the loss of step 16 is (inf|nan): stopped"):
@@ -194,7 +194,7 @@ def test_a_batch_that_devices_do_not_divide_is_refused(tiny_config, tmp_path):
 
 
 def test_a_batch_larger_than_the_dataset_is_refused(tiny_config, tmp_path):
-    with pytest.raises(UserError, match="batch_size=1504 is more than the 1500 training images"):
+    with pytest.raises(UserError, match="batch_size=1504 is more than the 1500 training examples"):
         training.train_and_evaluate(changed(tiny_config, batch_size=1504), tmp_path / "run")
     assert not list(tmp_path.iterdir())
 

@@ -6,7 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from ncsn_jax.training import create_state, evaluation_step, image_loss, train_step
+from ncsn_jax.config import Training
+from ncsn_jax.training import create_state, evaluation_step, example_loss, train_step
+from ncsn_jax.training.objective import objective
 from ncsn_jax.training.parallel import pmap_evaluation, pmap_step, replicate
 
 SHAPE = (6, 6, 1)
@@ -20,13 +22,14 @@ def images():
 
 @pytest.fixture(scope="module")
 def loss(tiny_score):
-    return image_loss(tiny_score, num_values=17, flip=True, power=2.0)
+    denoising = objective((1.0, 0.1), Training())
+    return example_loss(tiny_score, denoising, num_values=17, flip=True)
 
 
 def layout(images, devices, index=None):
     """A global batch as its devices get it."""
     index = np.arange(BATCH) if index is None else index
-    batch = {"image": images, "index": index, "weight": index < BATCH}
+    batch = {"x": images, "index": index, "weight": index < BATCH}
     return jax.tree.map(lambda a: a.reshape(devices, -1, *a.shape[1:]), batch)
 
 

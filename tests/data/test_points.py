@@ -1,0 +1,28 @@
+import numpy as np
+import pytest
+
+from ncsn_jax import data
+from ncsn_jax.data.points import POINTS
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_points_are_a_dataset(name):
+    dataset = data.load(name)
+    assert dataset.info == data.describe(name) == data.DatasetInfo(shape=(2,), num_values=None)
+    assert dataset.train.shape == (50_000, 2)
+    assert dataset.test.shape == (5_000, 2)
+    assert dataset.train.dtype == np.float32
+    assert np.isfinite(dataset.train).all()
+    # The splits are draws of one distribution, and no draw is in both.
+    assert not set(map(bytes, dataset.train)) & set(map(bytes, dataset.test))
+    error = dataset.train.mean(0) - dataset.test.mean(0)
+    assert np.abs(error / dataset.train.std(0)).max() < 4 * np.sqrt(1 / 50_000 + 1 / 5_000)
+    np.testing.assert_array_equal(data.load(name).train, dataset.train)
+
+
+def test_batches_hold_points():
+    points = data.load("two_moons")
+    batch = next(data.training_batches(points.train, batch_size=8, seed=0))
+    assert batch["x"].shape == (4, 2, 2)
+    known = set(map(bytes, points.train))
+    assert all(bytes(x) in known for x in batch["x"].reshape(8, 2))

@@ -1,0 +1,63 @@
+"""The objectives of training, with the exact score in the network's place."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ncsn_jax import GaussianMixture, geometric_sigmas, ncsn_loss
+from ncsn_jax.config import Training
+from ncsn_jax.training.objective import objective
+
+SIGMAS = tuple(geometric_sigmas(2.0, 0.2, 3).tolist())
+COUNT = 50_000
+P = GaussianMixture(weights=[0.3, 0.7], means=[[-1.0, 0.0], [1.0, 0.5]], stds=[0.7, 0.7])
+
+
+def losses(settings, score_fn, number=0):
+    keys = jax.random.split(jax.random.key(number), COUNT)
+    x = jax.vmap(P.sample)(jax.random.split(jax.random.key(100), COUNT))
+    loss = objective(SIGMAS, settings)
+    return np.asarray(jax.jit(jax.vmap(lambda key, x: loss(key, score_fn, x)))(keys, x), np.float64)
+
+
+def test_denoising_is_the_loss_of_the_paper():
+    key, x = jax.random.key(0), jnp.array([0.3, -1.0])
+    expected = ncsn_loss(key, P.score, x, jnp.asarray(SIGMAS), power=1.0)
+    assert objective(SIGMAS, Training(power=1.0))(key, P.score, x) == expected
+
+
+@pytest.mark.parametrize("power", [0.0, 2.0])
+@pytest.mark.parametrize("projection", ["gaussian", "rademacher"])
+def test_sliced_is_weighted_at_every_level_alike(projection, power):
+    """At the exact score its mean is −½ σ^power E‖∇log p_σ‖², averaged over the levels."""
+    keys = jax.random.split(jax.random.key(7), COUNT)
+
+    def half_square(key, sigma):
+        score = P.score(P.sample(key, sigma), sigma)
+        return 0.5 * sigma**power * jnp.sum(jnp.square(score))
+
+    levels = jnp.asarray(SIGMAS)
+    squares = np.asarray(jax.vmap(jax.vmap(half_square, (0, None)), (None, 0))(keys, levels), np.float64)
+    settings = Training(objective="sliced", power=power, projection=projection, num_projections=2)
+    found = losses(settings, P.score)
+    error = found.mean() + squares.mean()
+    standard_error = np.sqrt(found.var() / COUNT + squares.var(1).mean() / squares.size)
+    assert abs(error) < 4 * standard_error
+    assert standard_error < 0.02 * squares.mean()
+
+
+def test_sliced_and_denoising_differ_by_a_constant_in_the_score():
+    """What one score loses to another is the same by both: training pulls the same way."""
+
+    def other(x, sigma):
+        return 0.5 * P.score(x, sigma) + jnp.sin(x)
+
+    differences = []
+    for name in ("denoising", "sliced"):
+        settings = Training(objective=name)
+        differences.append(losses(settings, other, 1) - losses(settings, P.score, 1))
+    denoising, sliced = differences
+    standard_error = np.sqrt((denoising.var() + sliced.var()) / COUNT)
+    assert abs(denoising.mean() - sliced.mean()) < 4 * standard_error
+    assert denoising.mean() > 20 * standard_error
