@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.12 python3.13 python3.11 python3 python; do \
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-all lint format clean
+.PHONY: demo test test-all docs lint format clean
 
 demo: .venv/installed  ## Trains configs/digits.py in runs/digits, and samples it.
 	$(BIN)/python main.py
@@ -16,6 +16,12 @@ test: .venv/installed-dev  ## The suite without the long proofs.
 
 test-all: .venv/installed-dev  ## All of the suite.
 	$(PYTEST) -m ''
+
+docs: .venv/installed  ## Runs the documents, which draw their figures, and the experiments.
+	$(BIN)/python -m doctest docs/score_matching.md
+	for name in manifold low_density slow_mixing; do \
+		$(BIN)/python -m experiments.$$name && cp runs/experiments/$$name.png docs/images || exit 1; \
+	done
 
 lint: .venv/installed-dev  ## Format, lint and types, as the pre-commit hooks check them.
 	$(BIN)/ruff format --check

@@ -73,12 +73,12 @@ def image_grid(images: Float[np.ndarray, "n h w c"], *, min_size: int = 400) -> 
     return grid.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def save_png(path: Path, picture: Picture) -> None:
+def save_png(path: str | Path, picture: Picture) -> None:
     """Writes a picture as PNG."""
     _image(picture).save(path, "PNG", optimize=True)
 
 
-def save_gif(path: Path, frames: Sequence[Picture], *, seconds: float = 4.0) -> None:
+def save_gif(path: str | Path, frames: Sequence[Picture], *, seconds: float = 4.0) -> None:
     """Writes pictures as an endless GIF, the last one shown for 2 seconds.
 
     Args:
@@ -162,17 +162,24 @@ def chains(axes: Axes, paths: Float[np.ndarray, "chains states 2"], *, low: floa
     _square(axes, low, high)
 
 
-def curves(axes: Axes, series: Mapping[str, Float[np.ndarray, "n 2"]], *, ylabel: str = "loss") -> None:
-    """Curves over training steps, such as losses.
+def curves(
+    axes: Axes,
+    series: Mapping[str, Float[np.ndarray, "n 2"]],
+    *,
+    xlabel: str = "step",
+    ylabel: str = "loss",
+) -> None:
+    """Curves, such as losses over training steps.
 
     Args:
       axes: where to draw.
-      series: by label, rows of (step, value).
-      ylabel: what the values are.
+      series: by label, rows of (x, y).
+      xlabel: what x is.
+      ylabel: what y is.
     """
     for label, rows in series.items():
         axes.plot(rows[:, 0], rows[:, 1], linewidth=0.8, label=label)
-    axes.set(xlabel="step", ylabel=ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend()
 
 

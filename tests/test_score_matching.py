@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.fitting import fit
 from ncsn_jax import (
     denoising_score_matching,
     explicit_score_matching,
@@ -217,26 +218,16 @@ OBJECTIVES = {
 def test_the_minimiser_is_the_score(objective):
     """A linear score trained on N(μ, Σ) becomes −Σ⁻¹(x − μ), with Σ + σ²I for denoising: to 2 %."""
     factor = jnp.asarray(np.linalg.cholesky(COVARIANCE), jnp.float32)
-    batch, steps = 2048, 1500
-    optimizer = optax.adam(optax.cosine_decay_schedule(0.05, steps))
+    steps = 1500
 
-    def example_loss(theta, key):
+    def loss(key, theta):
         data_key, loss_key = jax.random.split(key)
         x = jnp.asarray(MEAN, jnp.float32) + factor @ jax.random.normal(data_key, (2,))
         return OBJECTIVES[objective](loss_key, lambda x: theta["a"] @ x + theta["b"], x)
 
-    def step(carry, key):
-        theta, opt_state = carry
-
-        def mean_loss(theta):
-            return jnp.mean(jax.vmap(example_loss, (None, 0))(theta, jax.random.split(key, batch)))
-
-        updates, opt_state = optimizer.update(jax.grad(mean_loss)(theta), opt_state)
-        return (optax.apply_updates(theta, updates), opt_state), None
-
     theta = {"a": jnp.zeros((2, 2)), "b": jnp.zeros(2)}
-    train = jax.jit(lambda keys: jax.lax.scan(step, (theta, optimizer.init(theta)), keys)[0][0])
-    trained = train(jax.random.split(jax.random.key(8), steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.05, steps))
+    trained, _ = fit(jax.random.key(8), loss, theta, optimizer, num_steps=steps, batch_size=2048)
 
     noise = SIGMA**2 * np.eye(2) if objective == "denoising" else 0.0
     precision = np.linalg.inv(COVARIANCE + noise)

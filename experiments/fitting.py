@@ -1,0 +1,53 @@
+"""Training a small score in one compiled loop: what the figures and the tests of the objectives share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jaxtyping import Float
+
+from ncsn_jax.typing import PRNGKey
+
+
+def fit(
+    key: PRNGKey,
+    loss: Callable[[PRNGKey, Any], Float[Array, ""]],
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_steps: int,
+    batch_size: int,
+) -> tuple[Any, Float[Array, " num_steps"]]:
+    """Minimises the mean of a single-example loss.
+
+    Args:
+      key: the training's key.
+      loss: `loss(key, params)` of one example, which it draws from its key.
+      params: the first parameters.
+      optimizer: any of optax.
+      num_steps: how many updates.
+      batch_size: how many examples an update averages over.
+
+    Returns:
+      The last parameters, and the loss of every step.
+    """
+
+    def step(carry, step_key):
+        params, opt_state = carry
+
+        def mean_loss(params):
+            return jnp.mean(jax.vmap(loss, (0, None))(jax.random.split(step_key, batch_size), params))
+
+        value, gradient = jax.value_and_grad(mean_loss)(params)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), value
+
+    @jax.jit
+    def train(params, keys):
+        return jax.lax.scan(step, (params, optimizer.init(params)), keys)
+
+    (params, _), losses = train(params, jax.random.split(key, num_steps))
+    return params, losses

@@ -1,0 +1,98 @@
+"""The manifold hypothesis: sliced score matching needs data that fill their space.
+
+    python -m experiments.manifold
+
+After Figure 1 of Song & Ermon 2019 (arXiv:1907.05600). An MLP is trained by sliced score matching on data
+that fill only part of their space: two moons in a plane of 10 dimensions, and scikit-learn's digits, 64
+pixels of 17 grey values. The score of such data is not defined, and nothing bounds the loss below: across the
+data, s may fall ever more steeply at no cost. With N(0, 10⁻⁴) noise the loss is bounded by −½E‖∇log p_σ‖²,
+and converges.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from sklearn.datasets import load_digits
+
+from experiments import output
+from experiments.fitting import fit
+from ncsn_jax import MLP, as_score_fn, sliced_score_matching, viz
+from ncsn_jax.densities import two_moons
+from ncsn_jax.typing import PRNGKey
+
+NOISE = 1e-2
+STEPS = 9_000
+
+
+def embedded_moons(key: PRNGKey) -> Float[Array, "10"]:
+    """A point of two moons in a plane of 10 dimensions."""
+    plane, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(1), (10, 2)))
+    return plane @ two_moons(key)
+
+
+def digit(key: PRNGKey) -> Float[Array, "64"]:
+    """One of scikit-learn's digits, in [0, 1]."""
+    pixels = jnp.asarray(load_digits(return_X_y=True)[0] / 16, jnp.float32)
+    return jax.random.choice(key, pixels)
+
+
+def loss_curve(draw, std: float) -> Float[np.ndarray, " steps"]:
+    """The sliced score matching loss of every step of training on draws plus N(0, std²) noise."""
+    model = MLP(num_features=256)
+
+    def loss(key, params):
+        data_key, noise_key, projection_key = jax.random.split(key, 3)
+        x = draw(data_key)
+        x = x + std * jax.random.normal(noise_key, x.shape)
+        score_fn = as_score_fn(model, params)
+        # The network isn't conditional here: its σ only sets the size of its output.
+        return sliced_score_matching(projection_key, lambda x: score_fn(x, NOISE), x)
+
+    dimension = jax.eval_shape(draw, jax.random.key(0)).size
+    params = model.init(jax.random.key(0), jnp.zeros((1, dimension)), jnp.ones(1))
+    _, losses = fit(jax.random.key(2), loss, params, optax.adam(1e-3), num_steps=STEPS, batch_size=128)
+    return np.asarray(losses)
+
+
+def summary(losses: Float[np.ndarray, " steps"]) -> dict[str, float]:
+    """Whether a loss converges.
+
+    `growth` is the mean over the last sixth of the steps relative to the sixth before it, 1 if converged;
+    `fluctuation` the standard deviation of the last sixth; `last` its mean.
+    """
+    *_, before, last = losses.reshape(6, -1)
+    return {
+        "last": float(last.mean()),
+        "growth": float(last.mean() / before.mean()),
+        "fluctuation": float(last.std()),
+    }
+
+
+def experiment() -> tuple[Figure, dict[str, Any]]:
+    """The curves of both sets of data, without noise and with it."""
+    data = {"moons in 10 dimensions": embedded_moons, "digits": digit}
+    figure = Figure(figsize=(9, 6), dpi=80, layout="constrained")
+    numbers: dict[str, Any] = {"steps": STEPS, "noise_std": NOISE}
+    rows = figure.subplots(len(data), 2)
+    for axes, (name, draw) in zip(rows, data.items(), strict=True):
+        numbers[name] = {}
+        for ax, kind, std in zip(axes, ("without noise", "with noise"), (0.0, NOISE), strict=True):
+            losses = loss_curve(draw, std)
+            numbers[name][kind] = summary(losses)
+            curve = np.stack([np.arange(1, STEPS + 1), losses], axis=1)[::10]
+            viz.curves(ax, {f"{name}, {kind}": curve}, ylabel="sliced score matching loss")
+    return figure, numbers
+
+
+def main() -> None:
+    output.run("manifold", str(__doc__), experiment)
+
+
+if __name__ == "__main__":
+    main()
