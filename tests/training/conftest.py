@@ -3,7 +3,7 @@
 import pytest
 from flax import linen as nn
 
-from ncsn_jax.config import Config, Data, NcsnModel, Sampling, Training
+from ncsn_jax.config import Config, Data, MlpModel, Sampling, Training
 
 
 class TinyScore(nn.Module):
@@ -23,12 +23,12 @@ def tiny_score():
 
 
 @pytest.fixture(scope="session")
-def tiny_config(data_dir):
-    """40 steps on the digits, with a checkpoint every 10."""
+def tiny_config():
+    """40 steps on points, with a checkpoint every 10; test_kill.py and test_main.py train on images."""
     return Config(
         seed=3,
-        data=Data(name="digits", data_dir=data_dir),
-        model=NcsnModel(num_filters=2, num_scales=3),
+        data=Data(name="two_moons"),
+        model=MlpModel(num_features=8, num_layers=2, num_scales=3),
         training=Training(
             num_steps=40,
             batch_size=8,
