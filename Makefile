@@ -20,7 +20,7 @@ test-all: .venv/installed-dev  ## All of the suite.
 docs: .venv/installed  ## Runs the documents, which draw their figures, and the experiments.
 	$(BIN)/python -m doctest docs/score_matching.md
 	for name in manifold low_density slow_mixing; do \
-		$(BIN)/python -m experiments.$$name && cp runs/experiments/$$name.png docs/images || exit 1; \
+		$(BIN)/python -m experiments.$$name && cp runs/experiments/$$name.png runs/experiments/$$name.json docs/images || exit 1; \
 	done
 
 lint: .venv/installed-dev  ## Format, lint and types, as the pre-commit hooks check them.

@@ -4,7 +4,7 @@
 
 One line a config: seconds to the end of the first training step and of the first sampled level (both mostly
 compilation), training images/s (the median step), sampling images/s (a whole annealing), and the peak
-memory of the process. Images are noise: speed doesn't depend on them.
+memory of the process. The examples are noise: speed doesn't depend on them.
 """
 
 import argparse
@@ -49,8 +49,10 @@ def measure(name: str, run: config.Config) -> None:
         model, objective(run.model.sigmas, run.training), num_values=info.num_values, flip=False
     )
     step = functools.partial(train_step, loss=loss, optimizer=optimizer(run), ema_rate=run.training.ema_rate)
-    images = np.random.default_rng(0).integers(0, 256, (2 * batch_size, *info.shape), np.uint8)
-    batches = data.training_batches(images, batch_size=batch_size, seed=0)
+    rng, shape = np.random.default_rng(0), (2 * batch_size, *info.shape)
+    images = info.num_values is not None
+    examples = rng.integers(0, 256, shape, np.uint8) if images else rng.normal(size=shape).astype(np.float32)
+    batches = data.training_batches(examples, batch_size=batch_size, seed=0)
     state, run_step = replicate(initial_state(run)), pmap_step(step)
     seconds = []
     for _ in range(1 + STEPS):

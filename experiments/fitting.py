@@ -1,4 +1,4 @@
-"""Training a small score in one compiled loop: what the figures and the tests of the objectives share."""
+"""Training a small score in one compiled loop: what the experiments and the tests of the objectives share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,10 +6,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
+from ncsn_jax import as_score_fn
 from ncsn_jax.typing import PRNGKey
+
+
+def unconditional(model: nn.Module, params: Any, sigma: float = 1.0):
+    """The network as a score s(x) of clean data: its σ is a constant, which sets the scale of its output."""
+    score_fn = as_score_fn(model, params)
+    return lambda x: score_fn(x, sigma)
 
 
 def fit(

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AliasChoices,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -85,7 +88,16 @@ class MlpModel(NoiseLevels):
         return MLP(num_features=self.num_features, num_layers=self.num_layers)
 
 
-Model = Annotated[NcsnModel | MlpModel, Field(discriminator="name")]
+def _model_name(settings: Any) -> str:
+    return settings.get("name", "ncsn") if isinstance(settings, dict) else getattr(settings, "name", "")
+
+
+Model = Annotated[
+    Annotated[NcsnModel, Tag("ncsn")] | Annotated[MlpModel, Tag("mlp")],
+    Discriminator(
+        _model_name, custom_error_type="model", custom_error_message="its name must be 'ncsn' or 'mlp'"
+    ),
+]
 """The score network and the noise levels it is trained on."""
 
 
@@ -121,7 +133,9 @@ class Training(Settings):
 
     log_every: PositiveInt = 100
     eval_every: PositiveInt = 5_000
-    eval_examples: PositiveInt = 1_000
+    eval_examples: Annotated[
+        PositiveInt, Field(validation_alias=AliasChoices("eval_examples", "eval_images"))
+    ] = 1_000
     """How many test examples, from the first, the held-out loss averages over."""
     checkpoint_every: PositiveInt = 5_000
     keep_checkpoints: PositiveInt = 2
@@ -182,9 +196,10 @@ def parse(settings: Any) -> Config:
 
 
 def _one_line(error) -> str:
-    # Of a choice between models, the location names the one that was chosen: no setting's name.
-    location = [part for part in error["loc"] if part not in ("ncsn", "mlp")]
-    place = ".".join(map(str, ("config", *location)))
+    group, *names = error["loc"] or [""]
+    # Behind `model` comes which of the models it is, which is no setting's name.
+    names = names[1:] if group == "model" else names
+    place = ".".join(map(str, filter(None, ("config", group, *names))))
     found = error["input"]
     if error["type"] == "value_error":  # raised by a validator: its own words say what was found
         return f"{place}: {error['ctx']['error']}"

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
-from jax.scipy.special import log_ndtr, logsumexp
+from jax.scipy.special import erfcx, log_ndtr, logsumexp
 from jax.scipy.stats import norm
 from jaxtyping import Float
 
@@ -50,6 +50,8 @@ class GaussianMixture(struct.PyTreeNode):
       stds: the standard deviations: one for all, `()`; one for each component, `(K,)`; or one for each
         component and coordinate, `(K, D)`.
 
+    Its methods raise a ValueError for an x that isn't one point `(D,)`.
+
     >>> p = GaussianMixture(weights=[0.5, 0.5], means=[[-1.0], [1.0]], stds=[1.0, 1.0])
     >>> p.score(jnp.zeros(1), sigma=2.0)
     Array([0.], dtype=float32)
@@ -82,6 +84,9 @@ class GaussianMixture(struct.PyTreeNode):
 
     def _joint(self, x, sigma) -> Float[Array, " K"]:
         """log p_σ(x, k)."""
+        point = jnp.asarray(self.means).shape[1:]
+        if jnp.shape(x) != point:
+            raise ValueError(f"x must be one point, of the shape {point}, found {jnp.shape(x)}")
         log_weights = jax.nn.log_softmax(jnp.log(jnp.asarray(self.weights)))
         means, stds = jnp.asarray(self.means), jnp.sqrt(self._variances(sigma))
         return log_weights + jnp.sum(norm.logpdf(x[None], means, stds), axis=1)
@@ -104,21 +109,37 @@ class BoxUniform(struct.PyTreeNode):
 
     def log_density(self, x: Point, sigma: Scalar = 0.0) -> Float[Array, ""]:
         """log p_σ(x); −∞ outside of the box if σ = 0."""
-        low, high, sigma = map(jnp.asarray, (self.low, self.high, sigma))
+        low, high = jnp.asarray(self.low), jnp.asarray(self.high)
         clean = jnp.where((low <= x) & (x <= high), 0.0, -jnp.inf)
-        # The branch that isn't taken must be finite, too: its gradient is multiplied by zero.
-        scale = jnp.where(sigma > 0, sigma, 1.0)
-        below, above = (low - x) / scale, (high - x) / scale
-        # Φ(β) − Φ(α) = Φ(−α) − Φ(−β), and the difference is exact where both are small.
-        flip = below + above > 0
-        larger, smaller = jnp.where(flip, -below, above), jnp.where(flip, -above, below)
-        ends = jnp.stack([log_ndtr(larger), log_ndtr(smaller)])
-        noisy = logsumexp(ends, axis=0, b=jnp.array([[1.0], [-1.0]]))
-        return jnp.sum(jnp.where(sigma > 0, noisy, clean) - jnp.log(high - low))
+        _, near, far = self._sides(x, sigma)
+        tails = jnp.stack([log_ndtr(-near), log_ndtr(-far)])
+        noisy = logsumexp(tails, axis=0, b=jnp.array([[1.0], [-1.0]]))
+        return jnp.sum(jnp.where(jnp.asarray(sigma) > 0, noisy, clean) - jnp.log(high - low))
 
     def score(self, x: Point, sigma: Scalar = 0.0) -> Point:
-        """∇ₓ log p_σ(x); zero if σ = 0."""
-        return score_of(self.log_density)(x, sigma)
+        """∇ₓ log p_σ(x), pointing to the box by [φ(n) − φ(f)] / [Φ(f) − Φ(n)] / σ; zero if σ = 0.
+
+        n and f are the distances from x to the nearer and to the farther side, in units of σ, n < 0 inside.
+        """
+        sigma = jnp.asarray(sigma)
+        outwards, near, far = self._sides(x, sigma)
+
+        def mills_ratio(t):
+            return jnp.sqrt(jnp.pi / 2) * erfcx(t / jnp.sqrt(2.0))  # [1 − Φ(t)] / φ(t)
+
+        # The ratio overflows deep inside the box, where the score is zero to all digits.
+        near = jnp.maximum(near, -12.0)
+        exponent = -(far - near) * (far + near) / 2  # log φ(f)/φ(n)
+        pull = -jnp.expm1(exponent) / (mills_ratio(near) - jnp.exp(exponent) * mills_ratio(far))
+        return jnp.where(sigma > 0, -outwards * pull / jnp.where(sigma > 0, sigma, 1.0), 0.0)
+
+    def _sides(self, x, sigma) -> tuple[Point, Point, Point]:
+        """Of each coordinate the way out, ±1, and the distances to the nearer and the farther side over σ."""
+        low, high, sigma = map(jnp.asarray, (self.low, self.high, sigma))
+        scale = jnp.where(sigma > 0, sigma, 1.0)  # gradients of the branch that isn't taken must be finite
+        outwards = jnp.where(2 * x >= low + high, 1.0, -1.0)
+        near = jnp.where(outwards > 0, x - high, low - x) / scale
+        return outwards, near, near + (high - low) / scale
 
     def sample(self, key: PRNGKey, sigma: Scalar = 0.0) -> Point:
         """One draw from p_σ."""

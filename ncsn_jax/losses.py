@@ -46,6 +46,7 @@ def explicit_score_matching(
     Reference:
       Hyvärinen 2005, equation 2; Song & Ermon 2019 (arXiv:1907.05600), section 2.1.
     """
+    x = _floating(x)
     if jnp.shape(target) != jnp.shape(x):
         raise ValueError(f"the target must have the shape of x, {jnp.shape(x)}, found {jnp.shape(target)}")
     return 0.5 * jnp.sum(jnp.square(_checked(score_fn, x)(x) - target))
@@ -54,9 +55,9 @@ def explicit_score_matching(
 def implicit_score_matching(score_fn: VectorField, x: Float[Array, "*event"]) -> Float[Array, ""]:
     """Hyvärinen's objective, tr ∇s(x) + ½‖s(x)‖²: explicit score matching without the data's score.
 
-    In the mean over x ~ p it is ½E‖s − ∇log p‖² less the constant ½E‖∇log p‖², if p and s are smooth and
-    s·p vanishes at the ends of space. Exact, at the cost of D Jacobian-vector products for D numbers in x:
-    for images, use `sliced_score_matching`.
+    In the mean over x ~ p it is ½E‖s − ∇log p‖² less the constant ½E‖∇log p‖², if p and s are smooth, both
+    expectations finite, and the flux of p·s through a sphere vanishes as its radius grows. Exact, at the cost
+    of D Jacobian-vector products for D numbers in x: for images, use `sliced_score_matching`.
 
     Args:
       score_fn: s, from x to an array of its shape.
@@ -71,6 +72,7 @@ def implicit_score_matching(score_fn: VectorField, x: Float[Array, "*event"]) ->
     Reference:
       Hyvärinen 2005, theorem 1; Song & Ermon 2019 (arXiv:1907.05600), equation 1.
     """
+    x = _floating(x)
     score_fn = _checked(score_fn, x)
     return divergence(score_fn, x) + 0.5 * jnp.sum(jnp.square(score_fn(x)))
 
@@ -99,9 +101,9 @@ def sliced_score_matching(
 ) -> Float[Array, ""]:
     """Sliced score matching: implicit score matching with the trace seen along random directions v.
 
-    The mean over M directions of vᵀ∇s(x)v + ½(vᵀs(x))² or vᵀ∇s(x)v + ½‖s(x)‖², which varies less unless s is
-    small. Since E[vvᵀ] = I, both are unbiased for `implicit_score_matching`, at the cost of M Jacobian-vector
-    products.
+    The mean over M directions of vᵀ∇s(x)v + ½(vᵀs(x))² or vᵀ∇s(x)v + ½‖s(x)‖². Since E[vvᵀ] = I, both are
+    unbiased for `implicit_score_matching`, at the cost of M Jacobian-vector products. The second varies less,
+    except where the terms of the first cancel (in one dimension, along Gaussian v, at a Gaussian's score).
 
     Args:
       key: the example's key.
@@ -122,7 +124,7 @@ def sliced_score_matching(
     Reference:
       Song, Garg, Shi & Ermon 2019 (arXiv:1905.07088), equations 7 and 8.
     """
-    _require_floating(x)
+    x = _floating(x)
     if num_projections < 1:
         raise ValueError(f"num_projections must be at least 1, found {num_projections}")
     draw = {
@@ -157,6 +159,7 @@ def projected_score_matching(
     Raises:
       ValueError: if s(x) has another shape than x, or x isn't of a floating type.
     """
+    x = _floating(x)
     score_fn = _checked(score_fn, x)
 
     def along(v):
@@ -192,17 +195,16 @@ def denoising_score_matching(
       The loss, a scalar.
 
     Raises:
-      ValueError: if σ isn't positive (where it is known: not under `jax.jit` or `jax.vmap`), s(x) has
-        another shape than x, or x isn't of a floating type.
+      ValueError: if σ isn't one positive number (its value is seen only outside of `jax.jit` and
+        `jax.vmap`), s(x) has another shape than x, or x isn't of a floating type.
 
     Reference:
       Vincent 2011; Song & Ermon 2019 (arXiv:1907.05600), equations 2 and 5.
     """
-    _require_floating(x)
-    _require_positive(sigma)
+    x = _floating(x)
+    sigma = _positive(sigma, 0, x.dtype)
     noise = jax.random.normal(key, x.shape, x.dtype)
-    weight = jnp.asarray(sigma, x.dtype) ** power
-    return weight * explicit_score_matching(
+    return sigma**power * explicit_score_matching(
         lambda perturbed: score_fn(perturbed, sigma), x + sigma * noise, -noise / sigma
     )
 
@@ -230,13 +232,13 @@ def ncsn_loss(
       The loss, a scalar.
 
     Raises:
-      ValueError: if a level isn't positive (where it is known), s(x) has another shape than x, or x isn't
-        of a floating type.
+      ValueError: if the levels aren't positive numbers in a row (their values are seen only outside of
+        `jax.jit` and `jax.vmap`), s(x) has another shape than x, or x isn't of a floating type.
 
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), equation 6.
     """
-    _require_positive(sigmas)
+    sigmas = _positive(sigmas, 1, _floating(x).dtype)
     level_key, noise_key = jax.random.split(key)
     sigma = jax.random.choice(level_key, sigmas)
     return denoising_score_matching(noise_key, score_fn, x, sigma, power=power)
@@ -249,26 +251,31 @@ def _on_sphere(key, shape, dtype):
     return v * jnp.sqrt((v.size // shape[0]) / square)
 
 
-def _require_floating(x) -> None:
+def _floating(x) -> Array:
+    x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x must be of a floating type, found {x.dtype}: convert it by x.astype(float)")
+    return x
 
 
-def _require_positive(sigma) -> None:
-    if isinstance(sigma, Tracer):
-        return
-    if not np.all(np.asarray(sigma) > 0):
+def _positive(sigma, ndim: int, dtype) -> Array:
+    """σ, or the levels, in the type of x: noise must not change it."""
+    if np.ndim(sigma) != ndim:
+        expected = "one number" if ndim == 0 else "a row of numbers"
+        raise ValueError(f"sigma must be {expected}, found the shape {np.shape(sigma)}")
+    if not isinstance(sigma, Tracer) and not np.all(np.asarray(sigma) > 0):
         raise ValueError(f"sigma must be positive, found {sigma}")
+    return jnp.asarray(sigma, dtype)
 
 
-def _checked(score_fn: VectorField, x) -> VectorField:
+def _checked(score_fn: VectorField, x: Array) -> VectorField:
     """The score, with its shape held to x's: a broadcast residual would be another loss."""
-    _require_floating(x)
 
     def checked(x):
         score = score_fn(x)
-        if jnp.shape(score) != x.shape:
-            raise ValueError(f"the score must have the shape of x, {x.shape}, found {jnp.shape(score)}")
+        shape = getattr(score, "shape", type(score).__name__)
+        if shape != x.shape:
+            raise ValueError(f"the score must have the shape of x, {x.shape}, found {shape}")
         return score
 
     return checked

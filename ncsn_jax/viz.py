@@ -29,8 +29,8 @@ def pictures(states: Sequence[Float[np.ndarray, "n *event"]]) -> list[Picture]:
     """States of the same samples as one picture each: images in a grid, vectors as points of the plane.
 
     Args:
-      states: images `(n, h, w, c)`, or vectors `(n, D)`, of which the first two coordinates are shown, in a
-        square around 99 % of the last state's.
+      states: images `(n, h, w, c)`, or vectors `(n, D)`, D ≥ 2, of which the first two coordinates are shown,
+        in a square around 99 % of the last state's.
     """
     if states[-1].ndim == 4:
         return [image_grid(images) for images in states]
@@ -100,7 +100,7 @@ def rendered(figure: Figure) -> Picture:
 
 
 def points(axes: Axes, x: Float[np.ndarray, "n D"], *, low: float, high: float) -> None:
-    """The first two coordinates of vectors, in the square [low, high]²."""
+    """The first two coordinates of vectors, `(n, D)`, D ≥ 2, in the square [low, high]²."""
     axes.scatter(x[:, 0], x[:, 1], s=2, alpha=0.5, linewidths=0, color="tab:blue")
     _square(axes, low, high)
 
@@ -135,7 +135,9 @@ def score_field(
 
 
 def score_error(axes: Axes, score_fn: PlanarScore, estimate: PlanarScore, *, low: float, high: float) -> None:
-    """Where an estimated score is wrong: ‖ŝ − s‖/‖s‖ in the square [low, high]², white at 0, dark from 1 on.
+    """Where an estimated score is wrong: ‖ŝ − s‖/‖s‖ in the square [low, high]², light at 0, dark from 1 on.
+
+    Where s = 0, any other ŝ is infinitely wrong.
 
     Args:
       axes: where to draw.
@@ -146,7 +148,9 @@ def score_error(axes: Axes, score_fn: PlanarScore, estimate: PlanarScore, *, low
     """
     x = _mesh(low, high, 100)
     true, estimated = (np.asarray(jax.vmap(jax.vmap(s))(x)) for s in (score_fn, estimate))
-    error = np.linalg.norm(estimated - true, axis=2) / np.linalg.norm(true, axis=2)
+    difference, norm = np.linalg.norm(estimated - true, axis=2), np.linalg.norm(true, axis=2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.clip(np.where(difference == 0, 0, difference / norm), 0, 2)
     shown = axes.contourf(
         x[..., 0], x[..., 1], error, levels=np.linspace(0, 1, 11), cmap="Reds", extend="max"
     )

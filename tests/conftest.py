@@ -1,5 +1,6 @@
 """Four fake CPU devices, shapes and dtypes checked at every call, and no implicit rank promotion."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -35,3 +36,18 @@ def official() -> dict[str, np.ndarray]:
     """Weights, inputs and outputs of the official PyTorch NCSN with 8 filters, on 28×28×1 images."""
     with np.load(Path(__file__).parent / "fixtures" / "ncsn_28x1_ngf8.npz") as file:
         return dict(file)
+
+
+@pytest.fixture(scope="session")
+def unchecked():
+    """Loads a module as users import it, without the shape checks that the tests add to every call."""
+
+    def load(module):
+        spec = importlib.util.spec_from_file_location(
+            f"unchecked_{Path(module.__file__).stem}", module.__file__
+        )
+        unchecked = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(unchecked)
+        return unchecked
+
+    return load

@@ -75,7 +75,9 @@ def test_every_field_can_be_overridden():
             {"model": {"name": "mlp", "num_filters": 8}},
             r"config\.model\.num_filters=8: extra inputs are not permitted",
         ),
-        ({"model": {"name": "mpl"}}, r"config\.model=.*'mpl'.* 'ncsn', 'mlp'"),
+        ({"model": {"name": "mpl"}}, r"config\.model=.*'mpl'.* must be 'ncsn' or 'mlp'"),
+        ({"model": 3}, r"config\.model=3: its name must be 'ncsn' or 'mlp'"),
+        ({"model": {"name": "mlp", "mlp": 3}}, r"config\.model\.mlp=3: extra inputs"),
         ({"training": {"objective": "explicit"}}, r"objective='explicit': .*'denoising' or 'sliced'"),
         ({"training": {"projection": "normal"}}, r"projection='normal': .*'rademacher', 'gaussian'"),
         ({"sampling": {"steps_per_scale": 0}}, r"steps_per_scale=0: .* greater than 0"),
@@ -105,3 +107,14 @@ def test_changes_name_what_only_one_config_has():
     assert found["model.name"] == ("ncsn", "mlp")
     assert found["model.num_filters"] == (64, None)
     assert found["model.num_features"] == (None, 32)
+
+
+def test_what_is_missing_takes_its_default():
+    assert run_config.parse({"model": {"num_filters": 16}}).model.name == "ncsn"
+
+
+def test_a_config_from_before_a_setting_was_renamed_is_read():
+    settings = Config().model_dump()
+    del settings["training"]["eval_examples"]
+    settings["training"]["eval_images"] = 7
+    assert run_config.parse(settings).training.eval_examples == 7

@@ -99,25 +99,57 @@ def test_the_mixture_is_a_pytree():
     assert jax.tree.unflatten(jax.tree.structure(mixture), [object()] * 3)
 
 
+def test_a_batch_is_no_point():
+    """Of a mixture on the line, five numbers are five points: without `jax.vmap` they are refused."""
+    p = GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], 1.0)
+    for function in (p.log_density, p.score):
+        with pytest.raises(ValueError, match=r"the shape \(1,\), found \(5,\)"):
+            function(jnp.zeros(5))
+
+
 @pytest.mark.parametrize("sigma", [0.05, 0.5, 20.0])
 def test_the_perturbed_box_is_the_convolution(sigma):
-    """Against quadrature in double precision, inside, at the edge and far outside."""
+    """Against quadrature in double precision, inside, at the edge and outside."""
     box = BoxUniform(jnp.array([-1.0]), jnp.array([2.0]))
     for x in (-1.0, 0.3, 2.0, 2.0 + 6 * sigma):
-        value, _ = integrate.quad(
-            lambda u, x=x: stats.norm.pdf(x, u, sigma) / 3, -1, 2, epsabs=0, epsrel=1e-10, points=[min(x, 2)]
-        )
-        slope, _ = integrate.quad(
-            lambda u, x=x: (u - x) / sigma**2 * stats.norm.pdf(x, u, sigma) / 3,
-            -1,
-            2,
-            epsrel=1e-10,
-            points=[min(x, 2)],
-        )
-        np.testing.assert_allclose(box.log_density(jnp.array([x]), sigma), np.log(value), rtol=1e-4)
-        np.testing.assert_allclose(
-            box.score(jnp.array([x]), sigma), [slope / value], rtol=2e-3, atol=1e-3 / sigma
-        )
+
+        def integral(weight, x=x):
+            def integrand(u):
+                return weight(u) * stats.norm.pdf(x, u, sigma) / 3
+
+            return integrate.quad(integrand, -1, 2, epsabs=0, epsrel=1e-8, points=[min(x, 2)])[0]
+
+        value, slope = integral(lambda u: 1.0), integral(lambda u, x=x: (u - x) / sigma**2)
+        point = jnp.array([x])
+        np.testing.assert_allclose(box.log_density(point, sigma), np.log(value), rtol=1e-4)
+        np.testing.assert_allclose(box.score(point, sigma), [slope / value], rtol=1e-4, atol=1e-4 / sigma)
+        gradient = score_of(box.log_density)(point, sigma)
+        np.testing.assert_allclose(box.score(point, sigma), gradient, rtol=2e-3, atol=1e-3 / sigma)
+
+
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+@pytest.mark.parametrize("distance", [30.0, 1e3, 1e5])
+def test_far_outside_the_box_its_nearest_side_is_all_there_is(side, distance):
+    """The score tends to −(t + 1/t)/σ at a distance of t·σ, and its slope to −1/σ²."""
+    box, sigma = BoxUniform(jnp.array([-1.0]), jnp.array([1.0])), 0.1
+    x = jnp.array([side * (1.0 + distance * sigma)])
+    expected = -side * (distance + 1 / distance) / sigma
+    np.testing.assert_allclose(box.score(x, sigma), [expected], rtol=1e-4)
+    if distance < 1e3:
+        slope = jax.jacfwd(lambda x: box.score(x, sigma))(x)
+        np.testing.assert_allclose(slope, [[-1 / sigma**2]], rtol=0.02)
+
+
+@pytest.mark.parametrize("sigma", [1e-3, 1.0, 1e3])
+def test_around_the_box_scores_have_finite_slopes(sigma):
+    box = BoxUniform(jnp.zeros(1), jnp.ones(1))
+    for x in (-0.5, 0.0, 0.2, 0.5, 1.0, 1.001):
+        slope = jax.jacfwd(lambda x: box.score(x, sigma))(jnp.array([x]))
+        assert np.isfinite(slope).all()
+    # Wide noise makes of any box a Gaussian.
+    if sigma == 1e3:
+        expected = -(0.1 - 0.5) / (sigma**2 + 1 / 12)
+        np.testing.assert_allclose(box.score(jnp.array([0.1]), sigma), [expected], rtol=1e-3)
 
 
 def test_the_clean_box_is_flat_inside_and_nothing_outside():

@@ -4,7 +4,6 @@ The data of the denoising tests is N(μ, s²) in one dimension, whose score at l
 """
 
 import functools
-import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -233,14 +232,8 @@ def test_directions_have_unit_covariance(projection):
 
 
 @pytest.fixture(scope="module")
-def unchecked():
-    """The losses as users import them, without the shape checks that the tests add to every call."""
-    spec = importlib.util.spec_from_file_location("unchecked_losses", losses.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def plain(unchecked):
+    return unchecked(losses)
 
 
 KEY = jax.random.key(0)
@@ -273,7 +266,7 @@ REFUSED = {
     "sliced, integers": (lambda m: m.sliced_score_matching(KEY, right, X.astype(int)), "floating type"),
     "denoising, integers": (
         lambda m: m.denoising_score_matching(KEY, right, np.arange(3), 1.0),
-        "x must be of a floating type, found int64",
+        "x must be of a floating type, found int32",
     ),
     "ncsn, integers": (lambda m: m.ncsn_loss(KEY, right, X.astype(int), X), "floating type"),
     "denoising, sigma 0": (
@@ -286,6 +279,16 @@ REFUSED = {
     ),
     "denoising, sigma nan": (lambda m: m.denoising_score_matching(KEY, right, X, np.nan), "found nan"),
     "ncsn, sigma": (lambda m: m.ncsn_loss(KEY, right, X, jnp.array([1.0, -0.5])), "found [ 1.  -0.5]"),
+    "denoising, many sigmas": (
+        lambda m: m.denoising_score_matching(KEY, right, X, X),
+        "sigma must be one number, found the shape (3,)",
+    ),
+    "ncsn, one sigma": (
+        lambda m: m.ncsn_loss(KEY, right, X, 1.0),
+        "sigma must be a row of numbers, found the shape ()",
+    ),
+    "implicit, no array": (lambda m: m.implicit_score_matching(lambda x: (x, x), X), "(3,), found tuple"),
+    "implicit, a Python number": (lambda m: m.implicit_score_matching(right, 3), "found int32"),
     "projection": (
         lambda m: m.sliced_score_matching(KEY, right, X, projection="normal"),
         "rademacher, gaussian or sphere, found 'normal'",
@@ -295,20 +298,57 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_a_loss_cannot_handle_is_refused_in_one_line(case, unchecked):
+def test_what_a_loss_cannot_handle_is_refused_in_one_line(case, plain):
     call, message = REFUSED[case]
     with pytest.raises(ValueError, match="found") as error:
-        call(unchecked)
+        call(plain)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_traced_sigma_is_taken_as_it_is(unchecked):
+def test_a_traced_sigma_is_taken_as_it_is(plain):
     """Under jit and vmap its value isn't known: nothing is refused, nothing fails."""
     sigmas = jnp.array([1.0, 0.1])
-    losses = jax.jit(lambda s: unchecked.denoising_score_matching(KEY, lambda x, s: -x, X, s))(sigmas[0])
+    losses = jax.jit(lambda s: plain.denoising_score_matching(KEY, lambda x, s: -x, X, s))(sigmas[0])
     assert np.isfinite(losses)
     keys = jax.random.split(KEY, 2)
-    assert jax.vmap(lambda k, s: unchecked.denoising_score_matching(k, lambda x, s: -x, X, s))(
-        keys, sigmas
-    ).shape
+    assert jax.vmap(lambda k, s: plain.denoising_score_matching(k, lambda x, s: -x, X, s))(keys, sigmas).shape
+
+
+def test_lists_and_double_precision_are_taken(plain, recwarn):
+    """As jax takes them: in single precision, without a warning."""
+    expected = plain.denoising_score_matching(KEY, lambda x, s: -x, X, 0.5)
+    for x in (X.tolist(), np.ones(3)):
+        assert plain.denoising_score_matching(KEY, lambda x, s: -x, x, 0.5) == expected
+    assert np.isfinite(plain.ncsn_loss(KEY, lambda x, s: -x, np.ones(3), (1.0, 0.5)))
+    assert np.isfinite(plain.implicit_score_matching(lambda x: -x, 2.0))
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_noise_keeps_the_type_of_the_data(plain, dtype):
+    seen = []
+
+    def score_fn(x, sigma):
+        seen.extend([x.dtype, sigma.dtype])
+        return -x
+
+    levels = jnp.array([1.0, 0.5])  # single precision
+    assert plain.ncsn_loss(KEY, score_fn, X.astype(dtype), levels).dtype == dtype
+    assert set(seen) == {jnp.dtype(dtype)}
+
+
+def test_the_reduced_variance_may_be_the_larger_one():
+    """At the score −x of N(0, 1), along Gaussian v: −v² + ½x² varies by 5/2, −v² + ½v²x² by 2."""
+    keys = jax.random.split(jax.random.key(9), 400_000)
+
+    def loss(key, variance_reduced):
+        data_key, key = jax.random.split(key)
+        x = jax.random.normal(data_key, (1,))
+        return sliced_score_matching(
+            key, lambda x: -x, x, projection="gaussian", variance_reduced=variance_reduced
+        )
+
+    for variance_reduced, expected in ((True, 2.5), (False, 2.0)):
+        of_example = functools.partial(loss, variance_reduced=variance_reduced)
+        np.testing.assert_allclose(jax.vmap(of_example)(keys).var(), expected, rtol=0.03)

@@ -4,10 +4,12 @@ import json
 import os
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import main
+from ncsn_jax import training
 from ncsn_jax.data import datasets
 
 CONFIGS = Path(main.__file__).parent / "configs"
@@ -66,6 +68,45 @@ def test_sampling_needs_only_the_workdir(trained, run):
     np.testing.assert_allclose(after[:5], before, atol=1e-5)
     run("--mode=sample", f"--workdir={trained}", "--config.sampling.seed=1")
     assert np.abs(np.load(trained / "samples" / "samples.npy") - before).max() > 0.1
+
+
+def test_an_interrupted_run_on_images_ends_bit_for_bit_as_the_whole_one(trained, run, tmp_path, monkeypatch):
+    original = training.loop.StepLog.add
+
+    def add(self, step, values):
+        original(self, step, values)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.loop.StepLog, "add", add)
+    arguments = (f"--workdir={tmp_path / 'run'}", *TINY, "--config.training.checkpoint_every=1")
+    status, errors = run(*arguments)
+    assert status == 130
+    assert errors[-1] == "main.py: interrupted; the same command goes on from the last checkpoint"
+    monkeypatch.undo()
+    assert run(*arguments)[0] == 0
+    for ema in (True, False):
+        states = (training.restore(workdir, ema=ema)[1] for workdir in (trained, tmp_path / "run"))
+        jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+@pytest.mark.slow
+def test_images_are_trained_by_sliced_score_matching(trained, run, tmp_path):
+    """The loss falls: by half its first value within 60 steps."""
+    status, _ = run(
+        f"--workdir={tmp_path}",
+        *TINY,
+        "--config.training.objective=sliced",
+        "--config.training.num_steps=60",
+        "--config.training.batch_size=16",
+        "--config.training.log_every=10",
+    )
+    assert status == 0
+    written = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    losses = [line["loss"] for line in written if "loss" in line]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0] - 1
+    assert np.load(tmp_path / "samples" / "samples.npy").shape == (5, 8, 8, 1)
 
 
 @pytest.mark.parametrize("objective", ["denoising", "sliced"])

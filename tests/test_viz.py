@@ -82,6 +82,14 @@ def test_the_error_is_relative(axes):
     assert filled.zmax == pytest.approx(0.5, abs=1e-5)
 
 
+def test_where_the_score_is_zero_any_other_is_wrong(axes):
+    """Infinitely so: dark, as every error above 1, and not left white."""
+    viz.score_error(axes, lambda x: 0 * x, lambda x: x + 20, **SQUARE)
+    assert axes.collections[0].zmin == axes.collections[0].zmax == 2
+    middle = viz.rendered(axes.figure)[45:55, 25:35]
+    assert middle.mean() < 150
+
+
 def test_chains_end_in_dots(axes):
     paths = np.cumsum(np.random.default_rng(0).normal(size=(3, 10, 2)), axis=1)
     viz.chains(axes, paths, **SQUARE)

@@ -18,6 +18,7 @@ NUM_TRAIN, NUM_TEST = 50_000, 5_000
 
 def draw_points(name: str) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "m 2"]]:
     """The training and the test points of one of `POINTS`; the same ones every time."""
-    keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), NUM_TRAIN + NUM_TEST)
-    x = np.asarray(jax.jit(jax.vmap(POINTS[name]))(keys))
+    with jax.enable_x64(False):  # double precision would draw others
+        keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), NUM_TRAIN + NUM_TEST)
+        x = np.asarray(jax.jit(jax.vmap(POINTS[name]))(keys))
     return x[:NUM_TRAIN], x[NUM_TRAIN:]

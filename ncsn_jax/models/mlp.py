@@ -11,8 +11,8 @@ from ncsn_jax.models.layers import Activation
 class MLP(nn.Module):
     """A multilayer perceptron s(x, σ) for vectors, for any σ > 0.
 
-    It sees x/√(1 + σ²), which keeps the size of data of order one at every level, and log σ; its output is
-    divided by σ, the size of the score's typical values. Smooth in x and σ, if the activation is.
+    It sees x/√(1 + σ²), of order one at every level if the data are, and log σ; its output is divided by σ,
+    as the target of denoising is. Smooth in x and σ, if the activation is.
 
     Attributes:
       num_features: the width of each hidden layer.

@@ -85,8 +85,12 @@ class NCSN(nn.Module):
           Scores of the shape of x.
 
         Raises:
-          ValueError: if the height or the width is odd.
+          ValueError: if x isn't a batch of images, or their height or width is odd.
         """
+        if x.ndim != 4:
+            raise ValueError(
+                f"NCSN takes images, (batch, height, width, channels), found an x of shape {x.shape}"
+            )
         norm = functools.partial(ConditionalInstanceNormPlus, num_levels=len(self.sigmas))
         level = nearest_level(sigma, self.sigmas)
         h = x if self.rescaled else 2.0 * x - 1.0

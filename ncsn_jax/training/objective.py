@@ -32,7 +32,7 @@ def objective(sigmas: tuple[float, ...], settings: Training) -> Objective:
 
     def sliced(key, score_fn, x):
         level_key, noise_key, projection_key = jax.random.split(key, 3)
-        sigma = jax.random.choice(level_key, levels)
+        sigma = jax.random.choice(level_key, levels).astype(x.dtype)
         loss = sliced_score_matching(
             projection_key,
             lambda perturbed: score_fn(perturbed, sigma),

@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -26,3 +27,11 @@ def test_batches_hold_points():
     assert batch["x"].shape == (4, 2, 2)
     known = set(map(bytes, points.train))
     assert all(bytes(x) in known for x in batch["x"].reshape(8, 2))
+
+
+def test_points_are_the_same_in_double_precision():
+    expected = data.load("swiss_roll").train
+    with jax.enable_x64(True):
+        found = data.load("swiss_roll").train
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected)

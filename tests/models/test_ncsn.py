@@ -9,6 +9,7 @@ from flax import traverse_util
 from ncsn_jax import NCSN, as_score_fn, explicit_score_matching, geometric_sigmas
 from ncsn_jax.interop.torch_names import params_from_torch
 from ncsn_jax.losses import projected_score_matching
+from ncsn_jax.models import ncsn
 
 
 def channels_last(images):
@@ -142,3 +143,9 @@ def test_odd_images_are_refused():
     model = NCSN((1.0, 0.1), num_filters=2)
     with pytest.raises(ValueError, match="even there, found 27×28"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 27, 28, 1)), jnp.ones(1))
+
+
+def test_vectors_are_refused(unchecked):
+    model = unchecked(ncsn).NCSN(sigmas=(1.0, 0.1))
+    with pytest.raises(ValueError, match=r"NCSN takes images, .* found an x of shape \(1, 2\)"):
+        model.init(jax.random.key(0), jnp.zeros((1, 2)), jnp.ones(1))
