@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,13 @@ def run(name: str, description: str, experiment: Callable[[], tuple[Figure, dict
     parser = argparse.ArgumentParser(description=description.partition("\n")[0])
     parser.add_argument("--directory", type=Path, default=Path("runs/experiments"), help="where to write")
     directory = parser.parse_args().directory
-    directory.mkdir(parents=True, exist_ok=True)
-    figure, numbers = experiment()
-    viz.save_png(directory / f"{name}.png", viz.rendered(figure))
-    text = json.dumps(numbers, indent=2)
-    (directory / f"{name}.json").write_text(text + "\n")
-    print(f"{text}\nwritten: {directory / name}.png, {directory / name}.json")
+    picture, table = directory / f"{name}.png", directory / f"{name}.json"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        picture.touch()  # before the minutes of work that it is to hold
+        figure, numbers = experiment()
+        viz.save_png(picture, viz.rendered(figure))
+        table.write_text(json.dumps(numbers, indent=2) + "\n")
+    except OSError as error:
+        sys.exit(f"experiments.{name}: {directory} can't be written: {error}")
+    print(f"{table.read_text()}written: {picture}, {table}")

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
 from ncsn_jax.densities import (
     BoxUniform,
     GaussianMixture,
+    _mills_ratio,
     checkerboard,
     eight_gaussians,
     score_of,
@@ -117,7 +118,7 @@ def test_the_perturbed_box_is_the_convolution(sigma):
             def integrand(u):
                 return weight(u) * stats.norm.pdf(x, u, sigma) / 3
 
-            return integrate.quad(integrand, -1, 2, epsabs=0, epsrel=1e-8, points=[min(x, 2)])[0]
+            return integrate.quad(integrand, -1, 2, epsabs=0, epsrel=1e-6, points=[min(x, 2)])[0]
 
         value, slope = integral(lambda u: 1.0), integral(lambda u, x=x: (u - x) / sigma**2)
         point = jnp.array([x])
@@ -125,6 +126,12 @@ def test_the_perturbed_box_is_the_convolution(sigma):
         np.testing.assert_allclose(box.score(point, sigma), [slope / value], rtol=1e-4, atol=1e-4 / sigma)
         gradient = score_of(box.log_density)(point, sigma)
         np.testing.assert_allclose(box.score(point, sigma), gradient, rtol=2e-3, atol=1e-3 / sigma)
+
+
+def test_the_tail_of_a_gaussian_is_scipys():
+    t = np.linspace(-12, 60, 20_001).astype(np.float32)
+    expected = np.sqrt(np.pi / 2) * special.erfcx(np.float64(t) / np.sqrt(2))
+    np.testing.assert_allclose(_mills_ratio(jnp.asarray(t)), expected, rtol=5e-5)
 
 
 @pytest.mark.parametrize("side", [-1.0, 1.0])
