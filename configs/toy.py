@@ -27,7 +27,7 @@ def get_config(name: str = "two_gaussians"):
             data=Data(name=name),
             model=MlpModel(sigma_begin=sigma_begin, sigma_end=sigma_end, num_scales=10),
             training=Training(
-                num_steps=4000,
+                num_steps=3000,
                 batch_size=256,
                 learning_rate=5e-3,
                 schedule="cosine",
