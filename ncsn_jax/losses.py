@@ -122,7 +122,8 @@ def sliced_score_matching(
         a floating type.
 
     Reference:
-      Song, Garg, Shi & Ermon 2019 (arXiv:1905.07088), equations 7 and 8.
+      Song, Garg, Shi & Ermon 2019 (arXiv:1905.07088); the variance-reduced form is also Song & Ermon 2019
+      (arXiv:1907.05600), equation 3.
     """
     x = _floating(x)
     if num_projections < 1:
