@@ -50,7 +50,7 @@ def lowest_losses() -> dict[str, float]:
     """What bounds the losses with noise: −½E‖∇log p_σ‖².
 
     The digits with noise are a mixture of as many Gaussians. Of the moons it is the part of the eight
-    directions across their plane, where they are N(0, σ²); those in the plane add a hundredth.
+    directions across their plane, where they are N(0, σ²); those in the plane add a thousandth.
     """
     p = GaussianMixture(weights=jnp.ones(1797), means=all_digits(), stds=0.0)
     keys = jax.random.split(jax.random.key(3), 2_000)

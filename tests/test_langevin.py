@@ -13,23 +13,13 @@ from ncsn_jax import (
     langevin_dynamics,
     langevin_step,
 )
+from ncsn_jax.densities import two_gaussians
 
-MEANS = jnp.array([[5.0, 5.0], [-5.0, -5.0]])
-WEIGHTS = jnp.array([0.8, 0.2])
+MIXTURE = two_gaussians()
 NUM_CHAINS = 4096
 
 
-def mixture_score(x, sigma):
-    """The score of the mixture of two unit Gaussians, convolved with N(0, σ²I)."""
-
-    def log_density(x):
-        square = jnp.sum(jnp.square(x[None, :] - MEANS), axis=1)
-        return jax.nn.logsumexp(jnp.log(WEIGHTS) - square / (2 * (1 + sigma**2)))
-
-    return jax.grad(log_density)(x)
-
-
-def first_mode_share(x):
+def upper_mode_share(x):
     return float(np.mean(np.asarray(x).sum(axis=1) > 0))
 
 
@@ -49,19 +39,19 @@ def test_annealed_langevin_recovers_the_weights_of_separated_modes(keys, starts)
     @jax.jit
     @jax.vmap
     def sample(key, x):
-        return annealed_langevin_dynamics(key, mixture_score, x, sigmas, step_size=0.1, steps_per_scale=100)
+        return annealed_langevin_dynamics(key, MIXTURE.score, x, sigmas, step_size=0.1, steps_per_scale=100)
 
-    assert abs(first_mode_share(sample(keys, starts)) - 0.8) < 0.03
+    assert abs(upper_mode_share(sample(keys, starts)) - 0.8) < 0.03
 
 
 def test_plain_langevin_keeps_the_weights_of_the_start(keys, starts):
     @jax.jit
     @jax.vmap
     def sample(key, x):
-        score_fn = functools.partial(mixture_score, sigma=0.0)
+        score_fn = functools.partial(MIXTURE.score, sigma=0.0)
         return langevin_dynamics(key, score_fn, x, step_size=0.1, num_steps=1000)
 
-    share = first_mode_share(sample(keys, starts))
+    share = upper_mode_share(sample(keys, starts))
     assert abs(share - 0.8) > 0.2
     # The start is symmetric; the basin of the heavier mode reaches a little over the middle.
     assert abs(share - 0.5) < 0.1
@@ -111,20 +101,20 @@ def test_annealing_is_langevin_dynamics_level_by_level():
     key, x = jax.random.key(4), jnp.array([3.0, -1.0])
     sigmas = geometric_sigmas(4.0, 0.5, 3)
     options = dict(step_size=0.01, steps_per_scale=7)
-    annealed = annealed_langevin_dynamics(key, mixture_score, x, sigmas, **options)
+    annealed = annealed_langevin_dynamics(key, MIXTURE.score, x, sigmas, **options)
     for i, sigma in enumerate(sigmas):
         x = langevin_dynamics(
             jax.random.fold_in(key, i),
-            functools.partial(mixture_score, sigma=sigma),
+            functools.partial(MIXTURE.score, sigma=sigma),
             x,
             step_size=0.01 * float(sigma / sigmas[-1]) ** 2,
             num_steps=7,
         )
     np.testing.assert_allclose(annealed, x, rtol=1e-5)
     final = annealed_langevin_dynamics(
-        key, mixture_score, jnp.array([3.0, -1.0]), sigmas, denoise=True, **options
+        key, MIXTURE.score, jnp.array([3.0, -1.0]), sigmas, denoise=True, **options
     )
-    np.testing.assert_allclose(final, x + 0.25 * mixture_score(x, 0.5), rtol=1e-5)
+    np.testing.assert_allclose(final, x + 0.25 * MIXTURE.score(x, 0.5), rtol=1e-5)
 
 
 def test_denoising_gives_the_mean_of_the_clean_data():
@@ -146,7 +136,7 @@ def test_a_chain_depends_on_its_key_alone(keys, starts):
     sigmas = geometric_sigmas(4.0, 0.5, 3)
 
     def sample(key, x):
-        return annealed_langevin_dynamics(key, mixture_score, x, sigmas, step_size=0.01, steps_per_scale=20)
+        return annealed_langevin_dynamics(key, MIXTURE.score, x, sigmas, step_size=0.01, steps_per_scale=20)
 
     together = jax.jit(jax.vmap(sample))(keys[:64], starts[:64])
     seven = jax.jit(jax.vmap(sample))(keys[10:17], starts[10:17])
