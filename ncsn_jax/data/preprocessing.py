@@ -1,4 +1,4 @@
-"""From stored pixels to the network's examples, on the device and for a single example."""
+"""From stored pixels to the network's images, on the device and for a single example."""
 
 import jax
 import jax.numpy as jnp
