@@ -9,19 +9,23 @@ from ncsn_jax.losses import (
     ncsn_loss,
     sliced_score_matching,
 )
-from ncsn_jax.models import MLP, NCSN, as_score_fn
+from ncsn_jax.models import MLP, NCSN, NCSNv2, as_score_fn
 from ncsn_jax.noise import geometric_sigmas
+from ncsn_jax.restoration import inpaint, interpolate
 
 __all__ = [
     "MLP",
     "NCSN",
     "GaussianMixture",
+    "NCSNv2",
     "annealed_langevin_dynamics",
     "as_score_fn",
     "denoising_score_matching",
     "explicit_score_matching",
     "geometric_sigmas",
     "implicit_score_matching",
+    "inpaint",
+    "interpolate",
     "langevin_dynamics",
     "langevin_step",
     "ncsn_loss",

@@ -38,6 +38,18 @@ def langevin_step(
       Song & Ermon 2019 (arXiv:1907.05600), equation 4, with α for their ε/2.
     """
     noise = jax.random.normal(key, x.shape, x.dtype)
+    return langevin_update(noise, score, x, step_size, temperature=temperature)
+
+
+def langevin_update(
+    noise: Float[Array, "*event"],
+    score: Float[Array, "*event"],
+    x: Float[Array, "*event"],
+    step_size: Scalar,
+    *,
+    temperature: Scalar = 1.0,
+) -> Float[Array, "*event"]:
+    """`langevin_step` with the given noise z."""
     return x + step_size * score + jnp.sqrt(2.0 * step_size * temperature) * noise
 
 
@@ -67,11 +79,10 @@ def langevin_dynamics(
       Song & Ermon 2019 (arXiv:1907.05600), equation 4.
     """
 
-    def step(x, t):
-        step_key = jax.random.fold_in(key, t)
-        return langevin_step(step_key, score_fn(x), x, step_size, temperature=temperature), None
+    def update(key, x):
+        return langevin_step(key, score_fn(x), x, step_size, temperature=temperature)
 
-    return jax.lax.scan(step, x, jnp.arange(num_steps))[0]
+    return _repeat(key, update, x, num_steps)
 
 
 def annealed_langevin_dynamics(
@@ -109,20 +120,50 @@ def annealed_langevin_dynamics(
       (arXiv:2009.05475).
     """
 
+    def update(key, x, sigma, alpha):
+        return langevin_step(key, score_fn(x, sigma), x, alpha, temperature=temperature)
+
+    x = anneal(key, update, x, sigmas, step_size=step_size, steps_per_scale=steps_per_scale)
+    return denoised(score_fn, x, sigmas[-1]) if denoise else x
+
+
+def anneal(
+    key: PRNGKey,
+    update: Callable[..., Float[Array, "*event"]],
+    x: Float[Array, "*event"],
+    sigmas: Float[Array, " num_scales"],
+    *,
+    step_size: Scalar,
+    steps_per_scale: int,
+) -> Float[Array, "*event"]:
+    """Repeats an update at every noise level in turn: what every annealed sampler does.
+
+    Args:
+      key: the chain's key; step t of level i gets its `fold_in(i)`'s `fold_in(t)`.
+      update: from (key, x, σᵢ, αᵢ) to the next x, with αᵢ = ε σᵢ²/σ_L².
+      x: the first state, shape `(*event,)`.
+      sigmas: the noise levels, descending, shape `(num_scales,)`.
+      step_size: ε, the step size of the last level, in squared units of x.
+      steps_per_scale: T, the number of updates at each level.
+
+    Returns:
+      The state after the last update, shape `(*event,)`.
+    """
+
     def level(x, index_and_sigma):
         index, sigma = index_and_sigma
-        x = langevin_dynamics(
-            jax.random.fold_in(key, index),
-            lambda x: score_fn(x, sigma),
-            x,
-            step_size=level_step_size(step_size, sigma, sigmas),
-            num_steps=steps_per_scale,
-            temperature=temperature,
-        )
-        return x, None
+        alpha = level_step_size(step_size, sigma, sigmas)
+        level_key = jax.random.fold_in(key, index)
+        return _repeat(level_key, lambda key, x: update(key, x, sigma, alpha), x, steps_per_scale), None
 
-    x, _ = jax.lax.scan(level, x, (jnp.arange(len(sigmas)), sigmas))
-    return denoised(score_fn, x, sigmas[-1]) if denoise else x
+    return jax.lax.scan(level, x, (jnp.arange(len(sigmas)), sigmas))[0]
+
+
+def _repeat(key, update, x, num_steps):
+    def step(x, t):
+        return update(jax.random.fold_in(key, t), x), None
+
+    return jax.lax.scan(step, x, jnp.arange(num_steps))[0]
 
 
 def level_step_size(

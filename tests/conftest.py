@@ -1,5 +1,6 @@
 """Four fake CPU devices, shapes and dtypes checked at every call, and no implicit rank promotion."""
 
+import functools
 import importlib.util
 import os
 from pathlib import Path
@@ -31,11 +32,22 @@ def data_dir(tmp_path_factory) -> str:
     return str(tmp_path_factory.mktemp("tfds"))
 
 
+@functools.cache
+def load_fixture(name: str) -> dict[str, np.ndarray]:
+    with np.load(Path(__file__).parent / "fixtures" / name) as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="session")
+def fixture():
+    """Loads a file of `tests/fixtures`: numbers of the official PyTorch code, by name."""
+    return load_fixture
+
+
 @pytest.fixture(scope="session")
 def official() -> dict[str, np.ndarray]:
     """Weights, inputs and outputs of the official PyTorch NCSN with 8 filters, on 28×28×1 images."""
-    with np.load(Path(__file__).parent / "fixtures" / "ncsn_28x1_ngf8.npz") as file:
-        return dict(file)
+    return load_fixture("ncsn_28x1_ngf8.npz")
 
 
 @pytest.fixture(scope="session")

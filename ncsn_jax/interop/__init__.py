@@ -1,1 +1,5 @@
-"""Reading what the official PyTorch code wrote, without PyTorch."""
+"""Reading what the official PyTorch code wrote, and writing what it reads, without PyTorch."""
+
+from ncsn_jax.interop.torch_networks import from_torch, to_torch
+
+__all__ = ["from_torch", "to_torch"]

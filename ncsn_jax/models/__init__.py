@@ -2,6 +2,7 @@
 
 from ncsn_jax.models.mlp import MLP
 from ncsn_jax.models.ncsn import NCSN
+from ncsn_jax.models.ncsnv2 import NCSNv2
 from ncsn_jax.models.score_fn import as_score_fn
 
-__all__ = ["MLP", "NCSN", "as_score_fn"]
+__all__ = ["MLP", "NCSN", "NCSNv2", "as_score_fn"]

@@ -2,7 +2,8 @@
 
 All of them are batched, channels last: `(batch, height, width, channels)`. Names of submodules follow the
 official PyTorch modules, so that a checkpoint's names map to paths of the parameter tree one to one
-(`ncsn_jax.interop`). A `norm` makes a normalisation: `norm(name=...)(x, level)`.
+(`ncsn_jax.interop`). A `norm` makes a normalisation: `norm(name=...)(x, level)`, where the level is None in a
+network that has no levels.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +17,13 @@ from jaxtyping import Float, Int
 
 Images = Float[Array, "batch _height _width _channels"]
 """Images or features of any size: a name with an underscore may differ between arguments and result."""
-Levels = Int[Array, " batch"]
+Levels = Int[Array, " batch"] | None
+Pool = Callable[[Array], Array]
 Norm = Callable[..., Any]
 Activation = Callable[[Array], Array]
+
+EPSILON = 1e-5
+"""ε, what every normalisation adds to a variance."""
 
 
 def conv(
@@ -47,13 +52,17 @@ def conv(
     )(x)
 
 
-def average_pool5(x: Images) -> Images:
-    """The 5×5 mean of every pixel's neighbourhood, padding zeros counted.
+# Both windows are separable: first the columns of a window, then its rows, at two fifths of the cost.
 
-    A mean over rows and then over columns: the same numbers as one 5×5 window, at two fifths of its cost.
-    """
-    rows = nn.avg_pool(x, (5, 1), padding="SAME")
-    return nn.avg_pool(rows, (1, 5), padding="SAME")
+
+def average_pool5(x: Images) -> Images:
+    """The mean of every pixel's 5×5 neighbourhood, padding zeros counted."""
+    return nn.avg_pool(nn.avg_pool(x, (5, 1), padding="SAME"), (1, 5), padding="SAME")
+
+
+def max_pool5(x: Images) -> Images:
+    """The maximum of every pixel's 5×5 neighbourhood."""
+    return nn.max_pool(nn.max_pool(x, (5, 1), padding="SAME"), (1, 5), padding="SAME")
 
 
 def resize_bilinear(x: Images, height: int, width: int) -> Images:
@@ -72,37 +81,103 @@ def resize_bilinear(x: Images, height: int, width: int) -> Images:
     return jax.image.scale_and_translate(x, shape, (1, 2), scales, translation, "linear", antialias=False)
 
 
-class ConditionalInstanceNormPlus(nn.Module):
-    """Conditional InstanceNorm++: instance normalisation that keeps what the channel means say.
+def instance_norm(x: Images) -> Images:
+    """Every channel of every image with mean 0 and variance 1 over its pixels."""
+    mean = jnp.mean(x, axis=(1, 2), keepdims=True)
+    variance = jnp.var(x, axis=(1, 2), keepdims=True)
+    return (x - mean) * jax.lax.rsqrt(variance + EPSILON)
 
-    With μ and q the mean and variance over the pixels of each channel, and t = (μ − E[μ]) / √(Var[μ] + ε)
-    over the channels (the unbiased variance), it computes γ·((x − μ)/√(q + ε) + α·t) + β, where γ, α and β
-    are learned for every noise level.
+
+def instance_norm_plus(x: Images, gamma: Array, alpha: Array, beta: Array) -> Images:
+    """InstanceNorm++: instance normalisation that keeps what the channel means say.
+
+    With μ the mean of each channel over its pixels, and t = (μ − E[μ]) / √(Var[μ] + ε) over the channels (the
+    unbiased variance), it computes γ·(instance_norm(x) + α·t) + β.
+
+    Args:
+      x: the features.
+      gamma: γ, α and β broadcast against x.
+      alpha: α.
+      beta: β.
 
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), appendix A.1.
     """
+    mean = jnp.mean(x, axis=(1, 2), keepdims=True)
+    mean_of_means = jnp.mean(mean, axis=-1, keepdims=True)
+    variance_of_means = jnp.var(mean, axis=-1, keepdims=True, ddof=1)
+    shift = (mean - mean_of_means) * jax.lax.rsqrt(variance_of_means + EPSILON)
+    return gamma * (instance_norm(x) + alpha * shift) + beta
+
+
+def near_one(key, shape, dtype=jnp.float32):
+    """The initial scales of the normalisations, N(1, 0.02²)."""
+    return 1.0 + 0.02 * jax.random.normal(key, shape, dtype)
+
+
+class InstanceNormPlus(nn.Module):
+    """`instance_norm_plus` with learned γ, α and β, the same at every noise level."""
+
+    @nn.compact
+    def __call__(self, x: Images, level: Levels = None) -> Images:
+        channels = (x.shape[-1],)
+        alpha = self.param("alpha", near_one, channels)
+        gamma = self.param("gamma", near_one, channels)
+        beta = self.param("beta", nn.initializers.zeros, channels)
+        return instance_norm_plus(x, *(jnp.asarray(v)[None, None, None] for v in (gamma, alpha, beta)))
+
+
+class ConditionalInstanceNormPlus(nn.Module):
+    """`instance_norm_plus` with γ, α and β learned for every noise level."""
 
     num_levels: int
-    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: Images, level: Levels) -> Images:
         channels = x.shape[-1]
 
         def init(key, shape, dtype=jnp.float32):
-            scale = 1.0 + 0.02 * jax.random.normal(key, (shape[0], 2 * channels), dtype)
+            scale = near_one(key, (shape[0], 2 * channels), dtype)
             return jnp.concatenate([scale, jnp.zeros((shape[0], channels), dtype)], axis=1)
 
         table = nn.Embed(self.num_levels, 3 * channels, embedding_init=init, name="embed")
-        gamma, alpha, beta = jnp.split(table(level)[:, None, None, :], 3, axis=-1)
-        mean = jnp.mean(x, axis=(1, 2), keepdims=True)
-        variance = jnp.var(x, axis=(1, 2), keepdims=True)
-        mean_of_means = jnp.mean(mean, axis=-1, keepdims=True)
-        variance_of_means = jnp.var(mean, axis=-1, keepdims=True, ddof=1)
-        shift = (mean - mean_of_means) * jax.lax.rsqrt(variance_of_means + self.epsilon)
-        normalized = (x - mean) * jax.lax.rsqrt(variance + self.epsilon)
-        return gamma * (normalized + alpha * shift) + beta
+        return instance_norm_plus(x, *jnp.split(table(level)[:, None, None, :], 3, axis=-1))
+
+
+class ConditionalInstanceNorm(nn.Module):
+    """γ·instance_norm(x) + β with γ and β learned for every noise level (Dumoulin et al. 2017).
+
+    The normalisation of the official `CondRefineNetDeeperDilated`.
+    """
+
+    num_levels: int
+
+    @nn.compact
+    def __call__(self, x: Images, level: Levels) -> Images:
+        channels = x.shape[-1]
+
+        def init(key, shape, dtype=jnp.float32):
+            scale = jax.random.uniform(key, (shape[0], channels), dtype)
+            return jnp.concatenate([scale, jnp.zeros_like(scale)], axis=1)
+
+        table = nn.Embed(self.num_levels, 2 * channels, embedding_init=init, name="embed")
+        gamma, beta = jnp.split(table(level)[:, None, None, :], 2, axis=-1)
+        return gamma * instance_norm(x) + beta
+
+
+class VarianceNorm(nn.Module):
+    """α·x/√(Var[x] + ε) over the pixels of each channel (the unbiased variance): an option of NCSNv2."""
+
+    @nn.compact
+    def __call__(self, x: Images, level: Levels = None) -> Images:
+        alpha = self.param("alpha", near_one, (x.shape[-1],))
+        variance = jnp.var(x, axis=(1, 2), keepdims=True, ddof=1)
+        return alpha[None, None, None] * x * jax.lax.rsqrt(variance + EPSILON)
+
+
+def no_norm(name: str) -> Callable[[Images, Levels], Images]:
+    """The `norm` of blocks that have none."""
+    return lambda x, level: x
 
 
 class MeanPoolConv(nn.Module):
@@ -172,13 +247,14 @@ class CRPBlock(nn.Module):
 
     norm: Norm
     act: Activation
+    pool: Pool
 
     @nn.compact
     def __call__(self, x: Images, level: Levels) -> Images:
         x = self.act(x)
         path = x
         for stage in (0, 1):
-            path = average_pool5(self.norm(name=f"norms_{stage}")(path, level))
+            path = self.pool(self.norm(name=f"norms_{stage}")(path, level))
             path = conv(path, x.shape[-1], use_bias=False, name=f"convs_{stage}")
             x = x + path
         return x
@@ -210,6 +286,7 @@ class RefineBlock(nn.Module):
     features: int
     norm: Norm
     act: Activation
+    pool: Pool
     num_output_blocks: int
 
     @nn.compact
@@ -222,5 +299,5 @@ class RefineBlock(nn.Module):
             (x,) = adapted
         else:
             x = MSFBlock(self.features, norm, name="msf")(adapted, level)
-        x = CRPBlock(norm, act, name="crp")(x, level)
+        x = CRPBlock(norm, act, self.pool, name="crp")(x, level)
         return RCUBlock(norm, act, self.num_output_blocks, name="output_convs")(x, level)

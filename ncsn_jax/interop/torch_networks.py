@@ -1,0 +1,173 @@
+"""From the state dict of an official PyTorch network to a network of this package, and back."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+from ncsn_jax.interop.torch_names import Tensors, params_from_torch, params_to_torch, torch_name
+from ncsn_jax.models import NCSN, NCSNv2
+from ncsn_jax.models.layers import ConditionalInstanceNorm, VarianceNorm
+from ncsn_jax.noise import geometric_sigmas
+
+PREFIX = "module."
+"""What `torch.nn.DataParallel` puts before every name."""
+
+
+def from_torch(
+    state_dict: Tensors, *, sigmas: Sequence[float] | np.ndarray | jax.Array | None = None, **fields: Any
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A network with the weights of an official one, recognised by its tensors' names and shapes.
+
+    It knows `CondRefineNetDilated`, `CondRefineNetDeeperDilated`, and of the second repository `NCSN`,
+    `NCSNdeeper`, `NCSNv2`, `NCSNv2Deeper` and `NCSNv2Deepest`, of any width, saved by a `DataParallel` or
+    not; also the shadow parameters of the moving average.
+
+    Args:
+      state_dict: the tensors by name, as in `load_torch_checkpoint(path)[0]`.
+      sigmas: the noise levels, descending; None takes the state dict's `sigmas`, or else, for an `NCSN`, the
+        geometric ones from 1 to 0.01 of the NCSN repository.
+      **fields: of the network, what its tensors can't tell: `act`, and `rescaled` (for images in [−1, 1] or
+        after a logit transform).
+
+    Returns:
+      The network and its variables: `params`, of the dtypes found, and, where there are any, `buffers`: the
+      levels, which an `NCSNv2` has no field for, as `sigmas`.
+
+    Raises:
+      ValueError: if it is no state dict of such a network; the message names the first entries that are
+        missing, unknown or of another shape.
+
+    Reference:
+      https://github.com/ermongroup/ncsn and https://github.com/ermongroup/ncsnv2 (the classes named above).
+    """
+    if not isinstance(state_dict, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, np.ndarray) for name, tensor in state_dict.items()
+    ):
+        raise ValueError(
+            f"from_torch takes a state dict (arrays by name), found a {type(state_dict).__name__}; an "
+            "official checkpoint is a list, and its first element the state dict"
+        )
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in state_dict.items()}
+    levels = tensors.pop("sigmas", None)
+    if sigmas is not None:
+        levels = np.asarray(sigmas, np.float32)
+    model = _network(tensors, levels, fields)
+    _check_shapes(model, tensors)
+    buffers: dict[str, Any] = {} if levels is None else {"sigmas": levels}
+    if any(name.startswith(PREFIX) for name in state_dict):
+        buffers = {PREFIX[:-1]: buffers}
+    variables = {"params": params_from_torch(tensors)}
+    return model, variables | ({"buffers": buffers} if buffers else {})
+
+
+def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The state dict of a network under the official names, in the official order: `from_torch` backwards.
+
+    `to_torch(*from_torch(d))` has exactly d's names and values. To use it with PyTorch:
+
+        torch.save({name: torch.tensor(value) for name, value in state_dict.items()}, path)
+
+    A network that was trained here has no `buffers`. The official `NCSNv2` classes, and `NCSN` of their
+    repository, want their levels: add `{"sigmas": np.asarray(sigmas, np.float32)}`.
+
+    Args:
+      model: an `NCSN` or `NCSNv2`.
+      variables: its variables, `{"params": ...}`.
+
+    Returns:
+      Arrays by name.
+
+    Raises:
+      ValueError: if it is another network.
+    """
+    if not isinstance(model, NCSN | NCSNv2):
+        raise ValueError(f"only NCSN and NCSNv2 have official names, found {type(model).__name__}")
+    buffers = variables.get("buffers", {})
+    prefix = PREFIX if PREFIX[:-1] in buffers else ""
+    tensors = {name: np.asarray(value) for name, value in buffers.get(PREFIX[:-1], buffers).items()}
+    tensors |= params_to_torch(variables["params"])
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def levels_of(variables: Mapping[str, Any]) -> tuple[float, ...] | None:
+    """The noise levels that the state dict of `from_torch` had, if it had any."""
+    buffers = variables.get("buffers", {})
+    levels = buffers.get(PREFIX[:-1], buffers).get("sigmas")
+    return None if levels is None else tuple(map(float, levels))
+
+
+def _network(tensors: Tensors, levels: np.ndarray | None, fields: Mapping[str, Any]) -> nn.Module:
+    """The module of the state dict's names; `_check_shapes` tells whether it fits."""
+    first = tensors.get("begin_conv.weight")
+    if first is None or first.ndim != 4:
+        raise ValueError(
+            "no state dict of an NCSN or NCSNv2: it has no begin_conv.weight of four axes, but "
+            f"{_some(tensors)}"
+        )
+    stages = {name.split(".")[0] for name in tensors}
+    fields = {
+        "num_filters": first.shape[0],
+        "depth": 6 if "res31" in stages else 5 if "res5" in stages else 4,
+        **fields,
+    }
+    table = tensors.get("normalizer.embed.weight")
+    if levels is not None and (levels.ndim != 1 or not np.all(levels > 0)):
+        raise ValueError(f"sigmas must be a row of positive noise levels, found the shape {levels.shape}")
+    if table is None:
+        if "normalizer.gamma" not in tensors:
+            fields = {"norm": VarianceNorm, **fields}
+        return NCSNv2(**fields)
+    if table.ndim != 2:
+        raise ValueError(f"normalizer.embed.weight must be (levels, 3·filters), found {table.shape}")
+    if levels is None:
+        levels = np.asarray(geometric_sigmas(1.0, 0.01, table.shape[0]))
+    if len(levels) != table.shape[0]:
+        raise ValueError(f"the network has {table.shape[0]} noise levels, found {len(levels)} sigmas")
+    if table.shape[1] == 2 * first.shape[0]:
+        fields = {"norm": ConditionalInstanceNorm, **fields}
+    return NCSN(sigmas=tuple(map(float, levels)), **fields)
+
+
+def _check_shapes(model: nn.Module, tensors: Tensors) -> None:
+    """Holds the tensors to the network's parameters, by name and shape."""
+    channels = tensors["begin_conv.weight"].shape[1]
+    image = jax.ShapeDtypeStruct((1, 16, 16, channels), jnp.float32)
+    try:
+        params = jax.eval_shape(model.init, jax.random.key(0), image, jnp.ones(1))["params"]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"no such network can be built: {' '.join(str(error).split())[:200]}") from None
+    shapes: dict[Any, Any] = traverse_util.flatten_dict(jax.tree.map(lambda leaf: leaf.shape, params))
+    expected = {
+        torch_name(path): shape[:-3:-1] + shape[:-2] if path[-1] == "kernel" else shape
+        for path, shape in shapes.items()
+    }
+    network = f"{type(model).__name__} with depth={model.depth} and num_filters={model.num_filters}"  # pyright: ignore[reportAttributeAccessIssue]
+    for problem, names in (
+        ("lacks", [name for name in expected if name not in tensors]),
+        ("doesn't know", [name for name in tensors if name not in expected]),
+        (
+            "has another shape for",
+            [
+                f"{name}: {expected[name]}, not {tensors[name].shape}"
+                for name in expected
+                if name in tensors and tensors[name].shape != expected[name]
+            ],
+        ),
+        (
+            "wants floating numbers for",
+            [name for name, tensor in tensors.items() if not jnp.issubdtype(tensor.dtype, jnp.floating)],
+        ),
+    ):
+        if names:
+            raise ValueError(f"the state dict looks like an {network}, which {problem} {_some(names)}")
+
+
+def _some(names) -> str:
+    """The first of the names, in one short line."""
+    names = [str(name)[:80] for name in names]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "no entries"

@@ -1,0 +1,64 @@
+"""NCSNv2, the score network of 2020: an unconditional RefineNet whose output is divided by σ."""
+
+from collections.abc import Callable
+
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Float
+
+from ncsn_jax.models.layers import Activation, InstanceNormPlus, max_pool5, no_norm
+from ncsn_jax.models.refinenet import refinenet
+
+
+class NCSNv2(nn.Module):
+    """The score network s(x, σ) = f(x)/σ for images and any σ > 0, exactly the official one.
+
+    f doesn't see σ: it finds the noise in the image. The official classes are `NCSNv2` (`depth=4`),
+    `NCSNv2Deeper` (5) and `NCSNv2Deepest` (6).
+
+    Attributes:
+      num_filters: the channels of the first stage (ngf); the deeper ones have more. At least 2.
+      depth: the number of stages, 4, 5 or 6.
+      norm: the normalisation in the stages, made as `norm(name=...)`; the refine chain has none.
+      act: the activation.
+      rescaled: whether images already lie in [−1, 1]; otherwise [0, 1] is mapped there first.
+
+    Reference:
+      Song & Ermon 2020 (arXiv:2006.09011), appendix A.
+    """
+
+    num_filters: int = 128
+    depth: int = 4
+    norm: Callable[..., nn.Module] = InstanceNormPlus
+    act: Activation = nn.elu
+    rescaled: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"], sigma: Float[Array, " batch"]
+    ) -> Float[Array, "batch height width channels"]:
+        """The scores of a batch of images.
+
+        Args:
+          x: perturbed images, `(batch, height, width, channels)`; height and width are halved `depth − 3`
+            times.
+          sigma: the noise level of each image, `(batch,)`.
+
+        Returns:
+          Scores of the shape of x.
+
+        Raises:
+          ValueError: if x is no batch of images, can't be halved so often, or the depth is unknown.
+        """
+        f = refinenet(
+            x,
+            None,
+            depth=self.depth,
+            num_filters=self.num_filters,
+            norm=self.norm,
+            refine_norm=no_norm,
+            pool=max_pool5,
+            act=self.act,
+            rescaled=self.rescaled,
+        )
+        return f / sigma[:, None, None, None]

@@ -1,0 +1,137 @@
+"""State dicts of the official networks, to and from this package's."""
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from ncsn_jax import MLP, NCSN, NCSNv2, geometric_sigmas
+from ncsn_jax.interop import from_torch, to_torch
+from ncsn_jax.models.layers import ConditionalInstanceNorm, VarianceNorm
+
+
+@pytest.fixture(params=["ncsn_28x1_ngf8.npz", "ncsnv2_32x3_ngf8_L12.npz"])
+def state_dict(request, fixture):
+    numbers = fixture(request.param)
+    return {str(name): numbers[name] for name in numbers["state_dict_names"]}
+
+
+def assert_same(a, b):
+    assert list(a) == list(b)
+    for name in a:
+        assert a[name].dtype == b[name].dtype
+        assert a[name].tobytes() == b[name].tobytes()
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_there_and_back(state_dict, prefix, dtype):
+    state_dict = {prefix + name: value.astype(dtype) for name, value in state_dict.items()}
+    assert_same(to_torch(*from_torch(state_dict)), state_dict)
+
+
+def test_a_prefixed_network_computes_the_same(state_dict):
+    channels = state_dict["begin_conv.weight"].shape[1]
+    x = jax.random.uniform(jax.random.key(0), (1, 8, 8, channels))
+    plain, prefixed = (
+        from_torch({prefix + name: value for name, value in state_dict.items()}) for prefix in ("", "module.")
+    )
+    outs = [model.apply(variables, x, jnp.ones(1)) for model, variables in (plain, prefixed)]
+    np.testing.assert_array_equal(*outs)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        NCSN((1.0, 0.1, 0.01), 2),
+        NCSN((1.0, 0.1, 0.01), 2, depth=5),
+        NCSN((1.0, 0.1, 0.01), 3, depth=5, norm=ConditionalInstanceNorm),
+        NCSNv2(2),
+        NCSNv2(4, depth=5),
+        NCSNv2(2, depth=6),
+        NCSNv2(2, norm=VarianceNorm),
+        NCSNv2(2, act=nn.relu, rescaled=True),
+    ],
+    ids=repr,
+)
+def test_networks_are_recognised(model):
+    x = jnp.zeros((1, 8, 8, 2))
+    variables = jax.eval_shape(model.init, jax.random.key(0), x, jnp.ones(1))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), variables)
+    state_dict = to_torch(model, variables)
+    fields = {"act": model.act, "rescaled": model.rescaled}
+    found, again = from_torch(state_dict, **fields)
+    if isinstance(model, NCSN):
+        assert found.sigmas == tuple(geometric_sigmas(1.0, 0.01, 3).tolist())
+        found = found.copy(sigmas=model.sigmas)
+    assert found == model
+    jax.tree.map(np.testing.assert_array_equal, again, variables)
+
+
+def test_names_come_in_the_official_order(fixture):
+    for name in ("ncsn_28x1_ngf8.npz", "ncsnv2_32x3_ngf8_L12.npz"):
+        numbers = fixture(name)
+        state_dict = {name: numbers[name] for name in sorted(numbers["state_dict_names"])}
+        assert list(to_torch(*from_torch(state_dict))) == numbers["state_dict_names"].tolist()
+
+
+def test_levels_are_the_arguments_then_the_entry_then_the_official_ones(state_dict):
+    if "sigmas" in state_dict:
+        _, variables = from_torch(state_dict)
+        np.testing.assert_array_equal(variables["buffers"]["sigmas"], state_dict["sigmas"])
+        shadow = {name: value for name, value in state_dict.items() if name != "sigmas"}
+        assert "buffers" not in from_torch(shadow)[1]
+        _, variables = from_torch(shadow, sigmas=[2.0, 1.0])
+        assert variables["buffers"]["sigmas"].tolist() == [2.0, 1.0]
+    else:
+        assert from_torch(state_dict)[0].sigmas == tuple(geometric_sigmas(1.0, 0.01, 10).tolist())
+        levels = np.linspace(2.0, 0.1, 10, dtype=np.float32)
+        assert from_torch(state_dict, sigmas=levels)[0].sigmas == tuple(levels.tolist())
+        assert from_torch(state_dict | {"sigmas": levels})[0].sigmas == tuple(levels.tolist())
+        with pytest.raises(ValueError, match="has 10 noise levels, found 2 sigmas"):
+            from_torch(state_dict, sigmas=[1.0, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("res3.0.conv1.bias"), r"lacks res3\.0\.conv1\.bias$"),
+        (lambda d: d.update(foo=np.zeros(1)), "doesn't know foo$"),
+        (
+            lambda d: d.update({"end_conv.bias": np.zeros(9)}),
+            r"shape for end_conv\.bias: \(.,\), not \(9,\)$",
+        ),
+        (lambda d: d.update({"begin_conv.bias": np.zeros(8, int)}), "floating numbers for begin_conv.bias"),
+        (lambda d: d.pop("begin_conv.weight"), "no begin_conv.weight of four axes, but "),
+        (lambda d: d.update({"begin_conv.weight": np.zeros(3)}), "no begin_conv.weight of four axes, but "),
+        (lambda d: d.clear(), "but no entries$"),
+        (lambda d: d.update({"end_conv.bias": [0.0]}), r"\(arrays by name\), found a dict"),
+        (lambda d: d.update({7: np.zeros(1)}), r"\(arrays by name\), found a dict"),
+        (lambda d: d.update({"sigmas": np.zeros(3)}), "row of positive noise levels"),
+        (lambda d: d.update({"res5.0.conv1.bias": np.zeros(8)}), "depth=5 .* lacks "),
+        (
+            lambda d: d.update({"begin_conv.weight": np.broadcast_to(np.float32(0), (10**9, 3, 3, 3))}),
+            "num_filters=1000000000, which has another shape for",
+        ),
+    ],
+)
+def test_other_state_dicts_are_refused_in_one_line(state_dict, change, message, unchecked):
+    from ncsn_jax.interop import torch_networks
+
+    change(state_dict)
+    with pytest.raises(ValueError, match=message) as error:
+        unchecked(torch_networks).from_torch(state_dict)
+    assert len(str(error.value)) < 600
+    assert "\n" not in str(error.value)
+
+
+def test_a_list_and_another_network_are_refused(state_dict, unchecked):
+    from ncsn_jax.interop import torch_networks
+
+    with pytest.raises(ValueError, match="found a list; an official checkpoint is a list"):
+        unchecked(torch_networks).from_torch([state_dict])
+    with pytest.raises(ValueError, match=r"only NCSN and NCSNv2 .* found MLP"):
+        to_torch(MLP(), {"params": {}})

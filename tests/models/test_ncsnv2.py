@@ -1,0 +1,42 @@
+"""What is NCSNv2's own; test_official.py holds it to the official network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ncsn_jax import NCSNv2
+from ncsn_jax.models import refinenet
+
+
+def test_it_takes_any_sigma():
+    model = NCSNv2(num_filters=2)
+    x = jax.random.uniform(jax.random.key(0), (3, 8, 8, 1))
+    variables = model.init(jax.random.key(1), x, jnp.ones(3))
+    sigma = jnp.array([0.003, 1.0, 77.7])
+    out = jax.jit(model.apply)(variables, x, sigma)
+    np.testing.assert_allclose(
+        out * sigma[:, None, None, None], model.apply(variables, x, jnp.ones(3)), rtol=1e-3, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("depth", "halvings"), [(4, 1), (5, 2), (6, 3)])
+def test_depth_is_the_number_of_stages(depth, halvings):
+    """Every stage is of use: the chain reads each of them once, and its own last output."""
+    stages, chain = refinenet.STAGES[depth], refinenet.CHAIN[depth]
+    assert len(stages) == len(chain) == depth
+    assert sum(stage.down and stage.dilation == 1 for stage in stages) == halvings
+    inputs = [name for refine in chain for name in refine.inputs]
+    assert sorted(inputs) == sorted([s.name for s in stages] + [refine.name for refine in chain[:-1]])
+    size = 2**halvings
+    image = jax.ShapeDtypeStruct((1, 3 * size, size, 1), "float32")
+    out, _ = jax.eval_shape(NCSNv2(4, depth).init_with_output, jax.random.key(0), image, jnp.ones(1))
+    assert out.shape == image.shape
+    odd = jax.ShapeDtypeStruct((1, size // 2, size, 1), "float32")
+    with pytest.raises(ValueError, match="must be even there"):
+        jax.eval_shape(NCSNv2(4, depth).init, jax.random.key(0), odd, jnp.ones(1))
+
+
+def test_other_depths_are_refused(unchecked):
+    with pytest.raises(ValueError, match=r"depth must be one of 4, 5, 6 .* found 7"):
+        jax.eval_shape(NCSNv2(4, 7).init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.ones(1))
