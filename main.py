@@ -3,19 +3,24 @@
     python main.py                                   trains configs/digits.py in runs/digits, and samples
     python main.py --config configs/mnist.py:small --workdir DIR --config.training.batch_size=64
     python main.py --mode sample --workdir DIR --num_samples 1000
+    python main.py --mode import --checkpoint FILE.pth --workdir DIR
+    python main.py --mode suggest_noise --config configs/digits.py
 
-A run is its workdir: the same command again goes on where it stopped, and --mode sample needs no --config.
+A run is its workdir: the same command again goes on where it stopped. Where DIR holds a run, --workdir DIR
+stands for its config, too: --config may be left out.
 """
 
+import importlib
 import sys
 from pathlib import Path
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ncsn_jax import config, data, sampling, training
+from ncsn_jax import config, data, sampling, suggest_noise, training
 from ncsn_jax.errors import UserError
 from ncsn_jax.models import as_score_fn
+from ncsn_jax.training import importing
 from ncsn_jax.training.workdir import load_run
 
 DEFAULT_CONFIG = "configs/digits.py"
@@ -27,9 +32,12 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
     """The values of the flags; `SystemExit` after --help."""
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Prints this and exits.", flag_values=values)
-    flags.DEFINE_enum("mode", "train", ["train", "sample"], "What to do.", flag_values=values)
+    flags.DEFINE_enum("mode", "train", list(MODES), "What to do.", flag_values=values)
     flags.DEFINE_string(
         "workdir", None, "The run's directory; runs/NAME for configs/NAME.py.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "checkpoint", None, "Of --mode import: a file of the official PyTorch code.", flag_values=values
     )
     flags.DEFINE_integer(
         "num_samples",
@@ -82,11 +90,14 @@ def with_overrides(base: config.Config, given: dict) -> config.Config:
 
 
 def train(workdir: Path, values: flags.FlagValues) -> None:
-    """Trains the run that the config describes, then samples it."""
-    parsed = config.parse(values.config.to_dict())  # its own overrides are in it
-    parsed = with_overrides(parsed, num_samples(values))
-    training.train_and_evaluate(parsed, workdir)
-    draw(workdir, parsed)
+    """Trains the run that the config describes, or the workdir's own run, then samples it."""
+    given = config_flags.get_override_values(values["config"])
+    if values.workdir and values["config"].using_default_value and (workdir / "config.json").exists():
+        parsed = with_overrides(load_run(workdir), given)
+    else:
+        parsed = config.parse(values.config.to_dict())  # the overrides are in it
+    training.train_and_evaluate(with_overrides(parsed, num_samples(values)), workdir)
+    draw(workdir, load_run(workdir))
 
 
 def sample(workdir: Path, values: flags.FlagValues) -> None:
@@ -101,6 +112,28 @@ def sample(workdir: Path, values: flags.FlagValues) -> None:
     draw(workdir, with_overrides(load_run(workdir), given))
 
 
+def import_checkpoint(workdir: Path, values: flags.FlagValues) -> None:
+    """Makes the workdir a run that goes on from a checkpoint of the official PyTorch code."""
+    if values.checkpoint is None or values.workdir is None:
+        raise UserError("--mode import takes --checkpoint FILE and --workdir DIR")
+    official = importing.read_checkpoint(values.checkpoint)
+    given = config_flags.get_override_values(values["config"]) | num_samples(values)
+    settings = values.config
+    if values["config"].using_default_value:
+        file, *argument = importing.experiment_of(official)
+        settings = importlib.import_module(f"configs.{file}").get_config(*argument)
+    base = with_overrides(config.parse(settings.to_dict()), given)
+    imported = with_overrides(importing.imported_config(official, base), given)
+    importing.import_run(official, imported, workdir)
+    print(importing.report(official, imported, workdir))
+
+
+def suggest(workdir: Path, values: flags.FlagValues) -> None:
+    """Prints noise levels and a step size for the config's data."""
+    parsed = config.parse(values.config.to_dict())
+    print(suggest_noise.report(parsed, suggest_noise.for_config(parsed)))
+
+
 def num_samples(values: flags.FlagValues) -> dict[str, int]:
     """The override that --num_samples stands for."""
     return {} if values.num_samples is None else {"sampling.num_samples": values.num_samples}
@@ -110,10 +143,20 @@ def draw(workdir: Path, parsed: config.Config) -> None:
     """Writes samples, a grid and the annealing's animation to the workdir."""
     model, variables = training.restore(workdir)
     directory = workdir / "samples"
-    shape = data.describe(parsed.data.name).shape
+    shape, transform = data.describe(parsed.data).shape, data.TRANSFORMS[parsed.data.transform]
     score_fn = as_score_fn(model, variables)
-    sampling.write_samples(directory, score_fn, shape, parsed.model.sigmas, parsed.sampling)
+    sampling.write_samples(
+        directory, score_fn, shape, parsed.model.noise_levels, parsed.sampling, transform=transform
+    )
     print(f"{directory}: grid.png, annealing.gif, samples.npy ({parsed.sampling.num_samples} samples)")
+
+
+MODES = {
+    "train": train,
+    "sample": sample,
+    "import": import_checkpoint,
+    "suggest_noise": suggest,
+}
 
 
 def main(argv: list[str]) -> int:
@@ -123,7 +166,7 @@ def main(argv: list[str]) -> int:
         values = parse_flags(argv)
         name = Path(config_flags.get_config_filename(values["config"])).name
         workdir = Path(values.workdir or f"runs/{name.replace('.py', '').replace(':', '_')}")
-        {"train": train, "sample": sample}[values.mode](workdir, values)
+        MODES[values.mode](workdir, values)
     except (UserError, OSError) as error:
         print(f"main.py: {error}", file=sys.stderr)
         return 1

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from sklearn.svm import SVC
 
 from ncsn_jax import as_score_fn, data, sampling, training
+from ncsn_jax.config import Data
 from ncsn_jax.data.digits import Digits
 from ncsn_jax.errors import UserError
 from ncsn_jax.training.workdir import load_run
@@ -63,8 +64,14 @@ def measure(workdir: Path, num_samples: int = 1000) -> Quality:
     score_fn = as_score_fn(*training.restore(workdir))
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
-        shape = data.describe("digits").shape
-        sampling.write_samples(Path(directory), score_fn, shape, config.model.sigmas, settings)
+        sampling.write_samples(
+            Path(directory),
+            score_fn,
+            data.describe(config.data).shape,
+            config.model.noise_levels,
+            settings,
+            transform=data.TRANSFORMS[config.data.transform],
+        )
         samples = np.load(Path(directory) / "samples.npy").reshape(num_samples, -1)
     seconds = time.monotonic() - began
     samples = np.round(np.clip(samples, 0, 1) * 16) / 16
@@ -86,7 +93,7 @@ def measure(workdir: Path, num_samples: int = 1000) -> Quality:
 
 def real_digits(data_dir: str | None) -> tuple[np.ndarray, ...]:
     """The training images in [0, 1] and their labels, and the test ones."""
-    data.load("digits", data_dir)
+    data.load(Data(name="digits", data_dir=data_dir))
     arrays = []
     for split in ("train", "test"):
         builder = Digits(data_dir=data_dir, file_format="array_record")

@@ -43,11 +43,10 @@ def main() -> None:
 
 
 def measure(name: str, run: config.Config) -> None:
-    info = data.describe(run.data.name)
-    model, batch_size = run.model.build(), run.training.batch_size
-    loss = example_loss(
-        model, objective(run.model.sigmas, run.training), num_values=info.num_values, flip=False
-    )
+    info = data.describe(run.data)
+    model, batch_size = run.network(), run.training.batch_size
+    sigmas, preprocess = run.model.noise_levels, data.preprocessing(run.data, info)
+    loss = example_loss(model, objective(sigmas, run.training), preprocess, flip=False)
     step = functools.partial(train_step, loss=loss, optimizer=optimizer(run), ema_rate=run.training.ema_rate)
     rng, shape = np.random.default_rng(0), (2 * batch_size, *info.shape)
     images = info.num_values is not None
@@ -63,7 +62,7 @@ def measure(name: str, run: config.Config) -> None:
     first_step, step_seconds = seconds[0], np.median(seconds[1:])
 
     score_fn = as_score_fn(model, {"params": state.ema_params})
-    draw = functools.partial(sampling.draw, score_fn, info.shape, run.model.sigmas, run.sampling)
+    draw = functools.partial(sampling.draw, score_fn, info.shape, sigmas, run.sampling)
     began = time.monotonic()
     states = draw()
     devices, per_device, *_ = next(states).shape

@@ -3,10 +3,13 @@
 The files in `configs/` say what they change; the defaults here are the paper's MNIST experiment.
 """
 
+import functools
+import itertools
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from flax import linen as nn
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -24,7 +27,13 @@ from pydantic import (
 
 from ncsn_jax.errors import UserError
 from ncsn_jax.losses import Projection
-from ncsn_jax.models import MLP, NCSN
+from ncsn_jax.models import MLP, NCSN, NCSNv2
+from ncsn_jax.models.layers import (
+    ConditionalInstanceNorm,
+    ConditionalInstanceNormPlus,
+    InstanceNormPlus,
+    VarianceNorm,
+)
 from ncsn_jax.noise import geometric_sigmas
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -40,39 +49,109 @@ class Data(Settings):
     """What is learned: images, or points of the plane."""
 
     name: str = "mnist"
-    """A dataset's name, one of `ncsn_jax.data.load`'s."""
+    """A dataset's name, one of `ncsn_jax.data.load`'s; `folder` is a directory of images of one's own."""
     data_dir: str | None = None
-    """Where prepared datasets lie; TFDS's own directory if None. The points need none."""
+    """Where prepared datasets lie; TFDS's own directory if None. Of `folder`, the directory of images. The
+    points need none."""
+
+    crop: PositiveInt | None = None
+    """The side of the square that is cut out of the middle of every image first."""
+    image_size: PositiveInt | None = None
+    """The height and width that images are then resized to; None keeps their size. `folder` needs it."""
+    fit: Literal["crop", "stretch", "pad"] = "crop"
+    """How an image that is no square becomes one: its middle, all of it distorted, or with black borders."""
+
+    channels: Literal[1, 3] = 3
+    """Of `folder`: grey images or colours."""
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Of `folder`: the share of its files that are test images, which a hash of their names decides."""
+    corrupt: Literal["error", "skip"] = "error"
+    """Of `folder`: what a file that can't be decoded leads to, an error or a warning; both name it."""
+
     random_flip: bool = False
     """Whether training images are mirrored left to right with probability ½."""
+    dequantization: Literal["uniform", "gaussian", "none"] = "uniform"
+    """How a pixel k of n values becomes a number in [0, 1]: (k + u)/n with u ~ U[0, 1); k/(n−1) + 0.01 z with
+    z ~ N(0, 1); or k/(n−1)."""
+    transform: Literal["none", "rescale", "logit"] = "none"
+    """What is done to [0, 1] before noise is added: nothing, x ↦ 2x − 1, or the logit."""
 
 
 class NoiseLevels(Settings):
-    """The geometric noise levels that a score network is trained on."""
+    """The noise levels that a score network is trained on."""
 
+    sigmas: Annotated[
+        str | Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)],
+        Field(union_mode="left_to_right"),
+    ] = "geometric"
+    """`geometric` makes them from the three settings below. `auto` chooses `sigma_begin`, `num_scales` and
+    `sampling.step_size` from the data, once (NCSNv2's Techniques 1, 2 and 4); the run's config.json holds
+    them then. Or the levels themselves, descending."""
     sigma_begin: PositiveFloat = 1.0
     sigma_end: PositiveFloat = 0.01
     num_scales: PositiveInt = 10
 
     @model_validator(mode="after")
     def _sigmas_descend(self) -> "NoiseLevels":
-        geometric_sigmas(self.sigma_begin, self.sigma_end, self.num_scales)
+        if isinstance(self.sigmas, str):
+            if self.sigmas not in ("geometric", "auto"):
+                raise ValueError(f"sigmas={self.sigmas!r}: accepted: 'geometric', 'auto', or the levels")
+            geometric_sigmas(self.sigma_begin, self.sigma_end, self.num_scales)
+        elif not all(a > b for a, b in itertools.pairwise(self.sigmas)):
+            raise ValueError(f"sigmas must descend, found {self.sigmas[:4]} …")
         return self
 
     @property
-    def sigmas(self) -> tuple[float, ...]:
+    def noise_levels(self) -> tuple[float, ...]:
+        """σ₁ > … > σ_L."""
+        if not isinstance(self.sigmas, str):
+            return self.sigmas
         return tuple(geometric_sigmas(self.sigma_begin, self.sigma_end, self.num_scales).tolist())
 
 
-class NcsnModel(NoiseLevels):
+ACTIVATIONS = {
+    "elu": nn.elu,
+    "relu": nn.relu,
+    "leaky_relu": functools.partial(nn.leaky_relu, negative_slope=0.2),
+    "swish": nn.swish,
+}
+
+
+class RefineNetModel(NoiseLevels):
+    """What both networks for images have."""
+
+    num_filters: Annotated[int, Field(ge=2)] = 64
+    """Channels of the first stage; InstanceNorm++ takes a variance over them, so at least 2."""
+    depth: Literal[4, 5, 6] = 4
+    """The number of stages; images are halved `depth − 3` times."""
+    act: Literal["elu", "relu", "leaky_relu", "swish"] = "elu"
+
+
+class NcsnModel(RefineNetModel):
     """The network of 2019, for images."""
 
     name: Literal["ncsn"] = "ncsn"
-    num_filters: Annotated[int, Field(ge=2)] = 64
-    """Channels of the first stage; InstanceNorm++ takes a variance over them, so at least 2."""
+    norm: Literal["instance_norm_plus", "instance_norm"] = "instance_norm_plus"
 
-    def build(self) -> NCSN:
-        return NCSN(sigmas=self.sigmas, num_filters=self.num_filters)
+    def build(self, *, rescaled: bool) -> NCSN:
+        """The network; `rescaled` tells whether images already lie around 0."""
+        norm = {
+            "instance_norm_plus": ConditionalInstanceNormPlus,
+            "instance_norm": ConditionalInstanceNorm,
+        }[self.norm]
+        return NCSN(self.noise_levels, self.num_filters, self.depth, norm, ACTIVATIONS[self.act], rescaled)
+
+
+class Ncsnv2Model(RefineNetModel):
+    """The network of 2020, for images."""
+
+    name: Literal["ncsnv2"] = "ncsnv2"
+    norm: Literal["instance_norm_plus", "variance_norm"] = "instance_norm_plus"
+
+    def build(self, *, rescaled: bool) -> NCSNv2:
+        """The network; `rescaled` tells whether images already lie around 0."""
+        norm = {"instance_norm_plus": InstanceNormPlus, "variance_norm": VarianceNorm}[self.norm]
+        return NCSNv2(self.num_filters, self.depth, norm, ACTIVATIONS[self.act], rescaled)
 
 
 class MlpModel(NoiseLevels):
@@ -84,7 +163,8 @@ class MlpModel(NoiseLevels):
     num_layers: PositiveInt = 3
     """How many hidden layers."""
 
-    def build(self) -> MLP:
+    def build(self, *, rescaled: bool) -> MLP:
+        """The network; it takes the data as they are."""
         return MLP(num_features=self.num_features, num_layers=self.num_layers)
 
 
@@ -93,9 +173,13 @@ def _model_name(settings: Any) -> str:
 
 
 Model = Annotated[
-    Annotated[NcsnModel, Tag("ncsn")] | Annotated[MlpModel, Tag("mlp")],
+    Annotated[NcsnModel, Tag("ncsn")]
+    | Annotated[Ncsnv2Model, Tag("ncsnv2")]
+    | Annotated[MlpModel, Tag("mlp")],
     Discriminator(
-        _model_name, custom_error_type="model", custom_error_message="its name must be 'ncsn' or 'mlp'"
+        _model_name,
+        custom_error_type="model",
+        custom_error_message="its name must be 'ncsn', 'ncsnv2' or 'mlp'",
     ),
 ]
 """The score network and the noise levels it is trained on."""
@@ -168,6 +252,10 @@ class Config(Settings):
     model: Model = NcsnModel()
     training: Training = Training()
     sampling: Sampling = Sampling()
+
+    def network(self) -> nn.Module:
+        """The score network, untrained."""
+        return self.model.build(rescaled=self.data.transform != "none")
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> "Config":

@@ -18,10 +18,12 @@ from tqdm import tqdm
 
 from ncsn_jax import viz
 from ncsn_jax.config import Sampling
+from ncsn_jax.data.preprocessing import TRANSFORMS, Transform
 from ncsn_jax.langevin import denoised, langevin_dynamics, level_step_size
 from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.streams import stream
 
+IDENTITY = TRANSFORMS["none"]
 MAX_SHOWN = {3: 100, 1: 5_000}
 """The most samples that the picture and the animation show, of images and of vectors, by their axes."""
 MAX_FRAMES = 60
@@ -34,6 +36,7 @@ def annealing(
     shape: tuple[int, ...],
     sigmas: tuple[float, ...],
     settings: Sampling,
+    transform: Transform = IDENTITY,
 ) -> Iterator[Float[Array, "devices batch *event"]]:
     """Anneals one batch from uniform noise, and yields its states: the first, then one after every level.
 
@@ -45,10 +48,11 @@ def annealing(
       shape: of one sample: (height, width, channels), or (D,).
       sigmas: the noise levels, descending.
       settings: the step size, the steps and the temperature.
+      transform: from images in [0, 1] to what the network was trained on; the first state is a uniform image.
     """
     run_level = _pmapped_level(settings.steps_per_scale)
     levels = jnp.asarray(sigmas)
-    x = _pmapped_start(shape)(keys)
+    x = _pmapped_start(shape, transform)(keys)
     yield x
     for level in range(len(levels)):
         step_size = level_step_size(settings.step_size, levels[level], levels)
@@ -64,17 +68,20 @@ def draw(
     sigmas: tuple[float, ...],
     settings: Sampling,
     *,
+    transform: Transform = IDENTITY,
     first: int = 0,
 ) -> Iterator[Float[Array, "devices batch *event"]]:
     """The states (see `annealing`) of a batch of samples: number `first` of the seed and the next ones.
 
+    They are transformed back: images are in [0, 1], but for what noise adds.
     The batch is `settings.batch_size`, or slightly more where the devices don't divide it.
     """
     devices = jax.local_device_count()
     per_device = -(-settings.batch_size // devices)
     numbers = first + jnp.arange(devices * per_device).reshape(devices, per_device)
     fold_in = functools.partial(jax.random.fold_in, stream(settings.seed, "sampling"))
-    return annealing(jax.vmap(jax.vmap(fold_in))(numbers), score_fn, shape, sigmas, settings)
+    keys = jax.vmap(jax.vmap(fold_in))(numbers)
+    return map(transform.inverse, annealing(keys, score_fn, shape, sigmas, settings, transform))
 
 
 def write_samples(
@@ -83,6 +90,8 @@ def write_samples(
     shape: tuple[int, ...],
     sigmas: tuple[float, ...],
     settings: Sampling,
+    *,
+    transform: Transform = IDENTITY,
 ) -> None:
     """Draws `settings.num_samples` samples and writes them, with a progress bar.
 
@@ -95,6 +104,7 @@ def write_samples(
       shape: of one sample: (height, width, channels), or (D,).
       sigmas: the noise levels, descending.
       settings: how many, and how they are drawn.
+      transform: from images in [0, 1] to what the network was trained on, and back.
     """
     directory.mkdir(parents=True, exist_ok=True)
     partial = directory / "samples.npy.partial"
@@ -104,11 +114,12 @@ def write_samples(
     num_levels, most_shown = len(sigmas), MAX_SHOWN[len(shape)]
     every = -(-num_levels // MAX_FRAMES)
     frames = {level: [] for level in range(num_levels, -1, -every)}
-    batch = len(_rows(next(draw(score_fn, shape, sigmas, settings))))
+    batch = len(_rows(next(draw(score_fn, shape, sigmas, settings, transform=transform))))
     starts = range(0, count, batch)
     with tqdm(total=len(starts) * num_levels, unit="level", desc=f"{count} samples") as bar:
         for start in starts:
-            for level, x in enumerate(draw(score_fn, shape, sigmas, settings, first=start)):
+            states = draw(score_fn, shape, sigmas, settings, transform=transform, first=start)
+            for level, x in enumerate(states):
                 jax.block_until_ready(x)
                 if level in frames and start < most_shown:
                     frames[level].append(_rows(x)[:most_shown])
@@ -130,10 +141,12 @@ def preview(
     sigmas: tuple[float, ...],
     settings: Sampling,
     count: int,
+    *,
+    transform: Transform = IDENTITY,
 ) -> viz.Picture:
     """A picture of the first `count` samples of the seed."""
     settings = settings.model_copy(update={"batch_size": count})
-    states = collections.deque(draw(score_fn, shape, sigmas, settings), maxlen=1)
+    states = collections.deque(draw(score_fn, shape, sigmas, settings, transform=transform), maxlen=1)
     return viz.pictures([_rows(states[0])[:count]])[0]
 
 
@@ -145,9 +158,9 @@ def _rows(x: Float[Array, "devices batch *event"]) -> Float[np.ndarray, "n *even
 
 
 @functools.cache
-def _pmapped_start(shape):
+def _pmapped_start(shape, transform):
     def start(key):
-        return jax.random.uniform(jax.random.split(key)[0], shape)
+        return transform.forward(jax.random.uniform(jax.random.split(key)[0], shape))
 
     return jax.pmap(jax.vmap(start), devices=jax.local_devices())
 

@@ -1,13 +1,23 @@
+import functools
 import importlib
 import json
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from configs.overridable import overridable
 from ncsn_jax import config as run_config
-from ncsn_jax.config import Config, MlpModel
+from ncsn_jax import data
+from ncsn_jax.config import Config, MlpModel, NcsnModel
 from ncsn_jax.data.points import POINTS
 from ncsn_jax.errors import UserError
+from ncsn_jax.training import example_loss, train_step
+from ncsn_jax.training.objective import objective
+from ncsn_jax.training.parallel import pmap_step, replicate
+from ncsn_jax.training.workdir import abstract_state, initial_state, optimizer
 
 CONFIGS = [
     ("digits", "digits", ()),
@@ -16,7 +26,30 @@ CONFIGS = [
     ("mnist", "mnist", ("small",)),
     ("two_gaussians", "toy", ()),
     *((name, "toy", (name,)) for name in POINTS),
+    ("cifar10", "cifar10", ()),
+    ("cifar10", "cifar10", ("ncsn",)),
+    ("cifar10", "cifar10", ("ncsnv2",)),
+    ("celeb_a", "celeba", ()),
+    ("celeb_a", "celeba", ("ncsn",)),
+    ("celeb_a", "celeba", ("ncsnv2",)),
+    ("svhn_cropped", "svhn", ()),
+    ("folder", "lsun", ()),
+    ("folder", "lsun", ("church",)),
+    ("folder", "lsun", ("bedroom",)),
+    ("folder", "lsun", ("tower",)),
+    ("folder", "ffhq", ()),
+    ("folder", "folder", ()),
+    ("folder", "folder", ("64",)),
 ]
+
+
+def load(file, arguments):
+    return run_config.parse(importlib.import_module(f"configs.{file}").get_config(*arguments).to_dict())
+
+
+def test_every_file_of_configs_is_here():
+    files = {path.stem for path in Path("configs").glob("*.py")} - {"overridable"}
+    assert files == {file for _, file, _ in CONFIGS}
 
 
 @pytest.mark.parametrize(("dataset", "file", "arguments"), CONFIGS)
@@ -28,13 +61,105 @@ def test_every_config_is_valid_and_survives_its_file(dataset, file, arguments, t
     assert run_config.load(tmp_path / "config.json") == config
 
 
+def step_at_reduced_width(config):
+    """A training step of the config with the narrowest network, and its arguments."""
+    width = {"num_features": 4} if config.model.name == "mlp" else {"num_filters": 2}
+    config = config.model_copy(update={"model": config.model.model_copy(update=width)})
+    info = data.describe(config.data)
+    stored = np.uint8 if info.num_values else np.float32
+    batch = {
+        "x": np.random.default_rng(0).integers(0, 17, (1, 1, *info.shape)).astype(stored),
+        "index": np.zeros((1, 1), int),
+        "weight": np.ones((1, 1), bool),
+    }
+    loss = example_loss(
+        config.network(),
+        objective(config.model.noise_levels, config.training),
+        data.preprocessing(config.data, info),
+        flip=config.data.random_flip,
+    )
+    step = functools.partial(
+        train_step, loss=loss, optimizer=optimizer(config), ema_rate=config.training.ema_rate
+    )
+    one = jax.devices()[:1]
+    return config, pmap_step(step, one), batch
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments"),
+    [
+        ("toy", ()),
+        ("digits", ()),
+        ("cifar10", ("ncsn",)),
+        ("cifar10", ("ncsnv2",)),
+        ("lsun", ("church",)),
+        ("ffhq", ()),
+    ],
+)
+def test_a_training_step_of_every_network_fits_its_data(file, arguments):
+    config, step, batch = step_at_reduced_width(load(file, arguments))
+    state = abstract_state(config)
+    after, values = jax.eval_shape(step, state, batch, jax.random.key(0))
+    assert jax.tree.map(jnp.shape, after.params) == jax.tree.map(jnp.shape, state.params)
+    assert values["loss"].shape == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dataset", "file", "arguments"), CONFIGS)
+def test_every_config_takes_a_training_step(dataset, file, arguments):
+    config, step, batch = step_at_reduced_width(load(file, arguments))
+    before = initial_state(config)
+    after, values = step(replicate(before, jax.devices()[:1]), batch, jax.random.key(0))
+    assert np.isfinite(values["loss"])
+    assert int(after.step) == 1
+    assert np.any(before.params["begin_conv"]["bias"] != after.params["begin_conv"]["bias"])
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments", "expected"),
+    [
+        ("cifar10", ("ncsnv2",), (32, 4, 50.0, 232, 6.2e-6, 5, 128, 1e-4)),
+        ("celeba", ("ncsnv2",), (64, 4, 90.0, 500, 3.3e-6, 5, 128, 1e-4)),
+        ("lsun", ("church",), (96, 5, 140.0, 788, 4.9e-6, 4, 128, 1e-4)),
+        ("lsun", ("bedroom",), (128, 5, 190.0, 1086, 1.8e-6, 3, 128, 1e-4)),
+        ("lsun", ("tower",), (128, 5, 190.0, 1086, 1.8e-6, 3, 128, 1e-4)),
+        ("ffhq", (), (256, 6, 348.0, 2311, 9e-7, 3, 32, 1e-3)),
+    ],
+)
+def test_ncsnv2_has_the_papers_values(file, arguments, expected):
+    config = load(file, arguments)
+    model, training, sampling = config.model, config.training, config.sampling
+    assert expected == (
+        data.describe(config.data).shape[0],
+        model.depth,
+        model.sigma_begin,
+        model.num_scales,
+        sampling.step_size,
+        sampling.steps_per_scale,
+        training.batch_size,
+        training.learning_rate,
+    )
+    assert (model.name, model.num_filters, model.sigma_end) == ("ncsnv2", 128, 0.01)
+    assert (training.ema_rate, training.epsilon, sampling.denoise) == (0.999, 1e-8, True)
+    assert (config.data.dequantization, config.data.random_flip) == ("none", True)
+
+
+@pytest.mark.parametrize(("file", "crop"), [("cifar10", None), ("celeba", 140), ("svhn", None)])
+def test_ncsn_has_the_papers_values(file, crop):
+    config = load(file, ())
+    assert config.model == NcsnModel(num_filters=128)
+    assert (config.training, config.sampling) == (Config().training, Config().sampling)
+    assert config.data.crop == crop
+    assert data.describe(config.data).shape == (32, 32, 3)
+
+
 def test_mnist_is_the_papers_experiment():
     config = run_config.parse(importlib.import_module("configs.mnist").get_config().to_dict())
     assert config == Config()
     assert config.model.num_filters == 64
-    assert config.model.sigmas[0] == 1.0
-    assert config.model.sigmas[-1] == pytest.approx(0.01)
-    assert len(config.model.sigmas) == 10
+    assert config.model.noise_levels[0] == 1.0
+    assert config.model.noise_levels[-1] == pytest.approx(0.01)
+    assert len(config.model.noise_levels) == 10
     training = config.training
     assert (training.batch_size, training.learning_rate, training.ema_rate) == (128, 1e-3, 0.0)
     sampling = config.sampling
@@ -65,6 +190,11 @@ def test_every_field_can_be_overridden():
             {"training": {"schedule": "cosine", "num_steps": 10, "warmup_steps": 10}},
             r"warmup_steps must be below num_steps=10, found 10",
         ),
+        ({"model": {"sigmas": "manual"}}, r"config\.model: sigmas='manual': accepted: 'geometric', 'auto'"),
+        ({"model": {"sigmas": [1.0, 2.0]}}, r"config\.model: sigmas must descend, found \(1\.0, 2\.0\)"),
+        ({"model": {"sigmas": 3}}, r"config\.model\.sigmas"),
+        ({"model": {"depth": 7}}, r"config\.model\.depth=7: input should be 4, 5 or 6"),
+        ({"data": {"fit": "cut"}}, r"config\.data\.fit='cut': input should be 'crop', 'stretch' or 'pad'"),
         ({"model": {"name": "ncsn", "num_filters": 1}}, r"num_filters=1: .* greater than or equal to 2"),
         ({"model": {"name": "ncsn", "num_scales": 0}}, r"config\.model\.num_scales=0: .* greater than 0"),
         (
@@ -75,8 +205,8 @@ def test_every_field_can_be_overridden():
             {"model": {"name": "mlp", "num_filters": 8}},
             r"config\.model\.num_filters=8: extra inputs are not permitted",
         ),
-        ({"model": {"name": "mpl"}}, r"config\.model=.*'mpl'.* must be 'ncsn' or 'mlp'"),
-        ({"model": 3}, r"config\.model=3: its name must be 'ncsn' or 'mlp'"),
+        ({"model": {"name": "mpl"}}, r"config\.model=.*'mpl'.* must be 'ncsn', 'ncsnv2' or 'mlp'"),
+        ({"model": 3}, r"config\.model=3: its name must be 'ncsn', 'ncsnv2' or 'mlp'"),
         ({"model": {"name": "mlp", "mlp": 3}}, r"config\.model\.mlp=3: extra inputs"),
         ({"training": {"objective": "explicit"}}, r"objective='explicit': .*'denoising' or 'sliced'"),
         ({"training": {"projection": "normal"}}, r"projection='normal': .*'rademacher', 'gaussian'"),

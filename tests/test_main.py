@@ -2,15 +2,19 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import main
 from ncsn_jax import training
 from ncsn_jax.data import datasets
+from ncsn_jax.training.workdir import load_run
+from tests.interop.torch_writer import as_zip, whole
 
 CONFIGS = Path(main.__file__).parent / "configs"
 TINY = [
@@ -176,7 +180,7 @@ BAD_INPUT = {
     ),
     "mirrored points": (
         ["--config=configs/toy.py", "--config.data.random_flip=True"],
-        "config.data.random_flip=True: 'two_gaussians' are no images",
+        "config.data.random_flip=True: 'two_gaussians' are points, no images",
     ),
     "no such points": (["--config=configs/toy.py:moons"], "moons: accepted: two_gaussians, eight_gaussians"),
     "no such objective": (["--config.training.objective=explicit"], "'denoising' or 'sliced'"),
@@ -237,7 +241,7 @@ def test_a_dataset_that_is_not_to_be_had_leaves_nothing(run, tmp_path, monkeypat
 
 def test_images_that_the_network_cannot_take_are_refused(run, tmp_path, monkeypatch):
     odd = datasets.DatasetInfo(shape=(9, 9, 1), num_values=17)
-    monkeypatch.setattr(main.data, "describe", lambda name: odd)
+    monkeypatch.setattr(main.data, "describe", lambda settings: odd)
     status, errors = run(f"--workdir={tmp_path / 'run'}")
     assert status == 1
     assert len(errors) == 1
@@ -247,11 +251,21 @@ def test_images_that_the_network_cannot_take_are_refused(run, tmp_path, monkeypa
 
 def test_another_configs_run_is_refused(run, trained):
     before = files(trained)
-    status, errors = run(f"--workdir={trained}")
+    status, errors = run(f"--config={CONFIGS}/digits.py", f"--workdir={trained}")
     assert status == 1
     assert len(errors) == 1
     assert "model.num_filters=2, not 16" in errors[0]
     assert files(trained) == before
+
+
+def test_a_run_goes_on_by_its_workdir_alone(run, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    status, _ = run(f"--workdir={tmp_path / 'run'}", "--num_samples=3")
+    assert status == 0
+    assert len(np.load(tmp_path / "run" / "samples" / "samples.npy")) == 3
+    status, errors = run(f"--workdir={tmp_path / 'run'}", "--config.model.num_filters=4")
+    assert status == 1
+    assert "model.num_filters=2, not 4" in errors[0]
 
 
 def test_a_trained_runs_settings_are_fixed_when_sampling(run, trained):
@@ -287,3 +301,127 @@ def test_a_workdir_without_permission_is_refused(run, tmp_path, monkeypatch):
     status, errors = run(f"--workdir={tmp_path / 'run'}")
     assert status == 1
     assert errors == [f"main.py: {tmp_path}/run can't be written ({tmp_path} is not a writable directory)"]
+
+
+@pytest.fixture
+def checkpoint(official, tmp_path):
+    """The state dict of the official network and a fresh optimizer, as torch saves them."""
+    names = official["state_dict_names"].tolist()
+    model = {f"module.{name}": whole(official[name], str(i)) for i, name in enumerate(names)}
+    group = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "params": list(range(len(names)))}
+    path = tmp_path / "checkpoint.pth"
+    path.write_bytes(as_zip([model, {"state": {}, "param_groups": [group]}]))
+    return path
+
+
+@pytest.mark.slow
+def test_an_official_checkpoint_is_imported_sampled_and_trained_on(run, checkpoint, tmp_path):
+    workdir = tmp_path / "run"
+    status, _ = run(
+        "--mode=import",
+        f"--checkpoint={checkpoint}",
+        f"--workdir={workdir}",
+        f"--config={CONFIGS}/digits.py",
+        *(word for word in TINY if "model" not in word),
+    )
+    assert status == 0
+    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "config.json"]
+    imported = load_run(workdir)
+    assert (imported.data.name, imported.model.num_filters, imported.model.num_scales) == ("digits", 8, 10)
+    _, before = training.restore(workdir, ema=False)
+    assert run("--mode=sample", f"--workdir={workdir}")[0] == 0
+    assert np.load(workdir / "samples" / "samples.npy").shape == (5, 8, 8, 1)
+
+    assert run(f"--workdir={workdir}")[0] == 0
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines if "loss" in line] == [2]
+    _, after = training.restore(workdir, ema=False)
+    change = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, after)
+    assert 0 < max(jax.tree.leaves(change)) < 0.01
+
+
+def test_without_a_config_the_official_experiments_is_taken(run, checkpoint, tmp_path, capsys):
+    assert (
+        main.main(["main.py", "--mode=import", f"--checkpoint={checkpoint}", f"--workdir={tmp_path}/run"])
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert "NCSN of 173 tensors, 10 noise levels from 1 to 0.01, step 0, no moving average" in out
+    assert load_run(tmp_path / "run").data.name == "mnist"
+    before = files(tmp_path)
+    status, errors = run("--mode=import", f"--checkpoint={checkpoint}", f"--workdir={tmp_path}/run")
+    assert status == 1
+    assert errors == [f"main.py: {tmp_path}/run holds a run already: choose another --workdir"]
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint=x"], "main.py: --mode import takes --checkpoint FILE and --workdir DIR"),
+        (["--workdir={tmp}/run"], "main.py: --mode import takes --checkpoint FILE and --workdir DIR"),
+        (["--workdir={tmp}/run", "--checkpoint={tmp}/no"], "No such file"),
+        (["--workdir={tmp}/run", "--checkpoint={tmp}"], "is no regular file"),
+        (["--workdir={tmp}/run", "--checkpoint={tmp}/text"], "is no PyTorch checkpoint"),
+    ],
+)
+def test_what_cannot_be_imported_is_said(run, tmp_path, arguments, message):
+    (tmp_path / "text").write_text("not a checkpoint")
+    status, errors = run("--mode=import", *(a.replace("{tmp}", str(tmp_path)) for a in arguments))
+    assert status == 1
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_noise_levels_are_suggested(data_dir, capsys):
+    assert main.main(["main.py", "--mode=suggest_noise", f"--config.data.data_dir={data_dir}"]) == 0
+    out = capsys.readouterr().out
+    assert "digits: 1500 training examples of 64 numbers" in out
+    assert "model=NcsnModel(sigma_begin=4.5" in out
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """50 images of all sizes and kinds: one grey, one with alpha, one corrupt."""
+    rng = np.random.default_rng(0)
+    directory = tmp_path / "images"
+    directory.mkdir()
+    for i in range(47):
+        size = (*rng.integers(9, 40, 2), 3)
+        image = Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8))
+        image.save(directory / f"{i:02}.{('png', 'jpg', 'webp')[i % 3]}")
+    Image.fromarray(rng.integers(0, 256, (20, 30), dtype=np.uint8)).save(directory / "grey.png")
+    Image.fromarray(rng.integers(0, 256, (30, 20, 4), dtype=np.uint8)).save(directory / "alpha.png")
+    (directory / "corrupt.jpg").write_bytes((directory / "01.jpg").read_bytes()[:150])
+    return directory
+
+
+@pytest.mark.filterwarnings("ignore:.*corrupt.jpg")
+def test_a_folder_of_images_is_trained_and_sampled(run, folder, tmp_path):
+    arguments = [
+        f"--config={CONFIGS}/folder.py:8",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.data_dir={folder}",
+        *(word for word in TINY if "num_scales" not in word),
+        "--config.training.num_steps=20",
+    ]
+    status, errors = run(*arguments)
+    assert status == 1
+    assert len(errors) == 1
+    assert f"{folder}/corrupt.jpg" in errors[0]
+    assert "--config.data.corrupt=skip" in errors[0]
+    assert not (tmp_path / "run").exists()
+
+    status, _ = run(*arguments, "--config.data.corrupt=skip")
+    assert status == 0
+    samples = np.load(tmp_path / "run" / "samples" / "samples.npy")
+    assert samples.shape == (5, 8, 8, 3)
+    assert np.isfinite(samples).all()
+    chosen = load_run(tmp_path / "run")
+    assert chosen.model.sigmas == "geometric"
+    assert 2.0 < chosen.model.sigma_begin < np.sqrt(8 * 8 * 3)
+    # The same command again takes what was chosen, whatever has become of the folder.
+    (folder / "00.png").unlink()
+    assert run(*arguments, "--config.data.corrupt=skip")[0] == 0
+    assert load_run(tmp_path / "run") == chosen

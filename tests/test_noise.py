@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from ncsn_jax import geometric_sigmas
+from ncsn_jax.noise import largest_distance, num_scales_for, step_size_for
 
 
 def test_levels_descend_with_a_constant_ratio():
@@ -40,3 +41,79 @@ def test_levels_that_do_not_descend_in_single_precision_are_refused(begin, end, 
 def test_no_levels_are_refused():
     with pytest.raises(ValueError, match="at least 1, found 0"):
         geometric_sigmas(1.0, 0.01, 0)
+
+
+@pytest.fixture(scope="module")
+def points():
+    """300 points in a ball of 7 dimensions, and their largest distance by brute force."""
+    x = np.random.default_rng(0).normal(size=(300, 7)).astype(np.float32)
+    return x, np.max(np.linalg.norm(x[:, None] - x[None], axis=-1))
+
+
+def test_the_largest_distance_is_exact_for_small_sets(points):
+    x, longest = points
+    np.testing.assert_allclose(largest_distance(x), longest, rtol=1e-6)
+    np.testing.assert_allclose(largest_distance(x.reshape(300, 7, 1)), longest, rtol=1e-6)
+
+
+def test_the_estimate_of_the_largest_distance_is_near_below_it(points):
+    x, longest = points
+    estimate = largest_distance(x, exact_up_to=100)
+    assert 0.9 * longest < estimate <= longest * (1 + 1e-6)
+    line = np.linspace(0.0, 3.0, 101)[:, None]
+    np.testing.assert_allclose(largest_distance(line, exact_up_to=2), 3.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [3072, 784, 64])
+def test_neighbouring_levels_overlap_by_half(dim):
+    """By drawing a level's distances from a clean example, r ~ N(√D σ, σ²/2), for σ = 1 below σ = γ."""
+    num_scales = num_scales_for(50.0, 0.01, dim)
+    ratio = (50.0 / 0.01) ** (1 / (num_scales - 1))
+    radius = np.sqrt(dim) + np.random.default_rng(0).normal(size=200_000) / np.sqrt(2)
+    share = np.mean(np.abs(radius - np.sqrt(dim) * ratio) < 3 * ratio / np.sqrt(2))
+    # Rounding up the number of levels makes a ratio slightly smaller, and an overlap slightly larger.
+    assert 0.5 - 4 * 0.5 / np.sqrt(200_000) < share < 0.56
+
+
+def test_levels_and_steps_of_the_papers_cifar10():
+    assert abs(num_scales_for(50.0, 0.01, 3 * 32 * 32) / 232 - 1) < 0.1
+    assert abs(step_size_for(geometric_sigmas(50.0, 0.01, 232), 5) / 6.2e-6 - 1) < 0.1
+    assert abs(step_size_for(geometric_sigmas(90.0, 0.01, 500), 5) / 3.3e-6 - 1) < 0.1
+    assert abs(step_size_for(geometric_sigmas(190.0, 0.01, 1086), 3) / 1.8e-6 - 1) < 0.1
+    assert abs(step_size_for(geometric_sigmas(348.0, 0.01, 2311), 3) / 9.0e-7 - 1) < 0.1
+
+
+def test_in_few_dimensions_the_ratio_is_at_most_two():
+    assert num_scales_for(16.0, 1.0, 2) == 5
+
+
+def test_the_step_size_brings_chains_closest_to_their_level():
+    """The variance of Langevin chains on a point, relative to the level's, for ε and for others around it."""
+    sigmas = geometric_sigmas(8.0, 0.5, 9)
+    ratio, steps = float(sigmas[0] / sigmas[1]), 6
+
+    def variance(epsilon):
+        e, v = epsilon / 0.25, ratio**2
+        for _ in range(steps):  # x ← x − e x + √(2e) z, in units of σ
+            v = (1 - e) ** 2 * v + 2 * e
+        return v
+
+    best = step_size_for(sigmas, steps)
+    errors = [abs(variance(best * factor) - 1) for factor in (0.8, 0.95, 1.0, 1.05, 1.2)]
+    assert np.argmin(errors) == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: largest_distance(np.zeros((1, 3))), "at least two examples, found 1"),
+        (lambda: largest_distance(np.ones((4, 3))), "all 4 examples are equal"),
+        (lambda: num_scales_for(1.0, 2.0, 3), "found sigma_end=2.0, sigma_begin=1.0, dim=3"),
+        (lambda: num_scales_for(2.0, 1.0, 3, overlap=1.0), "0.997 are needed"),
+        (lambda: step_size_for([1.0], 5), "at least two noise levels .* found 1 and 5"),
+        (lambda: step_size_for([1.0, 0.5], 0), "found 2 and 0"),
+    ],
+)
+def test_what_suggests_nothing_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -2,16 +2,19 @@
 
 from ncsn_jax.data.datasets import Dataset, DatasetInfo, describe, load
 from ncsn_jax.data.pipeline import Batch, evaluation_batches, training_batches
-from ncsn_jax.data.preprocessing import dequantize, random_flip
+from ncsn_jax.data.preprocessing import TRANSFORMS, Transform, dequantize, preprocessing, random_flip
 
 __all__ = [
+    "TRANSFORMS",
     "Batch",
     "Dataset",
     "DatasetInfo",
+    "Transform",
     "dequantize",
     "describe",
     "evaluation_batches",
     "load",
+    "preprocessing",
     "random_flip",
     "training_batches",
 ]

@@ -1,17 +1,27 @@
-"""Datasets by name, through TensorFlow Datasets and without TensorFlow."""
+"""Datasets by name: through TensorFlow Datasets, without TensorFlow; from a folder of images; points."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import requests
 import tensorflow_datasets as tfds
 from grain.sources import RandomAccessDataSource
+from PIL import Image
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
+from ncsn_jax.config import Data
+from ncsn_jax.data.celeb_a import CelebA
+from ncsn_jax.data.cifar10 import Cifar10
 from ncsn_jax.data.digits import Digits
-from ncsn_jax.data.mnist import Mnist
+from ncsn_jax.data.folder import load_folder
+from ncsn_jax.data.mnist import FashionMnist, Mnist
 from ncsn_jax.data.points import POINTS, draw_points
+from ncsn_jax.data.resizing import resized
+from ncsn_jax.data.svhn_cropped import SvhnCropped
 from ncsn_jax.errors import UserError
 
 IN_MEMORY_BYTES = 2**30
@@ -48,50 +58,95 @@ class Dataset:
     test: Source
 
 
+RGB32 = DatasetInfo((32, 32, 3), num_values=256)
 IMAGES = {
     "digits": (Digits, DatasetInfo((8, 8, 1), num_values=17)),
     "mnist": (Mnist, DatasetInfo((28, 28, 1), num_values=256)),
+    "fashion_mnist": (FashionMnist, DatasetInfo((28, 28, 1), num_values=256)),
+    "cifar10": (Cifar10, RGB32),
+    "svhn_cropped": (SvhnCropped, RGB32),
+    "celeb_a": (CelebA, DatasetInfo((218, 178, 3), num_values=256)),
 }
+FOLDER = "folder"
 
 
-def describe(name: str) -> DatasetInfo:
-    """The shape and the range of a dataset's examples; reads no files.
+def describe(settings: Data) -> DatasetInfo:
+    """The shape and the range of a dataset's examples, cropped and resized; reads no files.
 
     Args:
-      name: a dataset of `IMAGES` or `ncsn_jax.data.points.POINTS`.
+      settings: `config.data`; its name is one of `IMAGES`, `POINTS`, or `folder`.
 
     Raises:
-      UserError: if the name is unknown.
+      UserError: if the name is unknown, or a setting makes no sense for the dataset.
     """
+    name = settings.name
     if name in POINTS:
+        for setting in ("crop", "image_size", "random_flip", "transform"):
+            value = getattr(settings, setting)
+            if value != Data.model_fields[setting].default:
+                raise UserError(f"config.data.{setting}={value!r}: {name!r} are points, no images")
         return DatasetInfo((2,), num_values=None)
+    if name == FOLDER:
+        if settings.image_size is None:
+            raise UserError("config.data.image_size=None: images of a folder need one size; accepted: pixels")
+        return DatasetInfo((settings.image_size, settings.image_size, settings.channels), num_values=256)
     if name not in IMAGES:
-        accepted = ", ".join((*IMAGES, *POINTS))
+        accepted = ", ".join((*IMAGES, FOLDER, *POINTS))
         raise UserError(f"config.data.name={name!r}: unknown dataset; accepted: {accepted}")
-    return IMAGES[name][1]
+    info = IMAGES[name][1]
+    if settings.crop is not None and settings.crop > min(info.shape[:2]):
+        raise UserError(
+            f"config.data.crop={settings.crop}: larger than the images of {name}, "
+            f"{info.shape[0]}×{info.shape[1]} pixels"
+        )
+    size = settings.image_size or settings.crop
+    return info if size is None else dataclasses.replace(info, shape=(size, size, info.shape[2]))
 
 
-def load(name: str, data_dir: str | None = None) -> Dataset:
-    """The examples of a dataset; one of images is downloaded and prepared first if need be.
+def load(settings: Data) -> Dataset:
+    """The examples of a dataset; one of TFDS is downloaded and prepared first if need be.
 
-    Up to 1 GiB of images are held in memory; more are read and decoded as they are needed.
+    Up to 1 GiB of a split's images are held in memory; more are read and decoded as they are needed.
 
     Args:
-      name: a dataset of `IMAGES` or `ncsn_jax.data.points.POINTS`.
-      data_dir: where prepared datasets lie, for TFDS to read and write; its own directory if None.
+      settings: `config.data`: the name, where the files lie, and how images are cropped and resized.
 
     Raises:
-      UserError: if the name is unknown, or the dataset is neither prepared nor to be had.
+      UserError: if the name is unknown, or the dataset is neither prepared nor to be had; of a folder, if it
+        has no images, or some can't be decoded.
     """
-    info = describe(name)
+    info, name = describe(settings), settings.name
     if name in POINTS:
         return Dataset(info, *draw_points(name))
+    decode = functools.partial(
+        resized,
+        size=settings.image_size,
+        crop=settings.crop,
+        fit=settings.fit,
+        channels=1 if info.shape[2] == 1 else 3,
+    )
+    if name == FOLDER:
+        if settings.data_dir is None:
+            raise UserError("config.data.data_dir=None: 'folder' needs the directory of the images")
+        train, test = load_folder(
+            settings.data_dir,
+            decode=decode,
+            test_fraction=settings.test_fraction,
+            corrupt=settings.corrupt,
+            in_memory_bytes=IN_MEMORY_BYTES,
+        )
+        return Dataset(info, train, test)
+    return _load_tfds(settings, info, decode)
+
+
+def _load_tfds(settings: Data, info: DatasetInfo, decode: Callable[[Image.Image], np.ndarray]) -> Dataset:
+    name, data_dir = settings.name, settings.data_dir
     place = f"in {data_dir or 'the default data_dir'}"
     try:
         builder = IMAGES[name][0](data_dir=data_dir, file_format="array_record")
         if not builder.is_prepared():
             _prepare(builder)
-        return Dataset(info, *(_source(builder, split, info) for split in ("train", "test")))
+        return Dataset(info, *(_source(builder, split, info, decode) for split in ("train", "test")))
     except NOT_TO_BE_HAD as error:
         raise UserError(
             f"dataset {name} is not prepared {place} and can't be downloaded ({_one_line(error)}); "
@@ -106,9 +161,11 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
 
 
 def _prepare(builder: tfds.core.DatasetBuilder) -> None:
-    if isinstance(builder, Mnist):
+    url = getattr(builder, "URL", None)
+    by_hand = Path(builder.data_dir).parents[1] / "downloads" / "manual"
+    if url and not by_hand.exists():
         # TFDS retries a download for minutes; this asks once whether there is a network at all.
-        requests.head(builder.URL, timeout=10)
+        requests.head(url, timeout=10)
     builder.download_and_prepare()
 
 
@@ -117,20 +174,23 @@ def _one_line(error: Exception) -> str:
 
 
 class _DecodedImages:
-    """The images of a TFDS split, decoded one at a time."""
+    """The images of a TFDS split, decoded and resized one at a time."""
 
-    def __init__(self, source):
+    def __init__(self, source, decode: Callable[[Image.Image], np.ndarray]):
         self._source = source
+        self._decode = decode
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index):
-        return self._source[index]["image"]
+        pixels = self._source[index]["image"]
+        return self._decode(Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels))
 
 
-def _source(builder: tfds.core.DatasetBuilder, split: str, info: DatasetInfo) -> Source:
+def _source(builder: tfds.core.DatasetBuilder, split: str, info: DatasetInfo, decode) -> Source:
     source = builder.as_data_source(split)  # pyright: ignore[reportCallIssue]
-    if len(source) * math.prod(info.shape) > IN_MEMORY_BYTES:
-        return _DecodedImages(source)
-    return np.stack([example["image"] for example in source.__getitems__(range(len(source)))])
+    images = _DecodedImages(source, decode)
+    if len(images) * math.prod(info.shape) > IN_MEMORY_BYTES:
+        return images
+    return np.stack([images[i] for i in range(len(images))])

@@ -1,4 +1,4 @@
-"""`mnist`: TFDS's MNIST, prepared without TensorFlow."""
+"""`mnist` and `fashion_mnist`: TFDS's, prepared without TensorFlow."""
 
 import gzip
 
@@ -29,6 +29,14 @@ class Mnist(tfds.image_classification.MNIST, skip_registration=True):
         labels = _read_idx(labels_path, header=8)
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
             yield i, {"image": png_bytes(image), "label": int(label)}
+
+
+class FashionMnist(  # pyright: ignore[reportIncompatibleMethodOverride]
+    Mnist, tfds.image_classification.FashionMNIST, skip_registration=True
+):
+    """The stock builder, prepared as MNIST is: its files have the same format."""
+
+    name = "fashion_mnist"
 
 
 def _read_idx(path, header: int) -> np.ndarray:

@@ -1,11 +1,20 @@
-"""From stored pixels to the network's images, on the device and for a single example."""
+"""From stored pixels to the network's images and back, on the device and for a single example."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 
+from ncsn_jax.config import Data
+from ncsn_jax.data.datasets import DatasetInfo
 from ncsn_jax.typing import PRNGKey
+
+LOGIT_MARGIN = 1e-6
+"""λ: the logit is taken of λ + (1 − 2λ)x, for it has no value at 0 and 1."""
 
 
 def dequantize(key: PRNGKey, image: UInt8[Array, "*event"], num_values: int) -> Float[Array, "*event"]:
@@ -22,6 +31,55 @@ def dequantize(key: PRNGKey, image: UInt8[Array, "*event"], num_values: int) -> 
     return (image.astype(jnp.float32) + noise) / num_values
 
 
+def add_gaussian(key: PRNGKey, image: UInt8[Array, "*event"], num_values: int) -> Float[Array, "*event"]:
+    """Gaussian dequantization, k/(n − 1) + 0.01 z with z ~ N(0, 1), as NCSNv2's code has it."""
+    return normalize(key, image, num_values) + 0.01 * jax.random.normal(key, image.shape)
+
+
+def normalize(key: PRNGKey, image: UInt8[Array, "*event"], num_values: int) -> Float[Array, "*event"]:
+    """No dequantization: k/(n − 1), from 0 to 1. Draws nothing from its key."""
+    return image.astype(jnp.float32) / (num_values - 1)
+
+
 def random_flip(key: PRNGKey, image: UInt8[Array, "h w c"]) -> UInt8[Array, "h w c"]:
     """The image, mirrored left to right with probability ½."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
+
+
+class Transform(NamedTuple):
+    """A map from images in [0, 1] to what the network is trained on, and the way back."""
+
+    forward: Callable[[Array], Array]
+    inverse: Callable[[Array], Array]
+
+
+def _logit(x: Array) -> Array:
+    x = LOGIT_MARGIN + (1 - 2 * LOGIT_MARGIN) * x
+    return jnp.log(x) - jnp.log1p(-x)
+
+
+TRANSFORMS = {
+    "none": Transform(lambda x: x, lambda x: x),
+    "rescale": Transform(lambda x: 2.0 * x - 1.0, lambda x: 0.5 * (x + 1.0)),
+    "logit": Transform(_logit, lambda x: (jax.nn.sigmoid(x) - LOGIT_MARGIN) / (1 - 2 * LOGIT_MARGIN)),
+}
+"""By `config.data.transform`. The logit is the official codes', with their λ."""
+
+
+def preprocessing(
+    settings: Data, info: DatasetInfo
+) -> Callable[[PRNGKey, Shaped[Array, "*event"]], Float[Array, "*event"]]:
+    """What turns a stored example into the network's: images are dequantized and transformed, points stay.
+
+    Args:
+      settings: `config.data`.
+      info: what the dataset stores.
+    """
+    if info.num_values is None:
+        return lambda key, point: point
+    dequantization = functools.partial(
+        {"uniform": dequantize, "gaussian": add_gaussian, "none": normalize}[settings.dequantization],
+        num_values=info.num_values,
+    )
+    transform = TRANSFORMS[settings.transform]
+    return lambda key, image: transform.forward(dequantization(key, image))

@@ -12,6 +12,7 @@ from ncsn_jax.config import Config
 from ncsn_jax.errors import UserError
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.streams import stream
+from ncsn_jax.suggest_noise import resolved
 from ncsn_jax.training import workdir as run
 from ncsn_jax.training.checkpoints import Checkpoints
 from ncsn_jax.training.metrics import MetricsWriter, StepLog
@@ -46,23 +47,22 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
             f"config.training.batch_size={settings.batch_size} is not divisible by "
             f"the number of devices, {devices}"
         )
+    config = resolved(config, workdir)
     abstract = run.abstract_state(config)
     run.check(workdir, config)
-    dataset = data.load(config.data.name, config.data.data_dir)
+    dataset = data.load(config.data)
     if settings.batch_size > len(dataset.train):
         raise UserError(
             f"config.training.batch_size={settings.batch_size} is more than "
             f"the {len(dataset.train)} training examples of {config.data.name!r}"
         )
-    if config.data.random_flip and len(dataset.info.shape) != 3:
-        raise UserError(f"config.data.random_flip=True: {config.data.name!r} are no images")
     run.claim(workdir, config)
 
     loss = functools.partial(
         example_loss,
-        config.model.build(),
-        objective(config.model.sigmas, settings),
-        num_values=dataset.info.num_values,
+        config.network(),
+        objective(config.model.noise_levels, settings),
+        data.preprocessing(config.data, dataset.info),
     )
     step_fn = pmap_step(
         functools.partial(
@@ -141,9 +141,12 @@ def _held_out_loss(loss, examples, config: Config):
 
 def _preview(workdir: Path, step: int, state, config: Config, metrics: MetricsWriter) -> None:
     """Draws a picture of samples from the moving average."""
-    score_fn = as_score_fn(config.model.build(), {"params": state.ema_params})
-    shape, count = data.describe(config.data.name).shape, config.training.preview_samples
-    picture = sampling.preview(score_fn, shape, config.model.sigmas, config.sampling, count)
+    score_fn = as_score_fn(config.network(), {"params": state.ema_params})
+    shape, transform = data.describe(config.data).shape, data.TRANSFORMS[config.data.transform]
+    count = config.training.preview_samples
+    picture = sampling.preview(
+        score_fn, shape, config.model.noise_levels, config.sampling, count, transform=transform
+    )
     (workdir / "samples").mkdir(exist_ok=True)
     viz.save_png(workdir / "samples" / f"step_{step:08d}.png", picture)
     metrics.picture(step, "samples", picture)

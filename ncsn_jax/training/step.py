@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, Int, Shaped
 
-from ncsn_jax.data.preprocessing import dequantize, random_flip
+from ncsn_jax.data.preprocessing import random_flip
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.training.objective import Objective
 from ncsn_jax.training.state import TrainState
@@ -27,21 +27,25 @@ ExampleLoss = Callable[[PRNGKey, Any, Shaped[Array, "*event"]], Float[Array, ""]
 
 
 def example_loss(
-    model: nn.Module, objective: Objective, *, num_values: int | None, flip: bool
+    model: nn.Module,
+    objective: Objective,
+    preprocess: Callable[[PRNGKey, Shaped[Array, "*event"]], Float[Array, "*event"]],
+    *,
+    flip: bool,
 ) -> ExampleLoss:
-    """The objective of a stored example: an image is flipped at random and dequantized first.
+    """The objective of a stored example: an image is flipped at random and preprocessed first.
 
     Args:
       model: a score network.
       objective: the loss of a score at a clean example.
-      num_values: how many values a pixel can have; None for real numbers, which are taken as they are.
+      preprocess: from a stored example to a clean one, from `ncsn_jax.data.preprocessing`.
       flip: whether images are mirrored with probability ½.
     """
 
     def loss(key, params, x):
-        flip_key, dequantize_key, loss_key = jax.random.split(key, 3)
+        flip_key, preprocess_key, loss_key = jax.random.split(key, 3)
         x = random_flip(flip_key, x) if flip else x
-        x = x if num_values is None else dequantize(dequantize_key, x, num_values)
+        x = preprocess(preprocess_key, x)
         return objective(loss_key, as_score_fn(model, {"params": params}), x)
 
     return loss

@@ -61,8 +61,8 @@ def abstract_state(config: Config) -> TrainState:
 def _create(config: Config):
     return functools.partial(
         create_state,
-        model=config.model.build(),
-        shape=data.describe(config.data.name).shape,
+        model=config.network(),
+        shape=data.describe(config.data).shape,
         optimizer=optimizer(config),
     )
 
@@ -158,4 +158,4 @@ def restore(
             abstract_state(config),
         )
         state = checkpoints.restore(step, like)
-    return config.model.build(), {"params": state.ema_params if ema else state.params}
+    return config.network(), {"params": state.ema_params if ema else state.params}

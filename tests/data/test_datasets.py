@@ -5,15 +5,21 @@ import threading
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ncsn_jax import data
+from ncsn_jax.config import Data
 from ncsn_jax.data import datasets
 from ncsn_jax.errors import UserError
 
 
+def load(name, data_dir, **settings):
+    return data.load(Data(name=name, data_dir=str(data_dir), **settings))
+
+
 @pytest.fixture(scope="module")
 def digits(data_dir):
-    return data.load("digits", data_dir)
+    return load("digits", data_dir)
 
 
 def labels(data_dir, split):
@@ -36,7 +42,7 @@ def test_digits_have_17_values_and_two_splits(digits):
     assert digits.test.shape == (297, 8, 8, 1)
     assert digits.train.dtype == np.uint8
     assert digits.train.max() == 16
-    assert digits.info == data.describe("digits")
+    assert digits.info == data.describe(Data(name="digits"))
     assert digits.info.shape == digits.train.shape[1:]
     assert digits.info.num_values == 17
 
@@ -49,7 +55,7 @@ def test_digits_are_stratified(digits, data_dir):
 
 def test_large_datasets_are_read_image_by_image(digits, data_dir, monkeypatch):
     monkeypatch.setattr(datasets, "IN_MEMORY_BYTES", 0)
-    lazy = data.load("digits", data_dir)
+    lazy = load("digits", data_dir)
     assert not isinstance(lazy.train, np.ndarray)
     assert len(lazy.train) == 1500
     np.testing.assert_array_equal(lazy.train[17], digits.train[17])
@@ -61,8 +67,8 @@ def test_large_datasets_are_read_image_by_image(digits, data_dir, monkeypatch):
 
 
 def test_an_unknown_dataset_is_named(data_dir):
-    with pytest.raises(UserError, match="'minst': unknown dataset; accepted: digits, mnist"):
-        data.load("minst", data_dir)
+    with pytest.raises(UserError, match=r"'minst': unknown dataset; accepted: digits, .*, folder, two_g"):
+        load("minst", data_dir)
 
 
 @pytest.fixture
@@ -92,7 +98,7 @@ def server(tmp_path, monkeypatch):
 
 
 def test_mnist_is_downloaded_and_prepared_without_tensorflow(server, tmp_path):
-    mnist = data.load("mnist", str(tmp_path / "tfds"))
+    mnist = load("mnist", str(tmp_path / "tfds"))
     assert {bytes(i) for i in mnist.train} == {bytes(i) for i in server["train"]}
     assert {bytes(i) for i in mnist.test} == {bytes(i) for i in server["t10k"]}
     assert mnist.info == data.DatasetInfo(shape=(28, 28, 1), num_values=256)
@@ -101,7 +107,7 @@ def test_mnist_is_downloaded_and_prepared_without_tensorflow(server, tmp_path):
 def test_no_network_is_said_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.Mnist, "URL", "http://127.0.0.1:9/")
     with pytest.raises(UserError, match=r"mnist is not prepared in .*--config\.data\.data_dir"):
-        data.load("mnist", str(tmp_path / "tfds"))
+        load("mnist", str(tmp_path / "tfds"))
     assert not (tmp_path / "tfds").exists()
 
 
@@ -109,25 +115,76 @@ def test_a_failing_download_is_said(server, tmp_path, monkeypatch):
     """The server answers, but has no such files."""
     monkeypatch.setattr(datasets.Mnist, "URL", datasets.Mnist.URL + "elsewhere/")
     with pytest.raises(UserError, match=r"mnist is not prepared in .* \(DownloadError.*404"):
-        data.load("mnist", str(tmp_path / "tfds"))
+        load("mnist", str(tmp_path / "tfds"))
 
 
 def test_damaged_files_are_said(tmp_path):
-    data.load("digits", str(tmp_path))
+    load("digits", str(tmp_path))
     next(tmp_path.rglob("digits-train.array_record*")).unlink()
     with pytest.raises(UserError, match=r"digits in .* can't be read or written as array_record"):
-        data.load("digits", str(tmp_path))
+        load("digits", str(tmp_path))
 
 
 def test_another_file_format_is_said(tmp_path):
-    data.load("digits", str(tmp_path))
+    load("digits", str(tmp_path))
     info = next(tmp_path.rglob("dataset_info.json"))
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(UserError, match=r"digits in .* can't be read .* as array_record"):
-        data.load("digits", str(tmp_path))
+        load("digits", str(tmp_path))
 
 
 def test_a_directory_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("precious")
     with pytest.raises(UserError, match=r"digits in .* can't be read or written"):
-        data.load("digits", str(tmp_path / "file"))
+        load("digits", str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "folder"}, r"config\.data\.image_size=None: images of a folder need one size"),
+        ({"name": "mnist", "crop": 29}, r"config\.data\.crop=29: larger than the images of mnist, 28×28"),
+        ({"name": "two_moons", "random_flip": True}, r"random_flip=True: 'two_moons' are points"),
+        ({"name": "two_moons", "transform": "logit"}, r"transform='logit': 'two_moons' are points"),
+        ({"name": "two_moons", "image_size": 3}, r"image_size=3: 'two_moons' are points"),
+    ],
+)
+def test_settings_that_make_no_sense_are_said(settings, message):
+    with pytest.raises(UserError, match=message):
+        data.describe(Data(**settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape"),
+    [
+        ({"name": "cifar10"}, (32, 32, 3)),
+        ({"name": "fashion_mnist", "image_size": 14}, (14, 14, 1)),
+        ({"name": "celeb_a"}, (218, 178, 3)),
+        ({"name": "celeb_a", "crop": 140}, (140, 140, 3)),
+        ({"name": "celeb_a", "crop": 140, "image_size": 64}, (64, 64, 3)),
+        ({"name": "folder", "image_size": 10, "channels": 1}, (10, 10, 1)),
+    ],
+)
+def test_shapes_are_those_after_cropping_and_resizing(settings, shape):
+    assert data.describe(Data(**settings)) == data.DatasetInfo(shape, 256)
+
+
+def test_datasets_of_tfds_are_cropped_and_resized(digits, data_dir):
+    cropped = load("digits", data_dir, crop=4)
+    np.testing.assert_array_equal(cropped.train, digits.train[:, 2:6, 2:6])
+    halved = load("digits", data_dir, image_size=4)
+    assert halved.train.shape == (1500, 4, 4, 1)
+    assert halved.info.shape == (4, 4, 1)
+    np.testing.assert_allclose(halved.train.mean(), digits.train.mean(), rtol=0.05)
+
+
+def test_a_folder_is_a_dataset(tmp_path, digits):
+    for i, image in enumerate(digits.train[:30]):
+        Image.fromarray(image.squeeze(-1) * 15).save(tmp_path / f"{i:02}.png")
+    folder = load("folder", tmp_path, image_size=8, channels=1)
+    assert folder.info == data.DatasetInfo((8, 8, 1), 256)
+    assert len(folder.train) + len(folder.test) == 30
+    found = {bytes(image) for part in (folder.train, folder.test) for image in np.asarray(part)}
+    assert found == {bytes(image * 15) for image in digits.train[:30]}
+    with pytest.raises(UserError, match="data_dir=None: 'folder' needs the directory"):
+        data.load(Data(name="folder", image_size=8))

@@ -3,13 +3,14 @@ import numpy as np
 import pytest
 
 from ncsn_jax import data
+from ncsn_jax.config import Data
 from ncsn_jax.data.points import POINTS
 
 
 @pytest.mark.parametrize("name", POINTS)
 def test_points_are_a_dataset(name):
-    dataset = data.load(name)
-    assert dataset.info == data.describe(name) == data.DatasetInfo(shape=(2,), num_values=None)
+    dataset = data.load(Data(name=name))
+    assert dataset.info == data.describe(Data(name=name)) == data.DatasetInfo(shape=(2,), num_values=None)
     assert dataset.train.shape == (50_000, 2)
     assert dataset.test.shape == (5_000, 2)
     assert dataset.train.dtype == np.float32
@@ -18,11 +19,11 @@ def test_points_are_a_dataset(name):
     assert not set(map(bytes, dataset.train)) & set(map(bytes, dataset.test))
     error = dataset.train.mean(0) - dataset.test.mean(0)
     assert np.abs(error / dataset.train.std(0)).max() < 4 * np.sqrt(1 / 50_000 + 1 / 5_000)
-    np.testing.assert_array_equal(data.load(name).train, dataset.train)
+    np.testing.assert_array_equal(data.load(Data(name=name)).train, dataset.train)
 
 
 def test_batches_hold_points():
-    points = data.load("two_moons")
+    points = data.load(Data(name="two_moons"))
     batch = next(data.training_batches(points.train, batch_size=8, seed=0))
     assert batch["x"].shape == (4, 2, 2)
     known = set(map(bytes, points.train))
@@ -30,8 +31,8 @@ def test_batches_hold_points():
 
 
 def test_points_are_the_same_in_double_precision():
-    expected = data.load("swiss_roll").train
+    expected = data.load(Data(name="swiss_roll")).train
     with jax.enable_x64(True):
-        found = data.load("swiss_roll").train
+        found = data.load(Data(name="swiss_roll")).train
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, expected)

@@ -1,8 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from ncsn_jax.data import dequantize, random_flip
+from ncsn_jax.config import Data
+from ncsn_jax.data import TRANSFORMS, DatasetInfo, dequantize, preprocessing, random_flip
 
 
 def test_dequantization_spreads_each_value_over_its_bin():
@@ -29,3 +31,44 @@ def test_half_of_the_images_are_mirrored():
     mirrored = (flipped == image[:, ::-1]).all((1, 2, 3))
     assert (mirrored | (flipped == image).all((1, 2, 3))).all()
     assert abs(mirrored.mean() - 0.5) < 4 * 0.5 / np.sqrt(10_000)
+
+
+@pytest.mark.parametrize("num_values", [17, 256])
+def test_dequantization_is_uniform_gaussian_or_none(num_values):
+    keys = jax.random.split(jax.random.key(3), 4000)
+    values = jnp.array([0, num_values // 2, num_values - 1], jnp.uint8)
+    info = DatasetInfo((3,), num_values)
+
+    def draw(name):
+        preprocess = preprocessing(Data(dequantization=name), info)
+        return np.asarray(jax.vmap(lambda key: preprocess(key, values))(keys))
+
+    grid = np.asarray(values) / (num_values - 1)
+    np.testing.assert_allclose(draw("none"), np.broadcast_to(grid, (4000, 3)), atol=1e-7)
+    gaussian = draw("gaussian")
+    np.testing.assert_allclose(gaussian.mean(0), grid, atol=4 * 0.01 / np.sqrt(4000))
+    np.testing.assert_allclose(gaussian.std(0), 0.01, rtol=4 / np.sqrt(8000))
+    uniform = draw("uniform")
+    assert np.all(np.floor(uniform * num_values) == np.asarray(values))
+    np.testing.assert_allclose(uniform.std(0), 1 / num_values / np.sqrt(12), rtol=0.05)
+
+
+def test_transforms_are_what_they_are_called():
+    x = jnp.array([0.0, 0.25, 0.5, 1.0])
+    np.testing.assert_array_equal(TRANSFORMS["none"].forward(x), x)
+    np.testing.assert_allclose(TRANSFORMS["rescale"].forward(x), [-1.0, -0.5, 0.0, 1.0])
+    np.testing.assert_allclose(TRANSFORMS["logit"].forward(x)[1:3], [np.log(0.25 / 0.75), 0.0], atol=1e-5)
+    assert np.isfinite(TRANSFORMS["logit"].forward(x)).all()
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_have_a_way_back(name):
+    x = jnp.linspace(0.0, 1.0, 101)
+    transform = TRANSFORMS[name]
+    np.testing.assert_allclose(transform.inverse(transform.forward(x)), x, atol=1e-6)
+
+
+def test_points_stay_as_they_are():
+    x = jnp.array([3.0, -7.0])
+    preprocess = preprocessing(Data(name="two_moons"), DatasetInfo((2,), None))
+    np.testing.assert_array_equal(preprocess(jax.random.key(0), x), x)

@@ -122,7 +122,7 @@ def test_a_finished_run_trains_no_further(uninterrupted, tiny_config):
 def test_restore_gives_the_average_or_the_parameters(uninterrupted, tiny_config):
     whole, workdir = uninterrupted
     model, variables = training.restore(workdir)
-    assert model == tiny_config.model.build()
+    assert model == tiny_config.network()
     jax.tree.map(np.testing.assert_array_equal, variables, {"params": whole.ema_params})
     _, variables = training.restore(workdir, ema=False)
     jax.tree.map(np.testing.assert_array_equal, variables, {"params": whole.params})

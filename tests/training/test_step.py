@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from ncsn_jax.config import Training
+from ncsn_jax.data import dequantize
 from ncsn_jax.training import create_state, evaluation_step, example_loss, train_step
 from ncsn_jax.training.objective import objective
 from ncsn_jax.training.parallel import pmap_evaluation, pmap_step, replicate
@@ -23,7 +24,7 @@ def images():
 @pytest.fixture(scope="module")
 def loss(tiny_score):
     denoising = objective((1.0, 0.1), Training())
-    return example_loss(tiny_score, denoising, num_values=17, flip=True)
+    return example_loss(tiny_score, denoising, functools.partial(dequantize, num_values=17), flip=True)
 
 
 def layout(images, devices, index=None):

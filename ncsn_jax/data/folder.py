@@ -1,0 +1,165 @@
+"""A folder of images of one's own, as the two splits of a dataset."""
+
+import hashlib
+import os
+import unicodedata
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, SupportsIndex
+
+import grain
+import numpy as np
+from PIL import Image
+
+from ncsn_jax.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+ACCEPTED = f"accepted: a directory of at least 2 images, {', '.join(SUFFIXES)}, in any subdirectories"
+
+
+class FolderImages:
+    """Images decoded one at a time, as they are asked for; for a skipped one stands the next."""
+
+    def __init__(self, files: list[Path], decoder: "_Decoder"):
+        self._files = files
+        self._decoder = decoder
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: SupportsIndex) -> np.ndarray:
+        count = len(self)
+        first = range(count)[index]
+        for i in range(first, first + count):
+            image = self._decoder(self._files[i % count])
+            if image is not None:
+                return image
+        raise UserError(f"none of {count} images can be decoded, such as {self._files[first]}; {ACCEPTED}")
+
+    def in_memory(self) -> np.ndarray:
+        """The images in one array, without the skipped ones."""
+        images = np.empty((len(self), *self[0].shape), np.uint8)
+        count = 0
+        # Grain decodes in threads, keeps the order and leaves out what is None.
+        threads = os.cpu_count() or 1
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
+        for image in grain.MapDataset.source(self._files).map(self._decoder).to_iter_dataset(options):
+            images[count] = image
+            count += 1
+        return images[:count]
+
+
+def load_folder(
+    directory: str | Path,
+    *,
+    decode: Callable[[Image.Image], np.ndarray],
+    test_fraction: float = 0.1,
+    corrupt: Literal["error", "skip"] = "error",
+    in_memory_bytes: int,
+) -> tuple[np.ndarray | FolderImages, np.ndarray | FolderImages]:
+    """The training and the test images of a directory and its subdirectories, in the order of their paths.
+
+    Hidden files and directories are left out, links are followed. A file's split depends on nothing but its
+    path inside the directory, except that each split has at least one file.
+
+    Args:
+      directory: where the images lie.
+      decode: from an opened image to uint8 pixels of one shape.
+      test_fraction: of the files, about, in the test split.
+      corrupt: what becomes of files that can't be decoded: an error, or a warning for each.
+      in_memory_bytes: a split of at most so many decoded bytes becomes an array; of a larger one, images are
+        decoded at each access.
+
+    Raises:
+      UserError: if the directory can't be read or has fewer than 2 images, if a file can't be decoded (with
+        "skip": none of a split), or if images decode to different shapes.
+    """
+    directory = Path(directory).expanduser()
+    names = _image_names(directory)
+    if len(names) < 2:
+        raise UserError(f"{directory}: images found: {len(names)}; {ACCEPTED}")
+    decoder = _Decoder(decode, corrupt)
+    train, test = (
+        FolderImages([directory / name for name in part], decoder) for part in _split(names, test_fraction)
+    )
+    return _in_memory_if_small(train, in_memory_bytes), _in_memory_if_small(test, in_memory_bytes)
+
+
+class _Decoder:
+    """From files to arrays of one shape; to None, with a warning, where there is nothing but to skip."""
+
+    def __init__(self, decode: Callable[[Image.Image], np.ndarray], corrupt: Literal["error", "skip"]):
+        self._decode = decode
+        self._corrupt = corrupt
+        self._skipped: dict[Path, str] = {}
+        self._shape: tuple[int, ...] | None = None
+
+    def __call__(self, file: Path) -> np.ndarray | None:
+        if file in self._skipped:
+            return None
+        try:
+            with Image.open(file) as image:
+                image.load()
+                pixels = self._decode(image)
+        except Exception as error:  # Pillow's have many types: OSError, SyntaxError, struct.error, …
+            return self._refuse(file, error)
+        self._shape = self._shape or pixels.shape
+        if pixels.shape != self._shape:
+            raise UserError(
+                f"{file}: found an image of shape {pixels.shape} among those of {self._shape}; accepted: one "
+                "shape, which resizing gives"
+            )
+        return pixels
+
+    def _refuse(self, file: Path, error: Exception) -> None:
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        problem = f"{file}: can't be decoded ({kind}{' '.join(str(error).split())[:200]})"
+        if self._corrupt == "error":
+            raise UserError(f"{problem}; --config.data.corrupt=skip leaves such files out") from error
+        if self._skipped.setdefault(file, problem) is problem:  # of several threads, one warns
+            # `warnings.warn` would add a line of source code.
+            warnings.warn_explicit(f"{problem}; skipped", UserWarning, filename=__name__, lineno=0)
+
+
+def _in_memory_if_small(images: FolderImages, limit: int) -> np.ndarray | FolderImages:
+    return images.in_memory() if len(images) * images[0].nbytes <= limit else images
+
+
+def _image_names(directory: Path) -> list[str]:
+    """The paths of a directory's images inside it, sorted."""
+    names = []
+    visited = set()
+    for place, subdirectories, files in os.walk(directory, onerror=_unreadable, followlinks=True):
+        if (real := os.path.realpath(place)) in visited:  # a link leads back
+            subdirectories.clear()
+            continue
+        visited.add(real)
+        subdirectories[:] = sorted(name for name in subdirectories if not name.startswith("."))
+        inside = Path(place).relative_to(directory)
+        names += [(inside / name).as_posix() for name in files if _is_image(name)]
+    return sorted(names)
+
+
+def _unreadable(error: OSError):
+    raise UserError(f"{error.filename}: can't be read ({error.strerror}); {ACCEPTED}") from error
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _split(names: list[str], test_fraction: float) -> tuple[list[str], list[str]]:
+    """The names of the training and of the test split: those with the smallest hashes are the test's."""
+    count = sum(_hash(name) < test_fraction for name in names)
+    count = min(max(count, 1), len(names) - 1)
+    test = set(sorted(names, key=_hash)[:count])
+    return [name for name in names if name not in test], [name for name in names if name in test]
+
+
+def _hash(name: str) -> float:
+    """A number in [0, 1] that depends on the name alone."""
+    # The same name may be composed (é) on one file system and decomposed (e and ´) on another.
+    composed = unicodedata.normalize("NFC", name)
+    digest = hashlib.sha256(composed.encode(errors="surrogateescape")).digest()
+    return int.from_bytes(digest[:8]) / 2**64

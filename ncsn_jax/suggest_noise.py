@@ -1,0 +1,118 @@
+"""Noise levels and a step size chosen from data, by NCSNv2's Techniques 1, 2 and 4."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from ncsn_jax import data
+from ncsn_jax.config import Config, load
+from ncsn_jax.noise import EXACT_UP_TO, geometric_sigmas, largest_distance, num_scales_for, step_size_for
+
+MAX_BYTES = 2**30
+"""How much memory the examples may take whose distances are looked at."""
+
+
+class Suggestion(NamedTuple):
+    """What to set, and what it follows from.
+
+    Attributes:
+      sigma_begin: σ₁, three digits, rounded up.
+      num_scales: L.
+      step_size: ε, two digits.
+      distance: the largest between two examples.
+      num_examples: how many examples were looked at.
+      dim: D, how many numbers an example is.
+    """
+
+    sigma_begin: float
+    num_scales: int
+    step_size: float
+    distance: float
+    num_examples: int
+    dim: int
+
+
+def suggest_noise(x: Float[np.ndarray, "n ..."], sigma_end: float, steps_per_scale: int) -> Suggestion:
+    """The noise levels and the step size for data.
+
+    Args:
+      x: examples, as the network gets them.
+      sigma_end: σ_L, the smallest level, which is a choice: the noise that samples may keep.
+      steps_per_scale: T, which is a choice, too: the cost of sampling.
+
+    Raises:
+      ValueError: if there are fewer than two different examples, or σ_L isn't far below their distance.
+    """
+    distance, dim = largest_distance(x), math.prod(x.shape[1:])
+    digit = 10.0 ** (math.floor(math.log10(distance)) - 2)
+    sigma_begin = round(math.ceil(distance / digit - 1e-3) * digit, 12)
+    num_scales = num_scales_for(sigma_begin, sigma_end, dim)
+    step_size = step_size_for(geometric_sigmas(sigma_begin, sigma_end, num_scales), steps_per_scale)
+    return Suggestion(sigma_begin, num_scales, float(f"{step_size:.1e}"), distance, len(x), dim)
+
+
+def for_config(config: Config) -> Suggestion:
+    """The suggestion for the training data of a config."""
+    dataset = data.load(config.data)
+    count = min(len(dataset.train), MAX_BYTES // (4 * math.prod(dataset.info.shape)))
+    chosen = np.sort(np.random.default_rng(0).permutation(len(dataset.train))[:count])
+    stored = np.stack([dataset.train[int(i)] for i in chosen])
+    preprocess = jax.jit(jax.vmap(data.preprocessing(config.data, dataset.info)))
+    x = np.asarray(preprocess(jax.random.split(jax.random.key(0), count), stored))
+    return suggest_noise(x, config.model.sigma_end, config.sampling.steps_per_scale)
+
+
+def resolved(config: Config, workdir: Path) -> Config:
+    """The config with `model.sigmas="auto"` replaced by what the data suggest, or the workdir's run has.
+
+    Raises:
+      UserError: if the data can't be had.
+    """
+    if config.model.sigmas != "auto":
+        return config
+    path = workdir / "config.json"
+    if path.exists():
+        run = load(path)
+        levels = {name: getattr(run.model, name) for name in ("sigmas", "sigma_begin", "num_scales")}
+        step_size = run.sampling.step_size
+    else:
+        suggestion = for_config(config)
+        levels = {
+            "sigmas": "geometric",
+            "sigma_begin": suggestion.sigma_begin,
+            "num_scales": suggestion.num_scales,
+        }
+        step_size = suggestion.step_size
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update=levels),
+            "sampling": config.sampling.model_copy(update={"step_size": step_size}),
+        }
+    )
+
+
+def report(config: Config, suggestion: Suggestion) -> str:
+    """The suggestion with its reasons, and as a fragment of a config."""
+    s, model, steps = suggestion, config.model, config.sampling.steps_per_scale
+    ratio = (s.sigma_begin / model.sigma_end) ** (1 / (s.num_scales - 1))
+    how = "exact" if s.num_examples <= EXACT_UP_TO else "from below, by walks to the farthest"
+    levels = f"sigma_begin={s.sigma_begin:g}, sigma_end={model.sigma_end:g}, num_scales={s.num_scales}"
+    return f"""\
+{config.data.name}: {s.num_examples} training examples of {s.dim} numbers
+
+sigma_begin = {s.sigma_begin:g}: the largest distance of two examples is {s.distance:.4g} ({how}; Technique 1)
+num_scales = {s.num_scales}: levels of ratio {ratio:.4g}, so that neighbours overlap, from there to \
+sigma_end = {model.sigma_end:g} (Technique 2)
+step_size = {s.step_size:g}: with it, steps_per_scale = {steps} steps bring a chain closest to each level \
+(Technique 4)
+
+In a config:
+
+    model={type(model).__name__}({levels}),
+    sampling=Sampling(step_size={s.step_size:g}, steps_per_scale={steps}),
+
+--config.model.sigmas=auto chooses the same."""

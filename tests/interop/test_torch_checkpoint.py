@@ -1,0 +1,561 @@
+"""Checkpoints of torch, honest (made by torch_writer.py), damaged and hostile."""
+
+import io
+import json
+import os
+import pickle
+import random
+import re
+import struct
+import subprocess
+import sys
+import zipfile
+from collections import OrderedDict
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from ncsn_jax.interop import torch_checkpoint
+from ncsn_jax.interop.torch_checkpoint import load_torch_checkpoint
+from tests.interop.torch_writer import (
+    REBUILD_PARAMETER,
+    SIZE,
+    STORAGES,
+    Call,
+    Storage,
+    archive,
+    as_stream,
+    as_zip,
+    dumps,
+    stream,
+    tensor,
+    whole,
+)
+
+MIB = 2**20
+
+
+def checkpoint(tensors):
+    """What the official code saves: the model's state, with its modules' metadata, and the optimizer's."""
+    model = OrderedDict(
+        (f"module.{name}", whole(values, str(i))) for i, (name, values) in enumerate(tensors.items())
+    )
+    model._metadata = OrderedDict([("", {"version": 1}), ("module", {"version": 1})])
+    ids = [140204846120000 + i for i in range(len(tensors))]
+    state = {ids[0]: {"step": 2, "exp_avg": whole(np.ones(3, np.float32), "m")}}
+    return [model, {"state": state, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999), "params": ids}]}]
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(data):
+        (tmp_path / "checkpoint.pth").write_bytes(data)
+        return load_torch_checkpoint(tmp_path / "checkpoint.pth")
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def weights(official):
+    return {name: official[name] for name in official["state_dict_names"].tolist()}
+
+
+both = pytest.mark.parametrize("write", [as_zip, as_stream])
+
+
+@both
+def test_an_official_checkpoint(write, load, weights):
+    model, optimizer = load(write(checkpoint(weights)))
+    assert type(model) is dict
+    assert list(model) == [f"module.{name}" for name in weights]
+    for name, values in weights.items():
+        loaded = model[f"module.{name}"]
+        assert loaded.dtype == values.dtype
+        assert loaded.flags.writeable
+        np.testing.assert_array_equal(loaded, values)
+    first = 140204846120000
+    assert optimizer["param_groups"] == [
+        {"lr": 1e-3, "betas": (0.9, 0.999), "params": list(range(first, first + len(weights)))}
+    ]
+    assert optimizer["state"][first]["step"] == 2
+    np.testing.assert_array_equal(optimizer["state"][first]["exp_avg"], np.ones(3))
+
+
+@both
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_kind_of_tensor(write, protocol, load):
+    values = np.arange(24, dtype=np.float32)
+    shared = Storage(values, "shared")
+    # Long enough that protocol 4 begins frames and memoizes beyond one byte.
+    padding = [f"name {i}" for i in range(300)]
+    saved = OrderedDict(
+        {
+            "plain": [
+                None,
+                True,
+                False,
+                0,
+                -1,
+                2**31,
+                -(2**40),
+                1.5,
+                "σ",
+                (),
+                (1,),
+                (1, 2),
+                (1, 2, 3, 4),
+                padding,
+            ],
+            "size": Call(SIZE, ((2, 3),)),
+            "whole": tensor(shared, (4, 6), (6, 1)),
+            "transposed": tensor(shared, (6, 4), (1, 6)),
+            "expanded": tensor(shared, (5, 3), (0, 1), offset=21),
+            "offset": tensor(shared, (2, 3), (6, 2), offset=13),
+            "scalar": tensor(shared, (), (), offset=7),
+            "empty": tensor(shared, (0, 4), (4, 1)),
+            "nothing": whole(np.zeros(0, np.float32), "none"),
+            "parameter": Call(REBUILD_PARAMETER, (tensor(shared, (24,), (1,)), True, OrderedDict())),
+            "cuda": whole(values * 2, "cuda", device="cuda:0"),
+            **{kind: whole((values % 2).astype(dtype), kind) for kind, dtype in STORAGES.items()},
+        }
+    )
+    loaded = load(write(saved, protocol=protocol))
+
+    assert loaded["plain"] == saved["plain"]
+    assert loaded["size"] == (2, 3)
+    grid = values.reshape(4, 6)
+    expected = {
+        "whole": grid,
+        "transposed": grid.T,
+        "expanded": np.tile(values[21:24], (5, 1)),
+        "offset": grid[2:, 1::2],
+        "scalar": values[7],
+        "empty": np.zeros((0, 4)),
+        "nothing": np.zeros(0),
+        "parameter": values,
+        "cuda": values * 2,
+    }
+    for name, array in expected.items():
+        assert loaded[name].dtype == np.float32
+        assert loaded[name].shape == array.shape
+        np.testing.assert_array_equal(loaded[name], array)
+    for kind, dtype in STORAGES.items():
+        assert loaded[kind].dtype == dtype
+        np.testing.assert_array_equal(loaded[kind].astype(np.float32), values % 2)
+    loaded["transposed"][1, 2] = -1
+    assert loaded["whole"][2, 1] == loaded["parameter"][13] == loaded["offset"][0, 0] == -1
+
+
+def test_views_of_a_storage(load):
+    """Streams have storages that are parts of another."""
+    values = np.arange(10, dtype=np.float32)
+    saved = [tensor(Storage(values, "0", view=("v", 4, 6)), (2, 3), (3, 1)), whole(values, "0")]
+    part, all_values = load(as_stream(saved))
+    np.testing.assert_array_equal(part, values[4:].reshape(2, 3))
+    assert np.shares_memory(part, all_values)
+
+
+def test_a_file_that_cannot_be_opened(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_torch_checkpoint(tmp_path / "none.pth")
+
+
+# What follows is refused.
+
+P2 = b"\x80\x02"
+REBUILD_NAME = b"ctorch._utils\n_rebuild_tensor_v2\n"
+
+
+def text(value):
+    return b"X" + struct.pack("<I", len(value)) + value
+
+
+def number(value):
+    data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+def reference(count=4, *, key=b"0", kind=b"torch\nFloatStorage", device=b"cpu", more=b""):
+    key = key if key[:1] in b"K(" else text(key)
+    return b"(" + text(b"storage") + b"c" + kind + b"\n" + key + text(device) + number(count) + more + b"tQ"
+
+
+def numbers(*values):
+    return b"(" + b"".join(value if isinstance(value, bytes) else number(value) for value in values) + b"t"
+
+
+def raw_tensor(size=(4,), strides=(1,), offset=0, storage=None):
+    offset = offset if isinstance(offset, bytes) else number(offset)
+    storage = reference() if storage is None else storage
+    return REBUILD_NAME + b"(" + storage + offset + numbers(*size) + numbers(*strides) + b"\x89}tR"
+
+
+def zipped(opcodes, **records):
+    return archive({"data.pkl": P2 + opcodes + b".", "data/0": bytes(16), **records})
+
+
+def repeated(unit, before=b"", after=b""):
+    """A pickle of just under 1 MiB, mostly one unit."""
+    return zipped(before + unit * ((MIB - 3 - len(before) - len(after)) // len(unit)) + after)
+
+
+def patched(data, signature, at, value):
+    """The data with bytes after the last occurrence of a zip's signature replaced."""
+    at += data.rindex(signature)
+    return data[:at] + value + data[at + len(value) :]
+
+
+def named(*names):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as target, mock.patch("warnings.warn"):
+        for name in names:
+            target.writestr(name, P2 + b"N.")
+    return file.getvalue()
+
+
+def directory_of(count):
+    """A zip whose directory is `count` times the same record."""
+    data = archive({"data.pkl": P2 + b"N."})
+    start, end = data.index(b"PK\1\2"), data.rindex(b"PK\5\6")
+    directory = data[start:end] * count
+    zip64 = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, count, count, len(directory), start)
+    locator = struct.pack("<4sIQI", b"PK\6\7", 0, start + len(directory), 1)
+    return data[:start] + directory + zip64 + locator + b"PK\5\6" + bytes(4) + b"\xff" * 12 + bytes(2)
+
+
+def bomb():
+    """A storage of 250 MiB in 1 MiB."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as target:
+        target.writestr("a/data.pkl", P2 + reference(250 * MIB // 4) + b".", zipfile.ZIP_STORED)
+        target.writestr("a/data/0", bytes(250 * MIB))
+    return file.getvalue()
+
+
+def overlapping():
+    """Two thousand storages that are all the same MiB of the file."""
+    storage = b"".join(reference(MIB // 4, key=f"{i}".encode()) + b"a" for i in range(2000))
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as target:
+        target.writestr("a/data.pkl", P2 + b"]" + storage + b".")
+        target.writestr("a/data/0", bytes(MIB))
+        for i in range(1, 2000):
+            record = zipfile.ZipInfo(f"a/data/{i}")
+            first = target.filelist[1]
+            for name in ("header_offset", "file_size", "compress_size", "CRC"):
+                setattr(record, name, getattr(first, name))
+            target.filelist.append(record)
+    return file.getvalue()
+
+
+def colliding():
+    keys = (b"\x8a\x0a" + (i * (2**61 - 1)).to_bytes(10, "little") + b"N" for i in range(80_000))
+    return zipped(b"}(" + b"".join(keys) + b"u")
+
+
+ONE = np.arange(4, dtype=np.float32)
+ZIP = as_zip([whole(ONE, "0"), "text"])
+STREAM = as_stream([whole(ONE, "0"), "text"])
+MARKER = "executed"
+SYSTEM = f"touch {MARKER}".encode()
+FEW_NESTED = b"".join(b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(100))
+
+HOSTILE = {
+    # What would execute.
+    "os.system": (zipped(b"cos\nsystem\n" + text(SYSTEM) + b"\x85R"), "the global 'os.system'"),
+    "posix.system, protocol 4": (
+        zipped(b"\x8c\x05posix\x8c\x06system\x93" + text(SYSTEM) + b"\x85R"),
+        "the global 'posix.system'",
+    ),
+    "builtins.eval": (
+        zipped(b"cbuiltins\neval\n" + text(f"open({MARKER!r}, 'w')".encode()) + b"\x85R"),
+        "the global 'builtins.eval'",
+    ),
+    "os.system in a stream": (
+        stream(P2 + b"cos\nsystem\n" + text(SYSTEM) + b"\x85R.", {}),
+        "the global 'os.system'",
+    ),
+    "os.system as the magic number": (
+        P2 + b"cos\nsystem\n" + text(SYSTEM) + b"\x85R.",
+        "the global 'os.system'",
+    ),
+    "INST": (zipped(b"(S'" + SYSTEM + b"'\nios\nsystem\n"), "opcode STRING"),
+    "INST alone": (zipped(b"(ios\nsystem\n"), "opcode INST"),
+    "OBJ": (zipped(b"(ccollections\nOrderedDict\no"), "opcode OBJ"),
+    "NEWOBJ": (zipped(b"ccollections\nOrderedDict\n)\x81"), "opcode NEWOBJ"),
+    "EXT1": (zipped(b"\x82\x01"), "opcode EXT1"),
+    "PERSID": (zipped(b"Pfile\n"), "opcode PERSID"),
+    "a dotted name": (
+        zipped(b"\x8c\x05torch\x8c\x12serialization.load\x93"),
+        "global 'torch.serialization.load'",
+    ),
+    "a module by a tuple": (zipped(b")\x8c\x04Size\x93"), "not by two strings"),
+    "a longer name": (
+        zipped(b"ctorch._utils\n_rebuild_tensor_v2x\n"),
+        "global 'torch._utils._rebuild_tensor_v2x'",
+    ),
+    "a huge name": (zipped(b"c" + b"a" * 10**6 + b"\nb\n"), r"global 'aaa.*\.\.\."),
+    "a name of two lines": (zipped(b"\x8c\x03o\ns\x8c\x06system\x93"), r"global 'o\\ns.system'"),
+    "a call of a string": (zipped(text(b"torch.Size") + b")\x85R"), "calls 'torch.Size'"),
+    "a call of a tensor": (zipped(raw_tensor() + b")R"), "calls array"),
+    "OrderedDict with arguments": (zipped(b"ccollections\nOrderedDict\n])\x86R"), "calls .*ORDERED_DICT"),
+    "attributes of a list": (zipped(b"]}b"), "attributes"),
+    # Damaged pickles.
+    "an empty stack": (zipped(b""), "one object"),
+    "too much on the stack": (zipped(b"NN"), "one object"),
+    "pops from nothing": (zipped(b"R"), "takes more from the stack"),
+    "a tuple without a mark": (zipped(b"Nt"), "takes more from the stack"),
+    "an unknown opcode": (zipped(b"\xff"), "opcode b'.xff' unknown"),
+    "an unknown memo": (zipped(b"h\x07"), "no object 7"),
+    "a huge memo index": (zipped(b"Nr\xff\xff\xff\xffj\xfe\xff\xff\xff"), "no object 4294967294"),
+    "a huge string": (zipped(b"\x8d" + b"\xff" * 7 + b"\x7fabc"), "expected .* bytes"),
+    "a string of no UTF-8": (zipped(text(b"\xff\xff")), "'utf-8' codec"),
+    "a huge int": (zipped(b"\x8b\xff\xff\xff\x7f"), "not enough data"),
+    "an int of a million digits": (zipped(b"I" + b"9" * (MIB - 100) + b"\n"), "damaged or longer"),
+    "an append to a tuple": (zipped(b")Na"), "appends to a tuple"),
+    "an item of a list": (zipped(b"]NNs"), "items of a list"),
+    "half an item": (zipped(b"}(Nu"), "items of a dict"),
+    "a tuple as a key": (zipped(b"})Ns"), r"the key \(\)"),
+    "a nested tuple as a key": (zipped(b"}" + b")" + b"\x85" * 10**6 + b"Ns"), "the key"),
+    "exponential tuples as a key": (zipped(b"Nq\x00" + FEW_NESTED + b"}h\x64Ns"), "the key"),
+    "a bool as a key": (zipped(b"}\x88Ns"), "the key True"),
+    "a float as a key": (zipped(b"}G" + bytes(8) + b"Ns"), "the key 0.0"),
+    "colliding keys": (colliding(), "the key"),
+    "many keys": (
+        zipped(b"}(" + b"".join(number(i) + b"N" for i in range(60_000)) + b"u"),
+        "more than 4096 keys",
+    ),
+    "bytes after the pickle": (zipped(b"N.N"), "2 bytes follow"),
+    # Pickles that fill their MiB.
+    "all dicts": (repeated(b"}"), "one object"),
+    "all marks": (repeated(b"("), "one object"),
+    "all memoized": (repeated(b"}\x94"), "one object"),
+    "all memo puts": (repeated(b"\x94", before=b"N", after=b"N"), "one object"),
+    "all ints": (repeated(b"\x8a\xff" + b"\x7f" * 255), "one object"),
+    "deep tuples": (repeated(b"\x85", before=b")", after=b"N"), "one object"),
+    "deep lists": (zipped(b"N" + b"]" * 400_000 + b"a" * 399_999), "one object"),
+    "deep tuples in a tensor": (
+        repeated(b"\x85", before=REBUILD_NAME + b"(" + reference() + b")", after=b"))tR"),
+        "doesn't fit",
+    ),
+    "all tensors": (
+        repeated(
+            b"h\x00h\x01R",
+            before=REBUILD_NAME
+            + b"q\x00("
+            + reference(4)
+            + b"K\x00"
+            + numbers(*[1] * 8)
+            + numbers(*[0] * 8)
+            + b"\x89}tq\x01",
+        ),
+        "one object",
+    ),
+    "a pickle of 2 MiB": (zipped(b"}" * 2 * MIB), "has a data.pkl of .*; accepted: up to 1048576"),
+    # Tensors.
+    "a size beyond the storage": (zipped(raw_tensor(size=(5,))), "doesn't fit in 4 × float32"),
+    "a stride beyond the storage": (zipped(raw_tensor(strides=(2,))), "doesn't fit"),
+    "an offset beyond the storage": (zipped(raw_tensor(offset=1)), "doesn't fit"),
+    "a negative offset": (zipped(raw_tensor(size=(1,), offset=-1)), "doesn't fit"),
+    "a negative stride": (zipped(raw_tensor(strides=(-1,), offset=3)), "doesn't fit"),
+    "a negative size": (zipped(raw_tensor(size=(-4,))), "doesn't fit"),
+    "a wrapping stride": (zipped(raw_tensor(size=(2**32 + 1,), strides=(2**32,))), "doesn't fit"),
+    "a huge stride": (zipped(raw_tensor(size=(1,), strides=(2**100,))), "doesn't fit"),
+    "a bool as a size": (zipped(raw_tensor(size=(b"\x88",))), "doesn't fit"),
+    "a float as a size": (zipped(raw_tensor(size=(b"G" + struct.pack(">d", 4.0),))), "doesn't fit"),
+    "a missing stride": (zipped(raw_tensor(strides=())), "doesn't fit"),
+    "nine dimensions": (zipped(raw_tensor(size=[1] * 9, strides=[1] * 9)), "doesn't fit"),
+    "a gigantic expanded tensor": (
+        zipped(raw_tensor(size=(2**40,), strides=(0,))),
+        "more than 67108864 bytes",
+    ),
+    "many expanded tensors": (
+        zipped(b"](" + raw_tensor(size=(2**20,), strides=(0,)) * 20 + b"e"),
+        "more than 67108864 bytes",
+    ),
+    "an empty tensor of huge sizes": (
+        zipped(raw_tensor(size=(0, 2**40, 2**40), strides=(0, 0, 0))),
+        "too big",
+    ),
+    "an expanded tensor as a storage": (
+        zipped(raw_tensor(size=(1000,), storage=raw_tensor(size=(1000,), strides=(0,)))),
+        "doesn't fit",
+    ),
+    "a list as a storage": (zipped(raw_tensor(storage=b"]")), "calls .*TENSOR"),
+    # Storages.
+    "a huge count": (zipped(reference(2**40 - 1)), "data/0.* has 16 bytes"),
+    "a wrapping count": (zipped(reference(2**62 + 4)), "refers to"),
+    "a negative count": (zipped(reference(-4)), "refers to"),
+    "another count": (zipped(reference(3)), "data/0.* has 16 bytes"),
+    "a missing storage": (zipped(reference(key=b"1")), "data/1.* is missing"),
+    "a storage elsewhere": (zipped(reference(key=b"../data.pkl")), "data/../data.pkl.* is missing"),
+    "an int as a key of a storage": (zipped(reference(key=b"K\x00")), "refers to"),
+    "a device of another kind": (zipped(reference(device=b"meta")), "refers to .*'meta'"),
+    "a reference to a module": (zipped(b"\x8c\x06moduleNN\x87Q"), "refers to .*'module'"),
+    "a storage without a type": (zipped(raw_tensor(storage=b"NQ")), "refers to None"),
+    "a storage of two types": (
+        zipped(reference() + reference(kind=b"torch\nIntStorage") + b"\x86"),
+        "both 4 × float32 and 4 × int32",
+    ),
+    "a storage of two counts": (
+        zipped(reference() + reference(3) + b"\x86"),
+        "both 4 × float32 and 3 × float32",
+    ),
+    "a quantized storage": (zipped(reference(kind=b"torch\nQInt8Storage")), "global 'torch.QInt8Storage'"),
+    "a view beyond its storage": (
+        stream(P2 + reference(more=b"(" + text(b"v") + b"K\x02K\x03t") + b".", {"0": ONE}),
+        "the view",
+    ),
+    # Zip archives.
+    "big-endian": (zipped(b"N", byteorder=b"big"), "byte order b'big'"),
+    "a compressed record": (archive({"data.pkl": P2 + b"N."}, compression=8), "encrypted or compressed"),
+    "a bomb": (bomb, "encrypted or compressed"),
+    "overlapping records": (overlapping, "records take"),
+    "a flipped bit in a storage": (ZIP.replace(ONE.tobytes(), ONE[::-1].tobytes()), "Bad CRC-32"),
+    "an encrypted record": (patched(ZIP, b"PK\1\2", 8, b"\1"), "encrypted or compressed"),
+    "a future version": (patched(ZIP, b"PK\1\2", 6, b"\xff"), "zip file version"),
+    "a huge record": (
+        patched(patched(ZIP, b"PK\1\2", 20, b"\xfe" * 4), b"PK\1\2", 24, b"\xfe" * 4),
+        "lies outside",
+    ),
+    "a record elsewhere": (patched(ZIP, b"PK\1\2", 42, b"\xfe" * 4), "lies outside"),
+    "a record that begins with none": (
+        patched(zipped(reference()), b"PK\1\2", 42, b"\1"),
+        "Bad magic number",
+    ),
+    "a damaged directory": (patched(ZIP, b"PK\1\2", 0, b"xx"), "Bad magic number"),
+    "a million records": (lambda: directory_of(10**6), "directory of 62000000 bytes"),
+    "the same record twice": (lambda: directory_of(2), "same name"),
+    "a huge directory": (patched(ZIP, b"PK\5\6", 12, b"\xfe" * 4), "directory of 4278124286 bytes"),
+    "two roots": (named("a/data.pkl", "b/data/0"), "several roots.*'a', 'b'"),
+    "two records of a name": (named("a/data.pkl", "a/data.pkl"), "same name"),
+    "an absolute name": (named("/a/data.pkl"), "name '/a/data.pkl'"),
+    "a name that leads out": (named("a/data.pkl", "a/../../b"), "name 'a/../../b'"),
+    "a backslash": (named("a/data.pkl", "a\\b/c"), "name"),
+    "a name without a root": (named("data.pkl"), "name 'data.pkl'"),
+    "a name with a null byte": (named("a/data.pkl", "a/nullxb").replace(b"nullx", b"null\0"), "name"),
+    "a name that differs": (patched(named("a/data.pkl"), b"PK\1\2", 46, b"b"), "name in directory"),
+    "no data.pkl": (archive({"data/0": b""}), "no data.pkl"),
+    "numpy's archive": (archive({"weight.npy": b""}), "no data.pkl"),
+    "TorchScript": (archive({"data.pkl": P2 + b"N.", "constants.pkl": b"", "code/a.py": b""}), "TorchScript"),
+    "a doubled archive": (ZIP + ZIP, "first record begins at"),
+    "bytes after an archive": (ZIP + b"\0", "doesn't end with its directory"),
+    "a zip's first bytes alone": (b"PK\3\4", "doesn't end with its directory"),
+    # Streams.
+    "a pickle": (pickle.dumps({"a": 1}, 2), "none of torch.save"),
+    "a pickle of an array": (pickle.dumps(ONE, 2), "global 'numpy"),
+    "another magic number": (stream(*dumps(1), magic=True), "none of torch.save"),
+    "another protocol": (stream(*dumps(1), protocol=1000), "protocol 1000, not 1001"),
+    "a big-endian stream": (stream(*dumps(1), little=False), "little-endian"),
+    "a missing storage key": (stream(*dumps(whole(ONE, "0"), legacy=True), keys=[]), "it lists"),
+    "a storage key twice": (stream(*dumps(whole(ONE, "0"), legacy=True), keys=["0", "0"]), "it lists"),
+    "a storage key of another type": (stream(*dumps(whole(ONE, "0"), legacy=True), keys=[0]), "it lists"),
+    "another count in a stream": (
+        STREAM.replace(struct.pack("<q", 4), struct.pack("<q", 5)),
+        "has 5 elements",
+    ),
+    "a huge count in a stream": (stream(P2 + reference(2**38) + b".", {"0": ONE}), "doesn't fit into it"),
+    "huge counts in a stream": (
+        stream(P2 + b"".join(reference(2**20, key=b"%d" % i) for i in range(1000)) + b".", {}),
+        "doesn't fit into it",
+    ),
+    "bytes after a stream": (STREAM + b"\0", "storages end at"),
+    "a doubled stream": (STREAM + STREAM, "storages end at"),
+    "a stream of 2 MiB of pickles": (stream(P2 + b"}" * 2 * MIB + b".", {}), "longer than 1048576 bytes"),
+    # Other files.
+    "an empty file": (b"", "is no PyTorch checkpoint"),
+    "a PNG": (b"\x89PNG\r\n\x1a\n" + bytes(100), "is no PyTorch checkpoint.*x89PNG"),
+    "a text": (b"import torch\n", "is no PyTorch checkpoint"),
+    "a tar": (b"sys_info".ljust(512, b"\0"), "is no PyTorch checkpoint"),
+    "safetensors": (struct.pack("<Q", 2) + b"{}", "is no PyTorch checkpoint"),
+}
+
+READER = """
+import importlib.util, json, pathlib, resource, sys, time
+
+spec = importlib.util.spec_from_file_location("torch_checkpoint", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+assert "jax" not in sys.modules
+
+pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + 200_000_000
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+for path in sys.argv[2:]:
+    start = time.perf_counter()
+    try:
+        outcome = "loads", str(type(module.load_torch_checkpoint(path)))
+    except Exception as error:
+        outcome = type(error).__name__, str(error)
+    print(json.dumps((*outcome, time.perf_counter() - start)), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """What reading each file gives in a process that may take 200 MB, and the directory it ran in."""
+    directory = tmp_path_factory.mktemp("hostile")
+    paths = []
+    for i, (data, _) in enumerate(HOSTILE.values()):
+        paths.append(directory / f"{i}.pth")
+        paths[-1].write_bytes(data() if callable(data) else data)
+    command = [sys.executable, "-c", READER, torch_checkpoint.__file__, *map(str, paths)]
+    output = subprocess.run(command, cwd=directory, stdout=subprocess.PIPE, check=True, text=True).stdout
+    lines = map(json.loads, output.splitlines())
+    return directory, dict(zip(HOSTILE, zip(paths, lines, strict=True), strict=True))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_and_damaged_files_are_refused(name, outcomes):
+    directory, by_name = outcomes
+    path, (kind, message, seconds) = by_name[name]
+    assert kind == "ValueError", message
+    assert message.startswith(f"{path} ")
+    assert len(message.splitlines()) == 1
+    assert len(message) < 1000
+    assert re.search(HOSTILE[name][1], message), message
+    assert seconds < 5
+    assert not (directory / MARKER).exists()
+
+
+@both
+def test_truncated_files_are_refused(write, tmp_path, load, weights):
+    data = write(checkpoint(weights))
+    for percent in range(100):
+        with pytest.raises(ValueError, match=r"checkpoint\.pth (is|has) "):
+            load(data[: len(data) * percent // 100])
+
+
+@both
+def test_flipped_bytes_load_or_are_refused(write, load):
+    """No other exception, whatever the bytes say; they mostly hit the pickle and the directory."""
+    saved = OrderedDict(a=whole(ONE, "0"), b=[1, 2.5, "text", (True, None)], c=Call(SIZE, ((2,),)))
+    saved._metadata = OrderedDict(version=1)
+    data = write(saved)
+    rng = random.Random(0)
+    messages = []
+    for _ in range(500):
+        flipped = bytearray(data)
+        for _ in range(rng.choice([1, 1, 2, 5])):
+            flipped[rng.randrange(len(data))] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])
+        try:
+            load(bytes(flipped))
+        except ValueError as error:
+            messages.append(str(error))
+    assert 0 < len(messages) < 500
+    assert all(len(message.splitlines()) == 1 for message in messages)
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path, tmp_path / "fifo", "/dev/zero"):
+        with pytest.raises(ValueError, match=f"^{path} is no regular file$"):
+            load_torch_checkpoint(path)
+
+
+def test_a_path_of_two_lines_is_named_in_one(tmp_path):
+    path = tmp_path / "two\nlines.pth"
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"^'.*/two\\nlines.pth' is no PyTorch checkpoint"):
+        load_torch_checkpoint(path)

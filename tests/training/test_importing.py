@@ -1,0 +1,245 @@
+"""Runs made of official checkpoints, in both containers."""
+
+import functools
+from collections import OrderedDict
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from ncsn_jax import training
+from ncsn_jax.config import Config, Data, MlpModel, NcsnModel, Ncsnv2Model, Training
+from ncsn_jax.errors import UserError
+from ncsn_jax.interop.torch_names import params_to_torch
+from ncsn_jax.training import importing
+from ncsn_jax.training import workdir as run
+from ncsn_jax.training.checkpoints import Checkpoints
+from tests.interop.torch_writer import as_stream, as_zip, whole
+
+STEP = 7
+FILES = {"ncsn": "ncsn_28x1_ngf8.npz", "ncsnv2": "ncsnv2_32x3_ngf8_L12.npz"}
+FIRST_ID = 140204846120000  # before PyTorch 1.6 they were addresses
+
+
+def moments(numbers):
+    """Made-up moments of Adam for every parameter."""
+    rng = np.random.default_rng(0)
+    shapes = [numbers[name].shape for name in numbers["param_names"]]
+    mu = [1e-3 * rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    return mu, [np.square(m) + np.float32(1e-8) for m in mu]
+
+
+def official_checkpoint(numbers, *, ema=False):
+    """A list as the official code saves it; with a moving average it is of the second repository."""
+    keys = map(str, range(10_000))
+
+    def state(names, prefix=""):
+        return OrderedDict((f"{prefix}{name}", whole(numbers[name], next(keys))) for name in names)
+
+    ids = list(range(FIRST_ID, FIRST_ID + len(numbers["param_names"])))
+    optimizer = {
+        "state": {
+            i: {"step": STEP, "exp_avg": whole(m, next(keys)), "exp_avg_sq": whole(v, next(keys))}
+            for i, m, v in zip(ids, *moments(numbers), strict=True)
+        },
+        "param_groups": [
+            {
+                "lr": 2e-3,
+                "betas": (0.8, 0.99),
+                "eps": 1e-7,
+                "weight_decay": 0,
+                "amsgrad": False,
+                "params": ids,
+            }
+        ],
+    }
+    model = state(numbers["state_dict_names"], "module.")
+    if not ema:
+        return [model, optimizer]
+    half = {str(name): 0.5 * numbers[name] for name in numbers["param_names"]}
+    shadow = {name: whole(value, next(keys)) for name, value in half.items()}
+    return [model, optimizer, 3, STEP, shadow]
+
+
+@pytest.fixture(scope="module", params=[("ncsn", as_zip), ("ncsn", as_stream), ("ncsnv2", as_zip)])
+def imported(request, fixture, tmp_path_factory):
+    """The numbers, and the run that was made of a checkpoint that has them."""
+    name, write = request.param
+    numbers = fixture(FILES[name])
+    directory = tmp_path_factory.mktemp("imported")
+    (directory / "file.pth").write_bytes(write(official_checkpoint(numbers, ema=name == "ncsnv2")))
+    official = importing.read_checkpoint(directory / "file.pth")
+    base = Config(data=Data(name="mnist" if name == "ncsn" else "cifar10"), training=Training(num_steps=5))
+    config = importing.imported_config(official, base)
+    importing.import_run(official, config, directory / "run")
+    return numbers, directory / "run"
+
+
+def test_a_run_computes_the_official_outputs(imported):
+    numbers, workdir = imported
+    model, variables = training.restore(workdir, ema=False)
+    x, sigma = numbers["x"].transpose(0, 2, 3, 1), numbers["sigmas"][numbers["y"]]
+    out = jax.jit(model.apply)(variables, x, sigma)
+    expected = numbers["s"].transpose(0, 2, 3, 1)
+    error = np.abs(out - expected).max((1, 2, 3)) / np.abs(expected).max((1, 2, 3))
+    assert error.max() < 2e-5
+
+
+def test_a_run_has_the_checkpoints_settings(imported):
+    numbers, workdir = imported
+    config = run.load_run(workdir)
+    assert config.model.num_filters == 8
+    np.testing.assert_array_equal(np.float32(config.model.noise_levels), numbers["sigmas"])
+    assert config.model.sigmas == "geometric"  # and not a list of numbers
+    settings = config.training
+    assert (settings.learning_rate, settings.beta1, settings.beta2, settings.epsilon) == (
+        2e-3,
+        0.8,
+        0.99,
+        1e-7,
+    )
+    assert settings.num_steps == STEP
+    assert settings.ema_rate == (0.0 if config.model.name == "ncsn" else 0.999)
+
+
+def test_the_moving_average_is_what_is_sampled(imported):
+    numbers, workdir = imported
+    factor = 1.0 if run.load_run(workdir).model.name == "ncsn" else 0.5
+    _, average = training.restore(workdir)
+    for name, value in params_to_torch(average["params"]).items():
+        np.testing.assert_array_equal(value, factor * numbers[name])
+
+
+def test_training_goes_on_with_the_step_that_torch_would_make(imported):
+    """Adam as torch.optim documents it, in double precision, from the checkpoint's moments."""
+    numbers, workdir = imported
+    config = run.load_run(workdir)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        (step,) = checkpoints.steps
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+            run.abstract_state(config),
+        )
+        state = checkpoints.restore(step, like)
+    assert int(state.step) == step == STEP
+    rng = np.random.default_rng(1)
+    gradient = jax.tree.map(lambda p: 1e-3 * rng.normal(size=p.shape).astype(np.float32), state.params)
+    updates, _ = run.optimizer(config).update(gradient, state.opt_state, state.params)
+    found = params_to_torch(optax.apply_updates(state.params, updates))
+
+    lr, beta1, beta2, eps, t = 2e-3, 0.8, 0.99, 1e-7, STEP + 1
+    assert list(found) == numbers["param_names"].tolist()
+    gradients = params_to_torch(gradient)
+    for name, m, v in zip(numbers["param_names"], *moments(numbers), strict=True):
+        g = gradients[name].astype(np.float64)
+        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+        denominator = np.sqrt(v) / np.sqrt(1 - beta2**t) + eps
+        expected = numbers[name] - lr / (1 - beta1**t) * m / denominator
+        np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-6)
+        assert np.abs(found[name] - numbers[name]).max() > 1e-5
+
+
+def read(tmp_path, checkpoint):
+    (tmp_path / "file.pth").write_bytes(as_zip(checkpoint))
+    return importing.read_checkpoint(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "dropped"),
+    [
+        (lambda c: c.pop(1), "the file has none"),
+        (lambda c: c[1]["param_groups"][0].update(weight_decay=0.1), "it was made with weight_decay=0.1"),
+        (lambda c: c[1]["param_groups"][0].update(amsgrad=True), "it was made with amsgrad=True"),
+        (lambda c: c[1].pop("state"), "it isn't Adam's"),
+        (lambda c: [s.pop("exp_avg") for s in c[1]["state"].values()], "it isn't Adam's"),
+        (lambda c: c[1].update(state={}), "it has made no step"),
+    ],
+)
+def test_another_optimizers_state_is_left(tmp_path, official, change, dropped):
+    checkpoint = official_checkpoint(official)
+    change(checkpoint)
+    found = read(tmp_path, checkpoint[0] if len(checkpoint) == 1 else checkpoint)
+    assert found.dropped == dropped
+    assert found.moments is None
+    assert found.step == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.append(1), r"or a state dict: found a list of 3$"),
+        (lambda c: c.clear(), r"found a list of 0$"),
+        (lambda c: c[0].popitem(), r"which lacks refine4\.crp\.norms\.1\.embed\.weight$"),
+        (
+            lambda c: c[1]["state"][FIRST_ID].update(step=9),
+            r"has made \[7, 9\] steps; one number was expected",
+        ),
+        (
+            lambda c: c[1]["state"][FIRST_ID].update(exp_avg=whole(np.zeros(3, np.float32), "x")),
+            "moments don't have the shapes",
+        ),
+        (lambda c: c.extend([1, "two"]), "the step, must be an integer, found two"),
+        (lambda c: c.extend([1, 2, {}]), "no begin_conv.weight"),
+    ],
+)
+def test_checkpoints_that_make_no_sense_are_refused(tmp_path, official, change, message):
+    checkpoint = official_checkpoint(official)
+    change(checkpoint)
+    with pytest.raises(UserError, match=message) as error:
+        read(tmp_path, checkpoint)
+    assert str(error.value).startswith(f"{tmp_path}/file.pth")
+    assert "\n" not in str(error.value)
+
+
+def test_a_dataset_of_other_channels_is_refused(tmp_path, official):
+    found = read(tmp_path, official_checkpoint(official))
+    config = importing.imported_config(found, Config(data=Data(name="cifar10")))
+    with pytest.raises(UserError, match=r"takes images of 1 channels, and config\.data\.name='cifar10'"):
+        importing.import_run(found, config, tmp_path / "run")
+    config = importing.imported_config(found, Config(data=Data(name="mnist", image_size=9)))
+    with pytest.raises(UserError, match="must be even there, found 9×9"):
+        importing.import_run(found, config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_that_holds_something_is_refused(tmp_path, official):
+    found = read(tmp_path, official_checkpoint(official))
+    config = importing.imported_config(found, Config())
+    with pytest.raises(UserError, match="is not empty and holds no run"):
+        importing.import_run(found, config, tmp_path)
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    with pytest.raises(UserError, match="holds a run already"):
+        importing.import_run(found, config, tmp_path)
+
+
+def test_levels_are_the_files_then_the_configs_then_the_official_ones(tmp_path, official):
+    found = read(tmp_path, official_checkpoint(official)[0])
+    base = functools.partial(importing.imported_config, found)
+    assert base(Config(model=MlpModel(num_scales=3))).model == NcsnModel(num_filters=8)
+    given = NcsnModel(sigma_begin=2.0, sigma_end=0.5, num_scales=10)
+    assert base(Config(model=given)).model == given.model_copy(update={"num_filters": 8})
+    levels = np.linspace(2.0, 0.5, 10, dtype=np.float32)
+    found = read(tmp_path, official_checkpoint(official)[0] | {"module.sigmas": whole(levels, "levels")})
+    assert importing.imported_config(found, Config()).model.noise_levels == tuple(levels.tolist())
+
+
+@pytest.mark.parametrize(
+    ("model", "channels", "sigma_begin", "experiment"),
+    [
+        (NcsnModel(), 1, None, ("mnist",)),
+        (NcsnModel(), 3, None, ("cifar10", "ncsn")),
+        (Ncsnv2Model(), 3, 50.0, ("cifar10", "ncsnv2")),
+        (Ncsnv2Model(), 3, 90.0, ("celeba", "ncsnv2")),
+        (Ncsnv2Model(depth=5), 3, 140.0, ("lsun", "church")),
+        (Ncsnv2Model(depth=5), 3, 190.0, ("lsun", "bedroom")),
+        (Ncsnv2Model(depth=6), 3, 348.0, ("ffhq",)),
+    ],
+)
+def test_experiments_are_recognised(model, channels, sigma_begin, experiment):
+    params = {"begin_conv": {"kernel": np.zeros((3, 3, channels, 8))}}
+    sigmas = sigma_begin and (sigma_begin, 0.01)
+    network = model.build(rescaled=False)
+    official = importing.OfficialRun(network, params, sigmas, None, None, 0, {}, None)
+    assert importing.experiment_of(official) == experiment
