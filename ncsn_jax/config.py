@@ -96,14 +96,17 @@ class NoiseLevels(Settings):
         if isinstance(self.sigmas, str):
             if self.sigmas not in ("geometric", "auto"):
                 raise ValueError(f"sigmas={self.sigmas!r}: accepted: 'geometric', 'auto', or the levels")
-            geometric_sigmas(self.sigma_begin, self.sigma_end, self.num_scales)
+            if self.sigmas == "geometric":
+                geometric_sigmas(self.sigma_begin, self.sigma_end, self.num_scales)
         elif not all(a > b for a, b in itertools.pairwise(self.sigmas)):
             raise ValueError(f"sigmas must descend, found {self.sigmas[:4]} …")
         return self
 
     @property
     def noise_levels(self) -> tuple[float, ...]:
-        """σ₁ > … > σ_L."""
+        """σ₁ > … > σ_L; of `auto`, none before `ncsn_jax.suggest_noise.resolved` has chosen them."""
+        if self.sigmas == "auto":
+            raise ValueError("sigmas='auto': the noise levels aren't chosen yet")
         if not isinstance(self.sigmas, str):
             return self.sigmas
         return tuple(geometric_sigmas(self.sigma_begin, self.sigma_end, self.num_scales).tolist())

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from ncsn_jax import data
 from ncsn_jax.config import Config, load
+from ncsn_jax.errors import UserError
 from ncsn_jax.noise import EXACT_UP_TO, geometric_sigmas, largest_distance, num_scales_for, step_size_for
 
 MAX_BYTES = 2**30
@@ -56,21 +57,28 @@ def suggest_noise(x: Float[np.ndarray, "n ..."], sigma_end: float, steps_per_sca
 
 
 def for_config(config: Config) -> Suggestion:
-    """The suggestion for the training data of a config."""
+    """The suggestion for the training data of a config.
+
+    Raises:
+      UserError: if the data can't be had, or suggest nothing.
+    """
     dataset = data.load(config.data)
     count = min(len(dataset.train), MAX_BYTES // (4 * math.prod(dataset.info.shape)))
     chosen = np.sort(np.random.default_rng(0).permutation(len(dataset.train))[:count])
     stored = np.stack([dataset.train[int(i)] for i in chosen])
     preprocess = jax.jit(jax.vmap(data.preprocessing(config.data, dataset.info)))
     x = np.asarray(preprocess(jax.random.split(jax.random.key(0), count), stored))
-    return suggest_noise(x, config.model.sigma_end, config.sampling.steps_per_scale)
+    try:
+        return suggest_noise(x, config.model.sigma_end, config.sampling.steps_per_scale)
+    except ValueError as error:
+        raise UserError(f"config.data.name={config.data.name!r} suggests no noise levels: {error}") from error
 
 
 def resolved(config: Config, workdir: Path) -> Config:
     """The config with `model.sigmas="auto"` replaced by what the data suggest, or the workdir's run has.
 
     Raises:
-      UserError: if the data can't be had.
+      UserError: if the data can't be had, or suggest nothing.
     """
     if config.model.sigmas != "auto":
         return config

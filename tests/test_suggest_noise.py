@@ -4,6 +4,7 @@ import pytest
 
 from ncsn_jax import suggest_noise
 from ncsn_jax.config import Config, Data, NcsnModel, Ncsnv2Model, Sampling
+from ncsn_jax.errors import UserError
 
 
 @pytest.fixture
@@ -62,6 +63,16 @@ def test_auto_is_chosen_once(config, tmp_path, monkeypatch):
     monkeypatch.setattr(suggest_noise, "for_config", None)
     assert suggest_noise.resolved(config, tmp_path) == resolved
     assert suggest_noise.resolved(resolved, tmp_path / "elsewhere") is resolved
+
+
+def test_data_that_suggest_nothing_are_named(config):
+    config = config.model_copy(update={"model": config.model.model_copy(update={"sigma_end": 9.0})})
+    with pytest.raises(
+        UserError, match=r"config\.data\.name='digits' suggests no noise levels: .*sigma_end=9"
+    ):
+        suggest_noise.for_config(config)
+    with pytest.raises(ValueError, match="aren't chosen yet"):
+        assert config.model.noise_levels
 
 
 def test_only_some_of_many_examples_are_looked_at(config, monkeypatch):

@@ -52,7 +52,7 @@ def conv(
     )(x)
 
 
-# Both windows are separable: first the columns of a window, then its rows, at two fifths of the cost.
+# Both windows are separable: the columns of a window and then its rows, at less than half the cost.
 
 
 def average_pool5(x: Images) -> Images:

@@ -220,17 +220,17 @@ def _model_settings(official: OfficialRun, given: NcsnModel | Ncsnv2Model | MlpM
         "act": given.act if not isinstance(given, MlpModel) else "elu",
     }
     kind = NcsnModel if isinstance(model, NCSN) else Ncsnv2Model
-    num_scales = len(model.sigmas) if isinstance(model, NCSN) else given.num_scales
     if official.sigmas is not None:
         return kind(**settings, **_levels(official.sigmas))
-    if isinstance(given.sigmas, str) and given.num_scales == num_scales:
-        return kind(
-            **settings,
-            sigma_begin=given.sigma_begin,
-            sigma_end=given.sigma_end,
-            num_scales=num_scales,
+    is_chosen = given.sigmas != "auto"
+    if isinstance(model, NCSN) and not (is_chosen and len(given.noise_levels) == len(model.sigmas)):
+        return kind(**settings, **_levels(model.sigmas))
+    if not is_chosen:
+        raise UserError(
+            "the checkpoint has no noise levels, and config.model.sigmas='auto' would choose others"
         )
-    return kind(**settings, **_levels(model.sigmas))
+    names = ("sigmas", "sigma_begin", "sigma_end", "num_scales")
+    return kind(**settings, **{name: getattr(given, name) for name in names})
 
 
 def _levels(sigmas: tuple[float, ...]) -> dict[str, Any]:

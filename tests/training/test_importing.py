@@ -220,9 +220,20 @@ def test_levels_are_the_files_then_the_configs_then_the_official_ones(tmp_path, 
     assert base(Config(model=MlpModel(num_scales=3))).model == NcsnModel(num_filters=8)
     given = NcsnModel(sigma_begin=2.0, sigma_end=0.5, num_scales=10)
     assert base(Config(model=given)).model == given.model_copy(update={"num_filters": 8})
+    assert base(Config(model=Ncsnv2Model(sigmas="auto"))).model == NcsnModel(num_filters=8)
     levels = np.linspace(2.0, 0.5, 10, dtype=np.float32)
     found = read(tmp_path, official_checkpoint(official)[0] | {"module.sigmas": whole(levels, "levels")})
     assert importing.imported_config(found, Config()).model.noise_levels == tuple(levels.tolist())
+
+
+def test_a_shadow_alone_takes_the_configs_levels(tmp_path, fixture):
+    shadow = official_checkpoint(fixture(FILES["ncsnv2"]), ema=True)[4]
+    found = read(tmp_path, shadow)
+    given = Ncsnv2Model(sigma_begin=50.0, num_scales=12)
+    config = importing.imported_config(found, Config(model=given))
+    assert config.model == given.model_copy(update={"num_filters": 8})
+    with pytest.raises(UserError, match=r"has no noise levels, and config\.model\.sigmas='auto'"):
+        importing.imported_config(found, Config(model=Ncsnv2Model(sigmas="auto")))
 
 
 @pytest.mark.parametrize(
