@@ -70,6 +70,8 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
         raise UserError(f"--config: get_config() must return an ml_collections.ConfigDict, found {found}")
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}: every setting is a --flag=value")
+    if values.checkpoint is not None and values.mode != "import":
+        raise UserError("--checkpoint: only --mode import takes it")
     return values
 
 
@@ -91,13 +93,16 @@ def with_overrides(base: config.Config, given: dict) -> config.Config:
 
 def train(workdir: Path, values: flags.FlagValues) -> None:
     """Trains the run that the config describes, or the workdir's own run, then samples it."""
-    given = config_flags.get_override_values(values["config"])
-    if values.workdir and values["config"].using_default_value and (workdir / "config.json").exists():
-        parsed = with_overrides(load_run(workdir), given)
-    else:
-        parsed = config.parse(values.config.to_dict())  # the overrides are in it
-    training.train_and_evaluate(with_overrides(parsed, num_samples(values)), workdir)
+    parsed = with_overrides(settings(workdir, values), num_samples(values))
+    training.train_and_evaluate(parsed, workdir)
     draw(workdir, load_run(workdir))
+
+
+def settings(workdir: Path, values: flags.FlagValues) -> config.Config:
+    """The config that the flags name, or else that of the workdir's run, with the flags' overrides."""
+    if values.workdir and values["config"].using_default_value and (workdir / "config.json").exists():
+        return with_overrides(load_run(workdir), config_flags.get_override_values(values["config"]))
+    return config.parse(values.config.to_dict())  # the overrides are in it
 
 
 def sample(workdir: Path, values: flags.FlagValues) -> None:
@@ -118,20 +123,21 @@ def import_checkpoint(workdir: Path, values: flags.FlagValues) -> None:
         raise UserError("--mode import takes --checkpoint FILE and --workdir DIR")
     official = importing.read_checkpoint(values.checkpoint)
     given = config_flags.get_override_values(values["config"]) | num_samples(values)
-    settings = values.config
+    base = values.config
     if values["config"].using_default_value:
         file, *argument = importing.experiment_of(official)
-        settings = importlib.import_module(f"configs.{file}").get_config(*argument)
-    base = with_overrides(config.parse(settings.to_dict()), given)
+        base = importlib.import_module(f"configs.{file}").get_config(*argument)
+    base = with_overrides(config.parse(base.to_dict()), given)
     imported = with_overrides(importing.imported_config(official, base), given)
     importing.import_run(official, imported, workdir)
     print(importing.report(official, imported, workdir))
 
 
 def suggest(workdir: Path, values: flags.FlagValues) -> None:
-    """Prints noise levels and a step size for the config's data."""
-    parsed = config.parse(values.config.to_dict())
-    print(suggest_noise.report(parsed, suggest_noise.for_config(parsed)))
+    """Prints noise levels and a step size for the data of the config, or of the workdir's run."""
+    parsed = settings(workdir, values)
+    dataset = data.load(parsed.data)
+    print(suggest_noise.report(parsed, suggest_noise.for_config(parsed, dataset), dataset))
 
 
 def num_samples(values: flags.FlagValues) -> dict[str, int]:

@@ -4,15 +4,16 @@ The files in `configs/` say what they change; the defaults here are the paper's 
 """
 
 import functools
-import itertools
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from flax import linen as nn
 from pydantic import (
     AliasChoices,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -76,30 +77,51 @@ class Data(Settings):
     transform: Literal["none", "rescale", "logit"] = "none"
     """What is done to [0, 1] before noise is added: nothing, x ↦ 2x − 1, or the logit."""
 
+    @model_validator(mode="after")
+    def _logits_exist(self) -> "Data":
+        if self.dequantization == "gaussian" and self.transform == "logit":
+            raise ValueError(
+                "transform='logit' takes numbers in [0, 1], which dequantization='gaussian' leaves; "
+                "accepted: 'uniform' or 'none'"
+            )
+        return self
+
+
+def _schedule(value: Any) -> Any:
+    """The setting `sigmas`; on the command line, levels are a string of numbers."""
+    if value in ("geometric", "auto"):
+        return value
+    try:
+        levels = value.strip("()[] ").split(",") if isinstance(value, str) else list(value)
+        levels = tuple(float(level) for level in levels)
+    except (TypeError, ValueError):
+        levels = ()
+    single = np.asarray(levels, np.float32)
+    if levels and np.all(single > 0) and np.all(np.diff(single) < 0) and np.isfinite(single).all():
+        return levels
+    raise ValueError(
+        f"found {str(value)[:80]!r}; accepted: 'geometric', 'auto', or positive levels that descend in "
+        "single precision, such as 1.0,0.5,0.1"
+    )
+
 
 class NoiseLevels(Settings):
     """The noise levels that a score network is trained on."""
 
-    sigmas: Annotated[
-        str | Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)],
-        Field(union_mode="left_to_right"),
-    ] = "geometric"
-    """`geometric` makes them from the three settings below. `auto` chooses `sigma_begin`, `num_scales` and
-    `sampling.step_size` from the data, once (NCSNv2's Techniques 1, 2 and 4); the run's config.json holds
-    them then. Or the levels themselves, descending."""
+    sigmas: Annotated[Literal["geometric", "auto"] | tuple[float, ...], BeforeValidator(_schedule)] = (
+        "geometric"
+    )
+    """`geometric` makes them from the three settings below. `auto` chooses `sigma_begin` and `num_scales`
+    from the data, once, and `sampling.step_size` if that is the default (NCSNv2's Techniques 1, 2 and 4); the
+    run's config.json holds them then. Or the levels themselves, descending."""
     sigma_begin: PositiveFloat = 1.0
     sigma_end: PositiveFloat = 0.01
     num_scales: PositiveInt = 10
 
     @model_validator(mode="after")
     def _sigmas_descend(self) -> "NoiseLevels":
-        if isinstance(self.sigmas, str):
-            if self.sigmas not in ("geometric", "auto"):
-                raise ValueError(f"sigmas={self.sigmas!r}: accepted: 'geometric', 'auto', or the levels")
-            if self.sigmas == "geometric":
-                geometric_sigmas(self.sigma_begin, self.sigma_end, self.num_scales)
-        elif not all(a > b for a, b in itertools.pairwise(self.sigmas)):
-            raise ValueError(f"sigmas must descend, found {self.sigmas[:4]} …")
+        if self.sigmas == "geometric":
+            geometric_sigmas(self.sigma_begin, self.sigma_end, self.num_scales)
         return self
 
     @property
@@ -120,6 +142,13 @@ ACTIVATIONS = {
 }
 
 
+NCSN_NORMS = {
+    "instance_norm_plus": ConditionalInstanceNormPlus,
+    "instance_norm": ConditionalInstanceNorm,
+}
+NCSNV2_NORMS = {"instance_norm_plus": InstanceNormPlus, "variance_norm": VarianceNorm}
+
+
 class RefineNetModel(NoiseLevels):
     """What both networks for images have."""
 
@@ -138,10 +167,7 @@ class NcsnModel(RefineNetModel):
 
     def build(self, *, rescaled: bool) -> NCSN:
         """The network; `rescaled` tells whether images already lie around 0."""
-        norm = {
-            "instance_norm_plus": ConditionalInstanceNormPlus,
-            "instance_norm": ConditionalInstanceNorm,
-        }[self.norm]
+        norm = NCSN_NORMS[self.norm]
         return NCSN(self.noise_levels, self.num_filters, self.depth, norm, ACTIVATIONS[self.act], rescaled)
 
 
@@ -153,8 +179,7 @@ class Ncsnv2Model(RefineNetModel):
 
     def build(self, *, rescaled: bool) -> NCSNv2:
         """The network; `rescaled` tells whether images already lie around 0."""
-        norm = {"instance_norm_plus": InstanceNormPlus, "variance_norm": VarianceNorm}[self.norm]
-        return NCSNv2(self.num_filters, self.depth, norm, ACTIVATIONS[self.act], rescaled)
+        return NCSNv2(self.num_filters, self.depth, NCSNV2_NORMS[self.norm], ACTIVATIONS[self.act], rescaled)
 
 
 class MlpModel(NoiseLevels):

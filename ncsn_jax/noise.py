@@ -180,9 +180,9 @@ def step_size_for(sigmas: Sequence[float] | Float[ArrayLike, " num_scales"], ste
         )
     squared_ratio = (levels[0] / levels[-1]) ** (2 / (len(levels) - 1))
 
-    def distance_from_one(e):
+    def variance(e):  # more than 1 everywhere
         v = 1 / (1 - e / 2)
-        return abs((1 - e) ** (2 * steps_per_scale) * (squared_ratio - v) + v - 1)
+        return (1 - e) ** (2 * steps_per_scale) * (squared_ratio - v) + v
 
-    e = minimize_scalar(distance_from_one, bounds=(0.0, 1.0), method="bounded", options={"xatol": 1e-9}).x
+    e = minimize_scalar(variance, bounds=(0.0, 1.0), method="bounded", options={"xatol": 1e-9}).x
     return float(e * levels[-1] ** 2)

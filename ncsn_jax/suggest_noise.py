@@ -1,6 +1,7 @@
 """Noise levels and a step size chosen from data, by NCSNv2's Techniques 1, 2 and 4."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ncsn_jax import data
-from ncsn_jax.config import Config, load
+from ncsn_jax.config import Config, Sampling, load
 from ncsn_jax.errors import UserError
 from ncsn_jax.noise import EXACT_UP_TO, geometric_sigmas, largest_distance, num_scales_for, step_size_for
 
@@ -56,13 +57,12 @@ def suggest_noise(x: Float[np.ndarray, "n ..."], sigma_end: float, steps_per_sca
     return Suggestion(sigma_begin, num_scales, float(f"{step_size:.1e}"), distance, len(x), dim)
 
 
-def for_config(config: Config) -> Suggestion:
-    """The suggestion for the training data of a config.
+def for_config(config: Config, dataset: data.Dataset) -> Suggestion:
+    """The suggestion for a config's training data, or as many of them, drawn at random, as fit in 1 GiB.
 
     Raises:
-      UserError: if the data can't be had, or suggest nothing.
+      UserError: if the data suggest nothing.
     """
-    dataset = data.load(config.data)
     count = min(len(dataset.train), MAX_BYTES // (4 * math.prod(dataset.info.shape)))
     chosen = np.sort(np.random.default_rng(0).permutation(len(dataset.train))[:count])
     stored = np.stack([dataset.train[int(i)] for i in chosen])
@@ -74,8 +74,15 @@ def for_config(config: Config) -> Suggestion:
         raise UserError(f"config.data.name={config.data.name!r} suggests no noise levels: {error}") from error
 
 
-def resolved(config: Config, workdir: Path) -> Config:
-    """The config with `model.sigmas="auto"` replaced by what the data suggest, or the workdir's run has.
+def resolved(config: Config, workdir: Path, load_dataset: Callable[[], data.Dataset]) -> Config:
+    """The config with `model.sigmas="auto"` replaced by what the workdir's run has, or else the data suggest.
+
+    A `sampling.step_size` that isn't the default stays.
+
+    Args:
+      config: the run's settings.
+      workdir: the run's directory.
+      load_dataset: loads the config's dataset; called if it is needed.
 
     Raises:
       UserError: if the data can't be had, or suggest nothing.
@@ -88,29 +95,29 @@ def resolved(config: Config, workdir: Path) -> Config:
         levels = {name: getattr(run.model, name) for name in ("sigmas", "sigma_begin", "num_scales")}
         step_size = run.sampling.step_size
     else:
-        suggestion = for_config(config)
+        suggestion = for_config(config, load_dataset())
         levels = {
             "sigmas": "geometric",
             "sigma_begin": suggestion.sigma_begin,
             "num_scales": suggestion.num_scales,
         }
         step_size = suggestion.step_size
-    return config.model_copy(
-        update={
-            "model": config.model.model_copy(update=levels),
-            "sampling": config.sampling.model_copy(update={"step_size": step_size}),
-        }
-    )
+    sampling = config.sampling
+    if sampling.step_size == Sampling().step_size:
+        sampling = sampling.model_copy(update={"step_size": step_size})
+    return config.model_copy(update={"model": config.model.model_copy(update=levels), "sampling": sampling})
 
 
-def report(config: Config, suggestion: Suggestion) -> str:
+def report(config: Config, suggestion: Suggestion, dataset: data.Dataset) -> str:
     """The suggestion with its reasons, and as a fragment of a config."""
     s, model, steps = suggestion, config.model, config.sampling.steps_per_scale
     ratio = (s.sigma_begin / model.sigma_end) ** (1 / (s.num_scales - 1))
     how = "exact" if s.num_examples <= EXACT_UP_TO else "from below, by walks to the farthest"
+    if s.num_examples < len(dataset.train):
+        how = f"from below, of {s.num_examples} drawn at random"
     levels = f"sigma_begin={s.sigma_begin:g}, sigma_end={model.sigma_end:g}, num_scales={s.num_scales}"
     return f"""\
-{config.data.name}: {s.num_examples} training examples of {s.dim} numbers
+{config.data.name}: {len(dataset.train)} training examples of {s.dim} numbers
 
 sigma_begin = {s.sigma_begin:g}: the largest distance of two examples is {s.distance:.4g} ({how}; Technique 1)
 num_scales = {s.num_scales}: levels of ratio {ratio:.4g}, so that neighbours overlap, from there to \
@@ -122,5 +129,10 @@ In a config:
 
     model={type(model).__name__}({levels}),
     sampling=Sampling(step_size={s.step_size:g}, steps_per_scale={steps}),
+
+or behind a command:
+
+    --config.model.sigma_begin={s.sigma_begin:g} --config.model.num_scales={s.num_scales} \
+--config.sampling.step_size={s.step_size:g}
 
 --config.model.sigmas=auto chooses the same."""

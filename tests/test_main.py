@@ -363,6 +363,7 @@ def test_without_a_config_the_official_experiments_is_taken(run, checkpoint, tmp
         (["--workdir={tmp}/run", "--checkpoint={tmp}/no"], "No such file"),
         (["--workdir={tmp}/run", "--checkpoint={tmp}"], "is no regular file"),
         (["--workdir={tmp}/run", "--checkpoint={tmp}/text"], "is no PyTorch checkpoint"),
+        (["--mode=train", "--workdir={tmp}/run", "--checkpoint={tmp}/text"], "only --mode import takes it"),
     ],
 )
 def test_what_cannot_be_imported_is_said(run, tmp_path, arguments, message):
@@ -379,6 +380,7 @@ def test_noise_levels_are_suggested(data_dir, capsys):
     out = capsys.readouterr().out
     assert "digits: 1500 training examples of 64 numbers" in out
     assert "model=NcsnModel(sigma_begin=4.5" in out
+    assert "--config.model.sigma_begin=4.5" in out
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ncsn_jax import suggest_noise
+from ncsn_jax import data, suggest_noise
 from ncsn_jax.config import Config, Data, NcsnModel, Ncsnv2Model, Sampling
 from ncsn_jax.errors import UserError
 
@@ -16,6 +15,11 @@ def config(data_dir):
     )
 
 
+@pytest.fixture(scope="module")
+def digits(data_dir):
+    return data.load(Data(name="digits", data_dir=data_dir))
+
+
 def test_on_images_with_the_papers_largest_distance_it_suggests_the_papers_values():
     """32×32×3 numbers; the paper's CIFAR-10 has σ₁ = 50, L = 232 and ε = 6.2e-6 for T = 5."""
     x = np.random.default_rng(0).uniform(0.4, 0.6, (50, 32, 32, 3)).astype(np.float32)
@@ -27,10 +31,10 @@ def test_on_images_with_the_papers_largest_distance_it_suggests_the_papers_value
     assert (found.num_examples, found.dim) == (50, 3072)
 
 
-def test_the_digits_largest_distance_is_between_two_of_them(config):
+def test_the_digits_largest_distance_is_between_two_of_them(config, digits):
     from sklearn.datasets import load_digits
 
-    found = suggest_noise.for_config(config)
+    found = suggest_noise.for_config(config, digits)
     pixels = load_digits().data
     norms = np.square(pixels).sum(1)
     longest = np.sqrt(np.max(norms[:, None] + norms[None] - 2 * pixels @ pixels.T))
@@ -40,44 +44,61 @@ def test_the_digits_largest_distance_is_between_two_of_them(config):
     assert (found.num_examples, found.dim) == (1500, 64)
 
 
-def test_a_report_names_values_and_reasons(config):
-    found = suggest_noise.for_config(config)
-    text = suggest_noise.report(config, found)
+def test_a_report_names_values_and_reasons(config, digits):
+    found = suggest_noise.for_config(config, digits)
+    text = suggest_noise.report(config, found, digits)
     for technique in (1, 2, 4):
         assert f"Technique {technique}" in text
-    fragment = text[text.index("    model=") : text.index("--config")]
+    fragment = text[text.index("    model=") : text.index("or behind")]
     config = eval(f"Config({fragment})", {c.__name__: c for c in (Config, Ncsnv2Model, NcsnModel, Sampling)})
     assert config.model.sigma_begin == found.sigma_begin
     assert len(config.model.noise_levels) == found.num_scales
     assert config.sampling.step_size == found.step_size
 
 
-def test_auto_is_chosen_once(config, tmp_path, monkeypatch):
-    found = suggest_noise.for_config(config)
-    resolved = suggest_noise.resolved(config, tmp_path)
+def test_auto_is_chosen_once(config, digits, tmp_path):
+    found = suggest_noise.for_config(config, digits)
+    loads = []
+
+    def load():
+        loads.append(1)
+        return digits
+
+    resolved = suggest_noise.resolved(config, tmp_path, load)
     assert resolved.model == Ncsnv2Model(
         num_filters=2, sigma_begin=found.sigma_begin, num_scales=found.num_scales
     )
     assert resolved.sampling == Sampling(steps_per_scale=5, step_size=found.step_size)
     (tmp_path / "config.json").write_text(resolved.model_dump_json())
-    monkeypatch.setattr(suggest_noise, "for_config", None)
-    assert suggest_noise.resolved(config, tmp_path) == resolved
-    assert suggest_noise.resolved(resolved, tmp_path / "elsewhere") is resolved
+    assert suggest_noise.resolved(config, tmp_path, load) == resolved
+    assert suggest_noise.resolved(resolved, tmp_path / "elsewhere", load) is resolved
+    assert len(loads) == 1
 
 
-def test_data_that_suggest_nothing_are_named(config):
+def test_a_step_size_that_is_given_stays(config, digits, tmp_path):
+    given = Sampling(step_size=1e-3)
+    config = config.model_copy(update={"sampling": given})
+    resolved = suggest_noise.resolved(config, tmp_path, lambda: digits)
+    assert resolved.sampling == given
+    (tmp_path / "config.json").write_text(resolved.model_dump_json())
+    other = config.model_copy(update={"sampling": Sampling(step_size=2e-3)})
+    assert suggest_noise.resolved(other, tmp_path, lambda: digits).sampling.step_size == 2e-3
+
+
+def test_data_that_suggest_nothing_are_named(config, digits):
     config = config.model_copy(update={"model": config.model.model_copy(update={"sigma_end": 9.0})})
     with pytest.raises(
         UserError, match=r"config\.data\.name='digits' suggests no noise levels: .*sigma_end=9"
     ):
-        suggest_noise.for_config(config)
+        suggest_noise.for_config(config, digits)
     with pytest.raises(ValueError, match="aren't chosen yet"):
         assert config.model.noise_levels
 
 
-def test_only_some_of_many_examples_are_looked_at(config, monkeypatch):
+def test_only_some_of_many_examples_are_looked_at(config, digits, monkeypatch):
     monkeypatch.setattr(suggest_noise, "MAX_BYTES", 4 * 64 * 100)
-    found = suggest_noise.for_config(config)
+    found = suggest_noise.for_config(config, digits)
     assert found.num_examples == 100
-    assert found.distance <= suggest_noise.for_config(config).distance
-    assert jnp.isfinite(found.step_size)
+    assert found.distance <= suggest_noise.for_config(config, digits).distance
+    assert "1500 training examples" in suggest_noise.report(config, found, digits)
+    assert "from below, of 100 drawn at random" in suggest_noise.report(config, found, digits)

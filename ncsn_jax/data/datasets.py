@@ -68,6 +68,9 @@ IMAGES = {
     "celeb_a": (CelebA, DatasetInfo((218, 178, 3), num_values=256)),
 }
 FOLDER = "folder"
+OF_IMAGES = ("crop", "image_size", "fit", "random_flip", "dequantization", "transform")
+OF_FOLDERS = ("channels", "test_fraction", "corrupt")
+"""Settings that only some datasets have."""
 
 
 def describe(settings: Data) -> DatasetInfo:
@@ -81,10 +84,7 @@ def describe(settings: Data) -> DatasetInfo:
     """
     name = settings.name
     if name in POINTS:
-        for setting in ("crop", "image_size", "random_flip", "transform"):
-            value = getattr(settings, setting)
-            if value != Data.model_fields[setting].default:
-                raise UserError(f"config.data.{setting}={value!r}: {name!r} are points, no images")
+        _refuse(settings, OF_IMAGES + OF_FOLDERS, "are points, no images")
         return DatasetInfo((2,), num_values=None)
     if name == FOLDER:
         if settings.image_size is None:
@@ -94,6 +94,7 @@ def describe(settings: Data) -> DatasetInfo:
         accepted = ", ".join((*IMAGES, FOLDER, *POINTS))
         raise UserError(f"config.data.name={name!r}: unknown dataset; accepted: {accepted}")
     info = IMAGES[name][1]
+    _refuse(settings, OF_FOLDERS, "is no folder of images")
     if settings.crop is not None and settings.crop > min(info.shape[:2]):
         raise UserError(
             f"config.data.crop={settings.crop}: larger than the images of {name}, "
@@ -101,6 +102,14 @@ def describe(settings: Data) -> DatasetInfo:
         )
     size = settings.image_size or settings.crop
     return info if size is None else dataclasses.replace(info, shape=(size, size, info.shape[2]))
+
+
+def _refuse(settings: Data, names: tuple[str, ...], reason: str) -> None:
+    """Refuses settings that would do nothing."""
+    for name in names:
+        value = getattr(settings, name)
+        if value != Data.model_fields[name].default:
+            raise UserError(f"config.data.{name}={value!r}: {settings.name!r} {reason}")
 
 
 def load(settings: Data) -> Dataset:

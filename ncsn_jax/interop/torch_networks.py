@@ -35,8 +35,8 @@ def from_torch(
         after a logit transform).
 
     Returns:
-      The network and its variables: `params`, of the dtypes found, and, where there are any, `buffers`: the
-      levels, which an `NCSNv2` has no field for, as `sigmas`.
+      The network and its variables: `params`, of the dtypes found. For `to_torch` there may also be
+      `buffers`, the state dict's `sigmas`, and `module`, which is empty and stands for the names' prefix.
 
     Raises:
       ValueError: if it is no state dict of such a network; the message names the first entries that are
@@ -52,17 +52,15 @@ def from_torch(
             f"from_torch takes a state dict (arrays by name), found a {type(state_dict).__name__}; an "
             "official checkpoint is a list, and its first element the state dict"
         )
-    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in state_dict.items()}
+    is_prefixed = bool(state_dict) and all(name.startswith(PREFIX) for name in state_dict)
+    tensors = {name[len(PREFIX) * is_prefixed :]: tensor for name, tensor in state_dict.items()}
+    variables: dict[str, Any] = {"module": {}} if is_prefixed else {}
     levels = tensors.pop("sigmas", None)
-    if sigmas is not None:
-        levels = np.asarray(sigmas, np.float32)
-    model = _network(tensors, levels, fields)
+    if levels is not None:
+        variables["buffers"] = {"sigmas": levels}
+    model = _network(tensors, levels if sigmas is None else np.asarray(sigmas), fields)
     _check_shapes(model, tensors)
-    buffers: dict[str, Any] = {} if levels is None else {"sigmas": levels}
-    if any(name.startswith(PREFIX) for name in state_dict):
-        buffers = {PREFIX[:-1]: buffers}
-    variables = {"params": params_from_torch(tensors)}
-    return model, variables | ({"buffers": buffers} if buffers else {})
+    return model, variables | {"params": params_from_torch(tensors)}
 
 
 def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -87,24 +85,16 @@ def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.nda
     """
     if not isinstance(model, NCSN | NCSNv2):
         raise ValueError(f"only NCSN and NCSNv2 have official names, found {type(model).__name__}")
-    buffers = variables.get("buffers", {})
-    prefix = PREFIX if PREFIX[:-1] in buffers else ""
-    tensors = {name: np.asarray(value) for name, value in buffers.get(PREFIX[:-1], buffers).items()}
-    tensors |= params_to_torch(variables["params"])
+    prefix = PREFIX if "module" in variables else ""
+    buffers = {name: np.asarray(value) for name, value in variables.get("buffers", {}).items()}
+    tensors = buffers | params_to_torch(variables["params"])
     return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def levels_of(variables: Mapping[str, Any]) -> tuple[float, ...] | None:
-    """The noise levels that the state dict of `from_torch` had, if it had any."""
-    buffers = variables.get("buffers", {})
-    levels = buffers.get(PREFIX[:-1], buffers).get("sigmas")
-    return None if levels is None else tuple(map(float, levels))
 
 
 def _network(tensors: Tensors, levels: np.ndarray | None, fields: Mapping[str, Any]) -> nn.Module:
     """The module of the state dict's names; `_check_shapes` tells whether it fits."""
     first = tensors.get("begin_conv.weight")
-    if first is None or first.ndim != 4:
+    if first is None or first.ndim != 4 or first.size == 0:
         raise ValueError(
             "no state dict of an NCSN or NCSNv2: it has no begin_conv.weight of four axes, but "
             f"{_some(tensors)}"
@@ -116,8 +106,10 @@ def _network(tensors: Tensors, levels: np.ndarray | None, fields: Mapping[str, A
         **fields,
     }
     table = tensors.get("normalizer.embed.weight")
-    if levels is not None and (levels.ndim != 1 or not np.all(levels > 0)):
-        raise ValueError(f"sigmas must be a row of positive noise levels, found the shape {levels.shape}")
+    if levels is not None:
+        levels = levels.astype(np.float32)
+        if levels.ndim != 1 or levels.size == 0 or not np.all((levels > 0) & (levels < np.inf)):
+            raise ValueError(f"sigmas must be a row of positive noise levels, found {_some(levels.ravel())}")
     if table is None:
         if "normalizer.gamma" not in tensors:
             fields = {"norm": VarianceNorm, **fields}

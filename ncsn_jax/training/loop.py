@@ -47,10 +47,11 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
             f"config.training.batch_size={settings.batch_size} is not divisible by "
             f"the number of devices, {devices}"
         )
-    config = resolved(config, workdir)
+    load_dataset = functools.cache(functools.partial(data.load, config.data))
+    config = resolved(config, workdir, load_dataset)
     abstract = run.abstract_state(config)
     run.check(workdir, config)
-    dataset = data.load(config.data)
+    dataset = load_dataset()
     if settings.batch_size > len(dataset.train):
         raise UserError(
             f"config.training.batch_size={settings.batch_size} is more than "

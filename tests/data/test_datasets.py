@@ -147,6 +147,8 @@ def test_a_directory_that_cannot_be_written_is_said(tmp_path):
         ({"name": "two_moons", "random_flip": True}, r"random_flip=True: 'two_moons' are points"),
         ({"name": "two_moons", "transform": "logit"}, r"transform='logit': 'two_moons' are points"),
         ({"name": "two_moons", "image_size": 3}, r"image_size=3: 'two_moons' are points"),
+        ({"name": "two_moons", "corrupt": "skip"}, r"corrupt='skip': 'two_moons' are points"),
+        ({"name": "cifar10", "channels": 1}, r"channels=1: 'cifar10' is no folder of images"),
     ],
 )
 def test_settings_that_make_no_sense_are_said(settings, message):

@@ -84,8 +84,7 @@ def test_levels_are_the_arguments_then_the_entry_then_the_official_ones(state_di
         np.testing.assert_array_equal(variables["buffers"]["sigmas"], state_dict["sigmas"])
         shadow = {name: value for name, value in state_dict.items() if name != "sigmas"}
         assert "buffers" not in from_torch(shadow)[1]
-        _, variables = from_torch(shadow, sigmas=[2.0, 1.0])
-        assert variables["buffers"]["sigmas"].tolist() == [2.0, 1.0]
+        assert_same(to_torch(*from_torch(shadow, sigmas=[2.0, 1.0])), shadow)
     else:
         assert from_torch(state_dict)[0].sigmas == tuple(geometric_sigmas(1.0, 0.01, 10).tolist())
         levels = np.linspace(2.0, 0.1, 10, dtype=np.float32)
@@ -110,7 +109,11 @@ def test_levels_are_the_arguments_then_the_entry_then_the_official_ones(state_di
         (lambda d: d.clear(), "but no entries$"),
         (lambda d: d.update({"end_conv.bias": [0.0]}), r"\(arrays by name\), found a dict"),
         (lambda d: d.update({7: np.zeros(1)}), r"\(arrays by name\), found a dict"),
-        (lambda d: d.update({"sigmas": np.zeros(3)}), "row of positive noise levels"),
+        (lambda d: d.update({"sigmas": np.zeros(3)}), "row of positive noise levels, found 0.0, 0.0, 0.0$"),
+        (lambda d: d.update({"sigmas": np.zeros(0)}), "row of positive noise levels, found no entries"),
+        (lambda d: d.update({"sigmas": np.array([np.inf])}), "row of positive noise levels, found inf"),
+        (lambda d: d.update({"begin_conv.weight": np.zeros((0, 3, 3, 3))}), "no begin_conv.weight of four"),
+        (lambda d: d.update({"module.end_conv.bias": np.zeros(1)}), "doesn't know module.end_conv.bias"),
         (lambda d: d.update({"res5.0.conv1.bias": np.zeros(8)}), "depth=5 .* lacks "),
         (
             lambda d: d.update({"begin_conv.weight": np.broadcast_to(np.float32(0), (10**9, 3, 3, 3))}),

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from ncsn_jax import training
-from ncsn_jax.config import Config, Data, MlpModel, NcsnModel, Ncsnv2Model, Training
+from ncsn_jax.config import Config, Data, MlpModel, NcsnModel, Ncsnv2Model, Training, parse
 from ncsn_jax.errors import UserError
 from ncsn_jax.interop.torch_names import params_to_torch
 from ncsn_jax.training import importing
@@ -17,7 +17,7 @@ from ncsn_jax.training import workdir as run
 from ncsn_jax.training.checkpoints import Checkpoints
 from tests.interop.torch_writer import as_stream, as_zip, whole
 
-STEP = 7
+STEP, RUN_STEP = 7, 9  # of Adam, and of a run that began with a new optimizer once
 FILES = {"ncsn": "ncsn_28x1_ngf8.npz", "ncsnv2": "ncsnv2_32x3_ngf8_L12.npz"}
 FIRST_ID = 140204846120000  # before PyTorch 1.6 they were addresses
 
@@ -30,17 +30,22 @@ def moments(numbers):
     return mu, [np.square(m) + np.float32(1e-8) for m in mu]
 
 
-def official_checkpoint(numbers, *, ema=False):
-    """A list as the official code saves it; with a moving average it is of the second repository."""
+def official_checkpoint(numbers, *, ema=False, modern=False):
+    """A list as the official code saves it; with a moving average it is of the second repository.
+
+    A modern PyTorch counts the parameters from 0 and the steps by tensors.
+    """
     keys = map(str, range(10_000))
 
     def state(names, prefix=""):
         return OrderedDict((f"{prefix}{name}", whole(numbers[name], next(keys))) for name in names)
 
-    ids = list(range(FIRST_ID, FIRST_ID + len(numbers["param_names"])))
+    first = 0 if modern else FIRST_ID
+    ids = list(range(first, first + len(numbers["param_names"])))
+    step = whole(np.float32(STEP), "step") if modern else STEP
     optimizer = {
         "state": {
-            i: {"step": STEP, "exp_avg": whole(m, next(keys)), "exp_avg_sq": whole(v, next(keys))}
+            i: {"step": step, "exp_avg": whole(m, next(keys)), "exp_avg_sq": whole(v, next(keys))}
             for i, m, v in zip(ids, *moments(numbers), strict=True)
         },
         "param_groups": [
@@ -59,7 +64,7 @@ def official_checkpoint(numbers, *, ema=False):
         return [model, optimizer]
     half = {str(name): 0.5 * numbers[name] for name in numbers["param_names"]}
     shadow = {name: whole(value, next(keys)) for name, value in half.items()}
-    return [model, optimizer, 3, STEP, shadow]
+    return [model, optimizer, 3, RUN_STEP, shadow]
 
 
 @pytest.fixture(scope="module", params=[("ncsn", as_zip), ("ncsn", as_stream), ("ncsnv2", as_zip)])
@@ -68,7 +73,8 @@ def imported(request, fixture, tmp_path_factory):
     name, write = request.param
     numbers = fixture(FILES[name])
     directory = tmp_path_factory.mktemp("imported")
-    (directory / "file.pth").write_bytes(write(official_checkpoint(numbers, ema=name == "ncsnv2")))
+    checkpoint = official_checkpoint(numbers, ema=name == "ncsnv2", modern=write is as_zip)
+    (directory / "file.pth").write_bytes(write(checkpoint))
     official = importing.read_checkpoint(directory / "file.pth")
     base = Config(data=Data(name="mnist" if name == "ncsn" else "cifar10"), training=Training(num_steps=5))
     config = importing.imported_config(official, base)
@@ -99,7 +105,7 @@ def test_a_run_has_the_checkpoints_settings(imported):
         0.99,
         1e-7,
     )
-    assert settings.num_steps == STEP
+    assert settings.num_steps == (STEP if config.model.name == "ncsn" else RUN_STEP)
     assert settings.ema_rate == (0.0 if config.model.name == "ncsn" else 0.999)
 
 
@@ -123,7 +129,7 @@ def test_training_goes_on_with_the_step_that_torch_would_make(imported):
             run.abstract_state(config),
         )
         state = checkpoints.restore(step, like)
-    assert int(state.step) == step == STEP
+    assert int(state.step) == step == (STEP if config.model.name == "ncsn" else RUN_STEP)
     rng = np.random.default_rng(1)
     gradient = jax.tree.map(lambda p: 1e-3 * rng.normal(size=p.shape).astype(np.float32), state.params)
     updates, _ = run.optimizer(config).update(gradient, state.opt_state, state.params)
@@ -146,6 +152,10 @@ def read(tmp_path, checkpoint):
     return importing.read_checkpoint(tmp_path / "file.pth")
 
 
+KEPT = ("it has made no step", "it has 172 moments for 173 parameters")
+"""Why a state may be missing while the settings are there."""
+
+
 @pytest.mark.parametrize(
     ("change", "dropped"),
     [
@@ -155,15 +165,16 @@ def read(tmp_path, checkpoint):
         (lambda c: c[1].pop("state"), "it isn't Adam's"),
         (lambda c: [s.pop("exp_avg") for s in c[1]["state"].values()], "it isn't Adam's"),
         (lambda c: c[1].update(state={}), "it has made no step"),
+        (lambda c: c[1]["state"].popitem(), "it has 172 moments for 173 parameters"),
     ],
 )
 def test_another_optimizers_state_is_left(tmp_path, official, change, dropped):
     checkpoint = official_checkpoint(official)
     change(checkpoint)
     found = read(tmp_path, checkpoint[0] if len(checkpoint) == 1 else checkpoint)
-    assert found.dropped == dropped
-    assert found.moments is None
+    assert found.adam == dropped
     assert found.step == 0
+    assert ("learning_rate" in found.optimizer) == (dropped in KEPT)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +191,9 @@ def test_another_optimizers_state_is_left(tmp_path, official, change, dropped):
             lambda c: c[1]["state"][FIRST_ID].update(exp_avg=whole(np.zeros(3, np.float32), "x")),
             "moments don't have the shapes",
         ),
-        (lambda c: c.extend([1, "two"]), "the step, must be an integer, found two"),
+        (lambda c: c.extend([1, "two"]), "the step, must be a whole number, found 'two'"),
+        (lambda c: c.extend([1, -2]), "the step, must be a whole number, found '-2'"),
+        (lambda c: c.extend([1, 2.5]), r"the step, must be a whole number, found '2\.5'"),
         (lambda c: c.extend([1, 2, {}]), "no begin_conv.weight"),
     ],
 )
@@ -202,6 +215,55 @@ def test_a_dataset_of_other_channels_is_refused(tmp_path, official):
     with pytest.raises(UserError, match="must be even there, found 9×9"):
         importing.import_run(found, config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {"num_filters": 4}}, "the checkpoint's network has other parameters"),
+        ({"model": {"depth": 5}}, "the checkpoint's network has other parameters"),
+        ({"model": {"num_scales": 4}}, "the checkpoint's network has other parameters"),
+        ({"model": {"sigmas": "auto"}}, "a trained network has its noise levels"),
+        ({"training": {"num_steps": 5}}, r"config\.training\.num_steps=5: the checkpoint is at step 7"),
+    ],
+)
+def test_settings_that_do_not_fit_the_checkpoint_are_refused(tmp_path, official, change, message):
+    found = read(tmp_path, official_checkpoint(official))
+    settings = importing.imported_config(found, Config()).model_dump()
+    for group, values in change.items():
+        settings[group] |= values
+    with pytest.raises(UserError, match=message):
+        importing.import_run(found, parse(settings), tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file.pth"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c[1]["param_groups"][0].update(lr=0.0), r"config\.training\.learning_rate=0\.0"),
+        (
+            lambda c: c[0].update({"module.sigmas": whole(np.linspace(1, 2, 10, dtype=np.float32), "s")}),
+            r"config\.model\.sigmas: found .* levels that descend",
+        ),
+    ],
+)
+def test_values_that_no_config_takes_are_named(tmp_path, official, change, message):
+    checkpoint = official_checkpoint(official)
+    change(checkpoint)
+    with pytest.raises(UserError, match=message):
+        importing.imported_config(read(tmp_path, checkpoint), Config())
+
+
+def test_half_precision_and_levels_of_any_spacing(tmp_path, fixture):
+    numbers = fixture(FILES["ncsnv2"])
+    levels = np.linspace(50.0, 0.01, 12, dtype=np.float32)
+    half = {name: numbers[name].astype(np.float16) for name in numbers["state_dict_names"]}
+    found = read(tmp_path, {str(n): whole(v, str(n)) for n, v in (half | {"sigmas": levels}).items()})
+    assert {leaf.dtype for leaf in jax.tree.leaves(found.params)} == {np.dtype(np.float32)}
+    settings = importing.imported_config(found, Config(data=Data(name="cifar10")))
+    assert settings.model.noise_levels == tuple(levels.tolist())
+    importing.import_run(found, settings, tmp_path / "run")
+    assert run.load_run(tmp_path / "run") == settings
 
 
 def test_a_directory_that_holds_something_is_refused(tmp_path, official):
@@ -229,6 +291,8 @@ def test_levels_are_the_files_then_the_configs_then_the_official_ones(tmp_path, 
 def test_a_shadow_alone_takes_the_configs_levels(tmp_path, fixture):
     shadow = official_checkpoint(fixture(FILES["ncsnv2"]), ema=True)[4]
     found = read(tmp_path, shadow)
+    with pytest.raises(UserError, match=r"which would tell the experiment: name it by --config"):
+        importing.experiment_of(found)
     given = Ncsnv2Model(sigma_begin=50.0, num_scales=12)
     config = importing.imported_config(found, Config(model=given))
     assert config.model == given.model_copy(update={"num_filters": 8})
@@ -241,6 +305,7 @@ def test_a_shadow_alone_takes_the_configs_levels(tmp_path, fixture):
     [
         (NcsnModel(), 1, None, ("mnist",)),
         (NcsnModel(), 3, None, ("cifar10", "ncsn")),
+        (Ncsnv2Model(), 1, None, ("mnist", "ncsnv2")),
         (Ncsnv2Model(), 3, 50.0, ("cifar10", "ncsnv2")),
         (Ncsnv2Model(), 3, 90.0, ("celeba", "ncsnv2")),
         (Ncsnv2Model(depth=5), 3, 140.0, ("lsun", "church")),
@@ -252,5 +317,5 @@ def test_experiments_are_recognised(model, channels, sigma_begin, experiment):
     params = {"begin_conv": {"kernel": np.zeros((3, 3, channels, 8))}}
     sigmas = sigma_begin and (sigma_begin, 0.01)
     network = model.build(rescaled=False)
-    official = importing.OfficialRun(network, params, sigmas, None, None, 0, {}, None)
+    official = importing.OfficialRun(network, params, sigmas)
     assert importing.experiment_of(official) == experiment
