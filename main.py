@@ -93,12 +93,12 @@ def with_overrides(base: config.Config, given: dict) -> config.Config:
 
 def train(workdir: Path, values: flags.FlagValues) -> None:
     """Trains the run that the config describes, or the workdir's own run, then samples it."""
-    parsed = with_overrides(settings(workdir, values), num_samples(values))
+    parsed = with_overrides(run_config(workdir, values), num_samples(values))
     training.train_and_evaluate(parsed, workdir)
     draw(workdir, load_run(workdir))
 
 
-def settings(workdir: Path, values: flags.FlagValues) -> config.Config:
+def run_config(workdir: Path, values: flags.FlagValues) -> config.Config:
     """The config that the flags name, or else that of the workdir's run, with the flags' overrides."""
     if values.workdir and values["config"].using_default_value and (workdir / "config.json").exists():
         return with_overrides(load_run(workdir), config_flags.get_override_values(values["config"]))
@@ -135,7 +135,7 @@ def import_checkpoint(workdir: Path, values: flags.FlagValues) -> None:
 
 def suggest(workdir: Path, values: flags.FlagValues) -> None:
     """Prints noise levels and a step size for the data of the config, or of the workdir's run."""
-    parsed = settings(workdir, values)
+    parsed = run_config(workdir, values)
     dataset = data.load(parsed.data)
     print(suggest_noise.report(parsed, suggest_noise.for_config(parsed, dataset), dataset))
 

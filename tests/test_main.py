@@ -346,7 +346,10 @@ def test_without_a_config_the_official_experiments_is_taken(run, checkpoint, tmp
         == 0
     )
     out = capsys.readouterr().out
-    assert "NCSN of 173 tensors, 10 noise levels from 1 to 0.01, step 0, no moving average" in out
+    assert (
+        "NCSN of 173 tensors, step 0, no moving average, a new optimizer state (it has made no step)" in out
+    )
+    assert "10 noise levels from 1 to 0.01 (not the file's, which has none)" in out
     assert load_run(tmp_path / "run").data.name == "mnist"
     before = files(tmp_path)
     status, errors = run("--mode=import", f"--checkpoint={checkpoint}", f"--workdir={tmp_path}/run")

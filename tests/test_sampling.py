@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 from PIL import Image
 
-from ncsn_jax import NCSN, annealed_langevin_dynamics, as_score_fn, sampling
+from ncsn_jax import NCSN, annealed_langevin_dynamics, as_score_fn, data, sampling
 from ncsn_jax.config import Sampling
 from ncsn_jax.streams import stream
 
@@ -72,6 +72,26 @@ def test_samples_differ_by_number_and_seed(score_fn, samples):
     assert len({image.tobytes() for image in samples}) == 64
     other = draw(score_fn, seed=1)
     assert np.abs(other - samples).max((1, 2, 3)).min() > 0.1
+
+
+@pytest.mark.parametrize("name", ["rescale", "logit"])
+def test_samples_are_drawn_where_the_network_is_trained_and_transformed_back(score_fn, name):
+    transform = data.TRANSFORMS[name]
+    settings = SETTINGS.model_copy(update={"batch_size": 4})
+    first, *_, last = sampling.draw(score_fn, SHAPE, SIGMAS, settings, transform=transform)
+    keys = jax.vmap(lambda i: jax.random.fold_in(stream(0, "sampling"), i))(jnp.arange(4))
+    start_key, chain_key = jax.random.split(keys[1])
+    uniform = jax.random.uniform(start_key, SHAPE)
+    np.testing.assert_allclose(np.asarray(first)[1, 0], uniform, atol=1e-5)
+    x = annealed_langevin_dynamics(
+        chain_key,
+        score_fn,
+        transform.forward(uniform),
+        jnp.asarray(SIGMAS),
+        step_size=1e-3,
+        steps_per_scale=3,
+    )
+    np.testing.assert_allclose(np.asarray(last)[1, 0], transform.inverse(x), atol=1e-4)
 
 
 def test_files_hold_all_samples_and_show_the_first(score_fn, samples, tmp_path):

@@ -1,17 +1,26 @@
 """The networks against the numbers of the official PyTorch code."""
 
+import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax import traverse_util
 
 from ncsn_jax import NCSN, NCSNv2, as_score_fn, explicit_score_matching, geometric_sigmas
 from ncsn_jax.interop import from_torch
 from ncsn_jax.interop.torch_names import torch_name
-from ncsn_jax.models.layers import ConditionalInstanceNorm
+from ncsn_jax.models.layers import (
+    ConditionalInstanceNorm,
+    InstanceNormPlus,
+    RefineBlock,
+    ResidualBlock,
+    max_pool5,
+    no_norm,
+)
 
 
 def channels_last(images):
@@ -104,3 +113,44 @@ def test_parameter_counts_are_the_official_ones(model, channels, count, tensors)
     params = jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0), image, jnp.ones(1)))
     assert len(params) == tensors
     assert sum(p.size for p in params) == count
+
+
+def by_hand(params, x, *, deepest):
+    """`NCSNv2Deeper` or `NCSNv2Deepest`, line by line, from blocks that test_blocks.py checks."""
+    width = params["begin_conv"]["bias"].size
+
+    def stage(name, h, factor, *, down=True, dilation=1):
+        for i, down_here in enumerate((down, False)):
+            block = ResidualBlock(factor * width, InstanceNormPlus, nn.elu, down_here, dilation)
+            h = block.apply({"params": params[f"{name}_{i}"]}, h, None)
+        return h
+
+    def refine(name, inputs, factor, end=False):
+        block = RefineBlock(factor * width, no_norm, nn.elu, max_pool5, 3 if end else 1)
+        return block.apply({"params": params[name]}, inputs, None)
+
+    h = nn.Conv(width, (3, 3)).apply({"params": params["begin_conv"]}, 2 * x - 1)
+    res1 = stage("res1", h, 1, down=False)
+    res2 = stage("res2", res1, 2)
+    res3 = stage("res3", res2, 2)
+    res31 = stage("res31", res3, 2) if deepest else res3
+    res4 = stage("res4", res31, 4, dilation=2)
+    res5 = stage("res5", res4, 4, dilation=4)
+    refine1 = refine("refine1", [res5], 4)
+    refine2 = refine("refine2", [res4, refine1], 2)
+    refine31 = refine("refine31", [res31, refine2], 2) if deepest else refine2
+    refine3 = refine("refine3", [res3, refine31], 2)
+    refine4 = refine("refine4", [res2, refine3], 1)
+    refine5 = refine("refine5", [res1, refine4], 1, end=True)
+    h = nn.elu(InstanceNormPlus().apply({"params": params["normalizer"]}, refine5))
+    return nn.Conv(x.shape[-1], (3, 3)).apply({"params": params["end_conv"]}, h)
+
+
+@pytest.mark.parametrize("depth", [pytest.param(5, marks=pytest.mark.slow), 6])
+def test_deeper_networks_are_wired_as_the_official_ones(depth):
+    model = NCSNv2(num_filters=2, depth=depth)
+    x = jax.random.uniform(jax.random.key(0), (2, 16, 24, 1))
+    variables = model.init(jax.random.key(1), x, jnp.ones(2))
+    out = jax.jit(model.apply)(variables, x, jnp.array([1.0, 0.5]))
+    expected = jax.jit(functools.partial(by_hand, deepest=depth == 6))(variables["params"], x)
+    assert relative_error(out, expected / jnp.array([1.0, 0.5])[:, None, None, None]) < 1e-5
