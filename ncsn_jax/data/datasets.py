@@ -35,6 +35,9 @@ NOT_TO_BE_HAD = (
 Source = np.ndarray | RandomAccessDataSource
 """Examples by index, uint8 images or float32 points: an array, or what reads them one at a time."""
 
+Resize = Callable[[Image.Image], np.ndarray]
+"""From a decoded image to pixels of the dataset's shape."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
@@ -127,7 +130,7 @@ def load(settings: Data) -> Dataset:
     info, name = describe(settings), settings.name
     if name in POINTS:
         return Dataset(info, *draw_points(name))
-    decode = functools.partial(
+    resize = functools.partial(
         resized,
         size=settings.image_size,
         crop=settings.crop,
@@ -139,23 +142,23 @@ def load(settings: Data) -> Dataset:
             raise UserError("config.data.data_dir=None: 'folder' needs the directory of the images")
         train, test = load_folder(
             settings.data_dir,
-            decode=decode,
+            decode=resize,
             test_fraction=settings.test_fraction,
             corrupt=settings.corrupt,
             in_memory_bytes=IN_MEMORY_BYTES,
         )
         return Dataset(info, train, test)
-    return _load_tfds(settings, info, decode)
+    return _load_tfds(settings, info, resize if settings.crop or settings.image_size else None)
 
 
-def _load_tfds(settings: Data, info: DatasetInfo, decode: Callable[[Image.Image], np.ndarray]) -> Dataset:
+def _load_tfds(settings: Data, info: DatasetInfo, resize: Resize | None) -> Dataset:
     name, data_dir = settings.name, settings.data_dir
     place = f"in {data_dir or 'the default data_dir'}"
     try:
         builder = IMAGES[name][0](data_dir=data_dir, file_format="array_record")
         if not builder.is_prepared():
             _prepare(builder)
-        return Dataset(info, *(_source(builder, split, info, decode) for split in ("train", "test")))
+        return Dataset(info, *(_source(builder, split, info, resize) for split in ("train", "test")))
     except NOT_TO_BE_HAD as error:
         raise UserError(
             f"dataset {name} is not prepared {place} and can't be downloaded ({_one_line(error)}); "
@@ -183,23 +186,27 @@ def _one_line(error: Exception) -> str:
 
 
 class _DecodedImages:
-    """The images of a TFDS split, decoded and resized one at a time."""
+    """The images of a TFDS split, decoded and, if need be, resized, one at a time."""
 
-    def __init__(self, source, decode: Callable[[Image.Image], np.ndarray]):
+    def __init__(self, source, resize: Resize | None):
         self._source = source
-        self._decode = decode
+        self._resize = resize
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index):
         pixels = self._source[index]["image"]
-        return self._decode(Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels))
+        if self._resize is None:
+            return pixels
+        return self._resize(Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels))
 
 
-def _source(builder: tfds.core.DatasetBuilder, split: str, info: DatasetInfo, decode) -> Source:
+def _source(
+    builder: tfds.core.DatasetBuilder, split: str, info: DatasetInfo, resize: Resize | None
+) -> Source:
     source = builder.as_data_source(split)  # pyright: ignore[reportCallIssue]
-    images = _DecodedImages(source, decode)
+    images = _DecodedImages(source, resize)
     if len(images) * math.prod(info.shape) > IN_MEMORY_BYTES:
         return images
     return np.stack([images[i] for i in range(len(images))])
