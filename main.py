@@ -70,6 +70,8 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
         raise UserError(f"--config: get_config() must return an ml_collections.ConfigDict, found {found}")
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}: every setting is a --flag=value")
+    if values.workdir == "":
+        raise UserError("--workdir: found an empty name")
     if values.checkpoint is not None and values.mode != "import":
         raise UserError("--checkpoint: only --mode import takes it")
     return values
@@ -100,9 +102,18 @@ def train(workdir: Path, values: flags.FlagValues) -> None:
 
 def run_config(workdir: Path, values: flags.FlagValues) -> config.Config:
     """The config that the flags name, or else that of the workdir's run, with the flags' overrides."""
+    given = config_flags.get_override_values(values["config"])
     if values.workdir and values["config"].using_default_value and (workdir / "config.json").exists():
-        return with_overrides(load_run(workdir), config_flags.get_override_values(values["config"]))
-    return config.parse(values.config.to_dict())  # the overrides are in it
+        parsed = with_overrides(load_run(workdir), given)
+    else:
+        parsed = config.parse(values.config.to_dict())  # the overrides are in it
+    if parsed.model.sigmas != "geometric":
+        for name in given.keys() & {"model.sigma_begin", "model.num_scales"}:
+            raise UserError(
+                f"--config.{name}: it isn't read beside config.model.sigmas="
+                f"{str(parsed.model.sigmas)[:40]!r}; add --config.model.sigmas=geometric"
+            )
+    return parsed
 
 
 def sample(workdir: Path, values: flags.FlagValues) -> None:
@@ -135,6 +146,8 @@ def import_checkpoint(workdir: Path, values: flags.FlagValues) -> None:
 
 def suggest(workdir: Path, values: flags.FlagValues) -> None:
     """Prints noise levels and a step size for the data of the config, or of the workdir's run."""
+    if values.workdir and values["config"].using_default_value:
+        load_run(workdir)  # says that there is none
     parsed = run_config(workdir, values)
     dataset = data.load(parsed.data)
     print(suggest_noise.report(parsed, suggest_noise.for_config(parsed, dataset), dataset))
@@ -174,7 +187,7 @@ def main(argv: list[str]) -> int:
         workdir = Path(values.workdir or f"runs/{name.replace('.py', '').replace(':', '_')}")
         MODES[values.mode](workdir, values)
     except (UserError, OSError) as error:
-        print(f"main.py: {error}", file=sys.stderr)
+        print("main.py:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(

@@ -51,7 +51,7 @@ class Data(Settings):
 
     name: str = "mnist"
     """A dataset's name, one of `ncsn_jax.data.load`'s; `folder` is a directory of images of one's own."""
-    data_dir: str | None = None
+    data_dir: Annotated[str, Field(min_length=1)] | None = None
     """Where prepared datasets lie; TFDS's own directory if None. Of `folder`, the directory of images. The
     points need none."""
 
@@ -96,7 +96,8 @@ def _schedule(value: Any) -> Any:
         levels = tuple(float(level) for level in levels)
     except (TypeError, ValueError):
         levels = ()
-    single = np.asarray(levels, np.float32)
+    with np.errstate(over="ignore"):
+        single = np.asarray(levels, np.float32)
     if levels and np.all(single > 0) and np.all(np.diff(single) < 0) and np.isfinite(single).all():
         return levels
     raise ValueError(

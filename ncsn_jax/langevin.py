@@ -4,6 +4,7 @@ The paper's Algorithm 1 writes the update as x + (α/2) s + √α z. The officia
 numbers, computes x + α s + √(2α) z, and so does this module: its step size α is half the paper's.
 """
 
+import operator
 from collections.abc import Callable
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn
+from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
 
 
 def langevin_step(
@@ -89,7 +90,7 @@ def annealed_langevin_dynamics(
     key: PRNGKey,
     score_fn: ScoreFn,
     x: Float[Array, "*event"],
-    sigmas: Float[Array, " num_scales"],
+    sigmas: Sigmas,
     *,
     step_size: Scalar,
     steps_per_scale: int,
@@ -131,7 +132,7 @@ def anneal(
     key: PRNGKey,
     update: Callable[..., Float[Array, "*event"]],
     x: Float[Array, "*event"],
-    sigmas: Float[Array, " num_scales"],
+    sigmas: Sigmas,
     *,
     step_size: Scalar,
     steps_per_scale: int,
@@ -148,15 +149,24 @@ def anneal(
 
     Returns:
       The state after the last update, shape `(*event,)`.
+
+    Raises:
+      ValueError: if there are no levels, or the number of updates is negative.
     """
+    levels = jnp.asarray(sigmas)
+    if levels.ndim != 1 or not levels.size or operator.index(steps_per_scale) < 0:
+        raise ValueError(
+            "sigmas must be a row of levels and steps_per_scale at least 0, found the shape "
+            f"{levels.shape} and {steps_per_scale}"
+        )
 
     def level(x, index_and_sigma):
         index, sigma = index_and_sigma
-        alpha = level_step_size(step_size, sigma, sigmas)
+        alpha = level_step_size(step_size, sigma, levels)
         level_key = jax.random.fold_in(key, index)
         return _repeat(level_key, lambda key, x: update(key, x, sigma, alpha), x, steps_per_scale), None
 
-    return jax.lax.scan(level, x, (jnp.arange(len(sigmas)), sigmas))[0]
+    return jax.lax.scan(level, x, (jnp.arange(len(levels)), levels))[0]
 
 
 def _repeat(key, update, x, num_steps):

@@ -68,21 +68,23 @@ def largest_distance(x: Shaped[np.ndarray, "n ..."], *, exact_up_to: int = EXACT
       The distance, in the units of x.
 
     Raises:
-      ValueError: if there are fewer than two examples, or all are equal.
+      ValueError: if there are fewer than two examples, all are equal, or some aren't finite.
 
     Reference:
       Song & Ermon 2020 (arXiv:2006.09011), Technique 1.
     """
     from sklearn.metrics import pairwise_distances_chunked
 
-    x = np.asarray(x, np.float32).reshape(len(x), -1)
     if len(x) < 2:
         raise ValueError(f"a distance takes at least two examples, found {len(x)}")
+    x = np.asarray(x, np.float32).reshape(len(x), -1)
+    if not np.isfinite(x).all():
+        raise ValueError("a distance takes finite numbers, found NaN or infinity")
     if len(x) <= exact_up_to:
         chunks = pairwise_distances_chunked(x, reduce_func=lambda distances, _: distances.max(axis=1))
         longest = float(max(map(np.max, chunks)))
     else:
-        starts = np.random.default_rng(0).choice(len(x), 10, replace=False)
+        starts = np.random.default_rng(0).choice(len(x), min(10, len(x)), replace=False)
         longest = max(_walk(x, int(start)) for start in starts)
     if longest == 0:
         raise ValueError(f"all {len(x)} examples are equal")
@@ -129,9 +131,9 @@ def num_scales_for(sigma_begin: float, sigma_end: float, dim: int, *, overlap: f
     from scipy.optimize import brentq
     from scipy.stats import norm
 
-    if not (0 < sigma_end < sigma_begin and dim >= 1 and 0 < overlap < 0.997):
+    if not (0 < sigma_end < sigma_begin < math.inf and 1 <= dim < math.inf and 0 < overlap < 0.997):
         raise ValueError(
-            "0 < sigma_end < sigma_begin, dim ≥ 1 and 0 < overlap < 0.997 are needed: found "
+            "0 < sigma_end < sigma_begin < ∞, dim ≥ 1 and 0 < overlap < 0.997 are needed: found "
             f"sigma_end={sigma_end}, sigma_begin={sigma_begin}, dim={dim}, overlap={overlap}"
         )
 
@@ -162,7 +164,7 @@ def step_size_for(sigmas: Sequence[float] | Float[ArrayLike, " num_scales"], ste
       ε, in squared units of the data.
 
     Raises:
-      ValueError: if there are fewer than two levels, or no steps.
+      ValueError: if there are fewer than two levels, they don't descend, or there are no steps.
 
     Reference:
       Song & Ermon 2020 (arXiv:2006.09011), Proposition 3 and Technique 4.
@@ -173,11 +175,13 @@ def step_size_for(sigmas: Sequence[float] | Float[ArrayLike, " num_scales"], ste
     from scipy.optimize import minimize_scalar
 
     levels = np.asarray(sigmas, np.float64)
-    if len(levels) < 2 or steps_per_scale < 1:
+    if levels.ndim != 1 or len(levels) < 2 or steps_per_scale < 1:
         raise ValueError(
-            "a step size takes at least two noise levels and one step a level, found "
-            f"{len(levels)} and {steps_per_scale}"
+            "a step size takes at least two noise levels in a row and one step a level, found the shape "
+            f"{levels.shape} and {steps_per_scale}"
         )
+    if not (np.all(levels > 0) and np.all(np.diff(levels) < 0) and np.isfinite(levels).all()):
+        raise ValueError(f"noise levels must be positive and descend, found {levels[:4]} …")
     squared_ratio = (levels[0] / levels[-1]) ** (2 / (len(levels) - 1))
 
     def variance(e):  # more than 1 everywhere

@@ -6,14 +6,14 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from ncsn_jax.langevin import anneal, denoised, langevin_step, langevin_update
-from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn
+from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
 
 
 def inpaint(
     key: PRNGKey,
     score_fn: ScoreFn,
     x: Float[Array, "*event"],
-    sigmas: Float[Array, " num_scales"],
+    sigmas: Sigmas,
     observation: Float[Array, "*event"],
     *,
     mask: Bool[Array, "*event"],
@@ -43,10 +43,18 @@ def inpaint(
     Returns:
       The completed image, shape `(*event,)`.
 
+    Raises:
+      ValueError: if the state, the observation and the mask differ in shape.
+
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), section 5, as the code of Song & Ermon 2020 (arXiv:2006.09011)
       runs it.
     """
+    if not x.shape == observation.shape == mask.shape:
+        raise ValueError(
+            "x, observation and mask must have one shape, found "
+            f"{x.shape}, {observation.shape} and {mask.shape}"
+        )
 
     def update(key, x, sigma, alpha):
         pin_key, noise_key = jax.random.split(key)
@@ -62,7 +70,7 @@ def interpolate(
     key: PRNGKey,
     score_fn: ScoreFn,
     x: Float[Array, "*event"],
-    sigmas: Float[Array, " num_scales"],
+    sigmas: Sigmas,
     *,
     num_interpolations: int,
     step_size: Scalar,
@@ -90,9 +98,14 @@ def interpolate(
     Returns:
       The samples, shape `(num_interpolations, *event)`.
 
+    Raises:
+      ValueError: if there are no chains.
+
     Reference:
       Song & Ermon 2020 (arXiv:2006.09011), and its code.
     """
+    if num_interpolations < 1:
+        raise ValueError(f"num_interpolations must be at least 1, found {num_interpolations}")
     angles = jnp.linspace(0.0, jnp.pi / 2.0, num_interpolations).astype(x.dtype)
 
     def update(key, row, sigma, alpha):

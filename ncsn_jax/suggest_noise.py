@@ -132,7 +132,8 @@ In a config:
 
 or behind a command:
 
-    --config.model.sigma_begin={s.sigma_begin:g} --config.model.num_scales={s.num_scales} \
---config.sampling.step_size={s.step_size:g}
+    --config.model.sigmas=geometric --config.model.sigma_begin={s.sigma_begin:g} \
+--config.model.sigma_end={model.sigma_end:g} --config.model.num_scales={s.num_scales} \
+--config.sampling.step_size={s.step_size:g} --config.sampling.steps_per_scale={steps}
 
---config.model.sigmas=auto chooses the same."""
+--config.model.sigmas=auto chooses the same when a run begins."""

@@ -12,5 +12,8 @@ PRNGKey = Key[Array, ""]
 Scalar = Float[ArrayLike, ""]
 """A real number: a Python float or an array without axes."""
 
+Sigmas = Float[Array, " num_scales"] | tuple[float, ...]
+"""Noise levels σ₁ > … > σ_L."""
+
 ScoreFn = Callable[[Float[Array, "*event"], Scalar], Float[Array, "*event"]]
 """s(x, σ): the score ∇ₓ log p_σ(x) of data perturbed by N(0, σ²I), for a single example x."""

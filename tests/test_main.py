@@ -386,6 +386,27 @@ def test_noise_levels_are_suggested(data_dir, capsys):
     assert "--config.model.sigma_begin=4.5" in out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workdir="], "--workdir: found an empty name"),
+        (["--workdir={tmp}/run", "--config.data.data_dir="], "config.data.data_dir='': string should have"),
+        (
+            ["--workdir={tmp}/run", "--config.model.sigmas=auto", "--config.model.num_scales=7"],
+            "--config.model.num_scales: it isn't read beside config.model.sigmas='auto'",
+        ),
+        (["--mode=suggest_noise", "--workdir={tmp}/run"], "/run holds no run"),
+        (["--config.model.sigmas=1e40,1"], "config.model.sigmas: found '1e40,1'; accepted"),
+    ],
+)
+def test_settings_that_would_mean_something_else_are_refused(run, tmp_path, arguments, message):
+    status, errors = run(*(a.replace("{tmp}", str(tmp_path)) for a in arguments))
+    assert status == 1
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def folder(tmp_path):
     """50 images of all sizes and kinds: one grey, one with alpha, one corrupt."""

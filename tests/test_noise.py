@@ -108,10 +108,13 @@ def test_the_step_size_brings_chains_closest_to_their_level():
     [
         (lambda: largest_distance(np.zeros((1, 3))), "at least two examples, found 1"),
         (lambda: largest_distance(np.ones((4, 3))), "all 4 examples are equal"),
+        (lambda: largest_distance(np.array([[0.0], [np.nan], [1.0]]), exact_up_to=2), "finite numbers"),
+        (lambda: num_scales_for(np.inf, 1.0, 3), "sigma_begin=inf"),
+        (lambda: step_size_for([0.1, 1.0], 5), "must be positive and descend"),
         (lambda: num_scales_for(1.0, 2.0, 3), "found sigma_end=2.0, sigma_begin=1.0, dim=3"),
         (lambda: num_scales_for(2.0, 1.0, 3, overlap=1.0), "0.997 are needed"),
-        (lambda: step_size_for([1.0], 5), "at least two noise levels .* found 1 and 5"),
-        (lambda: step_size_for([1.0, 0.5], 0), "found 2 and 0"),
+        (lambda: step_size_for([1.0], 5), r"at least two noise levels .* found the shape \(1,\) and 5"),
+        (lambda: step_size_for([1.0, 0.5], 0), r"found the shape \(2,\) and 0"),
     ],
 )
 def test_what_suggests_nothing_is_refused(call, message):

@@ -12,6 +12,7 @@ from ncsn_jax import (
     geometric_sigmas,
     inpaint,
     interpolate,
+    restoration,
 )
 from ncsn_jax.interop import from_torch
 
@@ -153,3 +154,26 @@ def test_the_ends_of_a_row_do_not_depend_on_its_length():
     long, short = run(7), run(3)
     np.testing.assert_allclose(long[0], short[0], rtol=1e-4)
     np.testing.assert_allclose(long[3], short[1], rtol=1e-3)
+
+
+def test_what_cannot_be_restored_is_refused(unchecked):
+    x = jnp.zeros((4, 4, 1))
+    with pytest.raises(ValueError, match=r"one shape, found \(4, 4, 1\), \(4, 4, 1\) and \(4, 4\)"):
+        unchecked(restoration).inpaint(
+            KEY, MIXTURE.score, x, SIGMAS, x, mask=jnp.zeros((4, 4), bool), **OPTIONS
+        )
+    with pytest.raises(ValueError, match="num_interpolations must be at least 1, found 0"):
+        interpolate(KEY, MIXTURE.score, jnp.zeros(2), SIGMAS, num_interpolations=0, **OPTIONS)
+    with pytest.raises(ValueError, match=r"steps_per_scale at least 0, found the shape \(12,\) and -1"):
+        annealed_langevin_dynamics(
+            KEY, MIXTURE.score, jnp.zeros(2), SIGMAS, step_size=0.1, steps_per_scale=-1
+        )
+
+
+def test_levels_may_be_a_tuple():
+    x = jnp.zeros(2)
+    rows = [
+        annealed_langevin_dynamics(KEY, MIXTURE.score, x, sigmas, **OPTIONS)
+        for sigmas in (SIGMAS, tuple(SIGMAS.tolist()))
+    ]
+    np.testing.assert_allclose(*rows, rtol=1e-5)

@@ -99,6 +99,8 @@ class _Decoder:
         if file in self._skipped:
             return None
         try:
+            if file.exists() and not file.is_file():  # to open a pipe would be to wait for its other end
+                raise UserError("it is no regular file")
             with Image.open(file) as image:
                 image.load()
                 pixels = self._decode(image)
@@ -114,7 +116,8 @@ class _Decoder:
 
     def _refuse(self, file: Path, error: Exception) -> None:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        problem = f"{file}: can't be decoded ({kind}{' '.join(str(error).split())[:200]})"
+        name = str(file) if str(file).isprintable() else repr(str(file))
+        problem = f"{name}: can't be decoded ({kind}{' '.join(str(error).split())[:200]})"
         if self._corrupt == "error":
             raise UserError(f"{problem}; --config.data.corrupt=skip leaves such files out") from error
         if self._skipped.setdefault(file, problem) is problem:  # of several threads, one warns

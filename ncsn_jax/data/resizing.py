@@ -1,5 +1,6 @@
 """From an image file's pixels, of any mode and shape, to arrays of one shape."""
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -33,7 +34,7 @@ def resized(
         black.
 
     Raises:
-      UserError: if the image is smaller than the crop.
+      UserError: if the image is smaller than the crop, or too elongated for fit="crop".
     """
     image = _converted(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
     if crop is not None:
@@ -55,12 +56,21 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _squared(image: Image.Image, size: int, fit: Literal["crop", "stretch", "pad"]) -> Image.Image:
-    if fit == "pad":
-        return ImageOps.pad(image, (size, size), BILINEAR, color="black")
     if fit == "stretch":
         return image.resize((size, size), BILINEAR)
+    if fit == "pad":
+        # `ImageOps.pad` would leave nothing of an image that is thinner than half a pixel then.
+        width, height = (max(1, round(size * side / max(image.size))) for side in image.size)
+        padded = Image.new(image.mode, (size, size))
+        padded.paste(image.resize((width, height), BILINEAR), ((size - width) // 2, (size - height) // 2))
+        return padded
     # `ImageOps.fit` would differ by a part of a pixel from torchvision's Resize and CenterCrop.
     width, height = (int(size * side / min(image.size)) for side in image.size)
+    if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise UserError(
+            f"an image of {image.width}×{image.height} pixels would become one of {width}×{height} before "
+            f"the middle {size}×{size} are cut out; accepted: less elongated ones, or fit='stretch' or 'pad'"
+        )
     return _centre(image.resize((width, height), BILINEAR), size)
 
 

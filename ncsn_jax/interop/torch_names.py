@@ -56,7 +56,7 @@ def params_to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     tensors = {}
     for path, value in traverse_util.flatten_dict(params).items():
         value = np.asarray(value)
-        value = value.transpose(3, 2, 0, 1) if path[-1] == "kernel" else value
+        value = value.transpose(3, 2, 0, 1) if path[-1] == "kernel" and value.ndim == 4 else value
         tensors[torch_name(path)] = np.ascontiguousarray(value)
     return dict(sorted(tensors.items(), key=lambda item: _place(item[0])))
 

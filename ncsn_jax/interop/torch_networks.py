@@ -45,13 +45,17 @@ def from_torch(
     Reference:
       https://github.com/ermongroup/ncsn and https://github.com/ermongroup/ncsnv2 (the classes named above).
     """
-    if not isinstance(state_dict, Mapping) or not all(
-        isinstance(name, str) and isinstance(tensor, np.ndarray) for name, tensor in state_dict.items()
-    ):
+    if not isinstance(state_dict, Mapping):
         raise ValueError(
             f"from_torch takes a state dict (arrays by name), found a {type(state_dict).__name__}; an "
             "official checkpoint is a list, and its first element the state dict"
         )
+    for name, tensor in state_dict.items():
+        if not isinstance(name, str) or not isinstance(tensor, np.ndarray):
+            raise ValueError(
+                "a state dict has numpy arrays by name, found a "
+                f"{type(tensor).__name__} by {str(name)[:80]!r}"
+            )
     is_prefixed = bool(state_dict) and all(name.startswith(PREFIX) for name in state_dict)
     tensors = {name[len(PREFIX) * is_prefixed :]: tensor for name, tensor in state_dict.items()}
     variables: dict[str, Any] = {"module": {}} if is_prefixed else {}
@@ -81,14 +85,17 @@ def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.nda
       Arrays by name.
 
     Raises:
-      ValueError: if it is another network.
+      ValueError: if it is another network, or the variables aren't its.
     """
     if not isinstance(model, NCSN | NCSNv2):
         raise ValueError(f"only NCSN and NCSNv2 have official names, found {type(model).__name__}")
+    if "params" not in variables:
+        raise ValueError(f"variables are {{'params': ...}}, found {_some(variables)}")
     prefix = PREFIX if "module" in variables else ""
     buffers = {name: np.asarray(value) for name, value in variables.get("buffers", {}).items()}
-    tensors = buffers | params_to_torch(variables["params"])
-    return {prefix + name: tensor for name, tensor in tensors.items()}
+    tensors = params_to_torch(variables["params"])
+    _check_shapes(model, tensors)
+    return {prefix + name: tensor for name, tensor in (buffers | tensors).items()}
 
 
 def _network(tensors: Tensors, levels: np.ndarray | None, fields: Mapping[str, Any]) -> nn.Module:
@@ -107,7 +114,10 @@ def _network(tensors: Tensors, levels: np.ndarray | None, fields: Mapping[str, A
     }
     table = tensors.get("normalizer.embed.weight")
     if levels is not None:
-        levels = levels.astype(np.float32)
+        try:
+            levels = levels.astype(np.float32)
+        except (TypeError, ValueError):
+            raise ValueError(f"sigmas must be numbers, found {_some(levels.ravel())}") from None
         if levels.ndim != 1 or levels.size == 0 or not np.all((levels > 0) & (levels < np.inf)):
             raise ValueError(f"sigmas must be a row of positive noise levels, found {_some(levels.ravel())}")
     if table is None:
@@ -127,7 +137,7 @@ def _network(tensors: Tensors, levels: np.ndarray | None, fields: Mapping[str, A
 
 def _check_shapes(model: nn.Module, tensors: Tensors) -> None:
     """Holds the tensors to the network's parameters, by name and shape."""
-    channels = tensors["begin_conv.weight"].shape[1]
+    channels = tensors["begin_conv.weight"].shape[1] if "begin_conv.weight" in tensors else 1
     image = jax.ShapeDtypeStruct((1, 16, 16, channels), jnp.float32)
     try:
         params = jax.eval_shape(model.init, jax.random.key(0), image, jnp.ones(1))["params"]

@@ -1,6 +1,6 @@
 """From an official PyTorch checkpoint to a run: config, parameters, moving average, optimizer state, step."""
 
-import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -139,10 +139,13 @@ def import_run(official: OfficialRun, settings: Config, workdir: Path) -> None:
         )
     expected = run.abstract_state(settings).params
     if jax.tree.map(jnp.shape, expected) != jax.tree.map(jnp.shape, official.params):
-        raise UserError(
-            "config.model: the checkpoint's network has other parameters than this one; leave out what "
-            "describes the network"
-        )
+        fitting = imported_config(official, settings)
+        differing = [
+            f"config.{name}={given!r}: the checkpoint's network has {own!r}"
+            for name, (own, given) in config.changes(fitting, settings).items()
+            if name.startswith("model.")
+        ]
+        raise UserError("; ".join(differing))
     opt_state = run.optimizer(settings).init(official.params)
     if isinstance(official.adam, AdamState):
         count = jnp.asarray(official.adam.num_steps, jnp.int32)
@@ -153,14 +156,14 @@ def import_run(official: OfficialRun, settings: Config, workdir: Path) -> None:
         opt_state=opt_state,
         ema_params=official.params if official.ema_params is None else official.ema_params,
     )
-    # All or nothing: half of a run would be neither gone on with nor imported again.
-    partial = workdir.absolute().with_name(f"{workdir.absolute().name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    with Checkpoints(partial / "checkpoints", keep=settings.training.keep_checkpoints) as checkpoints:
-        checkpoints.save(official.step, replicate(state))
-    run.claim(partial, settings)
-    partial.rename(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    # A checkpoint that is whole, and then the config: half of a run could be neither used nor imported again.
+    with tempfile.TemporaryDirectory(prefix="import.", dir=workdir) as directory:
+        partial = Path(directory) / "checkpoints"
+        with Checkpoints(partial, keep=settings.training.keep_checkpoints) as checkpoints:
+            checkpoints.save(official.step, replicate(state))
+        partial.rename(workdir / "checkpoints")
+    run.claim(workdir, settings)
 
 
 def report(official: OfficialRun, settings: Config, workdir: Path) -> str:

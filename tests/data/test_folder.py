@@ -319,3 +319,16 @@ def test_usual_files_give_no_warnings(tmp_path):
         warnings.simplefilter("error")
         train, test = load(tmp_path)
     assert len(train) + len(test) == 5
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, fifty):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UserError, match=r"pipe\.png: can't be decoded \(it is no regular file\)"):
+        load(tmp_path)
+
+
+def test_a_name_of_two_lines_is_said_in_one(tmp_path, fifty):
+    (tmp_path / "two\nlines.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"two\\nlines\.png': can't be decoded") as error:
+        load(tmp_path)
+    one_line(error)

@@ -168,3 +168,16 @@ def test_stretching_keeps_all_and_padding_the_proportions():
     padded = resized(Image.new("RGB", (16, 8), "white"), size=8, fit="pad")
     np.testing.assert_array_equal(padded[2:6], np.full((4, 8, 3), 255))
     np.testing.assert_array_equal(padded[[0, 1, 6, 7]], np.zeros((4, 8, 3)))
+
+
+@pytest.mark.parametrize("shape", [(3000, 1), (1, 3000)])
+def test_thin_images_leave_a_line_when_padded(shape):
+    pixels = resized(Image.new("L", shape, 200), size=8, channels=1, fit="pad")
+    assert pixels.shape == (8, 8, 1)
+    assert np.sum(pixels == 200) == 8
+    assert np.sum(pixels == 0) == 56
+
+
+def test_images_too_thin_to_be_cut_are_refused():
+    with pytest.raises(UserError, match=r"an image of 30000×1 pixels would become one of 7680000×256"):
+        resized(Image.new("RGB", (30000, 1)), size=256)

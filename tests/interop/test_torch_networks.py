@@ -107,8 +107,12 @@ def test_levels_are_the_arguments_then_the_entry_then_the_official_ones(state_di
         (lambda d: d.pop("begin_conv.weight"), "no begin_conv.weight of four axes, but "),
         (lambda d: d.update({"begin_conv.weight": np.zeros(3)}), "no begin_conv.weight of four axes, but "),
         (lambda d: d.clear(), "but no entries$"),
-        (lambda d: d.update({"end_conv.bias": [0.0]}), r"\(arrays by name\), found a dict"),
-        (lambda d: d.update({7: np.zeros(1)}), r"\(arrays by name\), found a dict"),
+        (
+            lambda d: d.update({"end_conv.bias": [0.0]}),
+            "arrays by name, found a list by 'end_conv.bias'",
+        ),
+        (lambda d: d.update({7: np.zeros(1)}), "numpy arrays by name, found a ndarray by '7'"),
+        (lambda d: d.update({"sigmas": np.array(["auto"])}), "sigmas must be numbers"),
         (lambda d: d.update({"sigmas": np.zeros(3)}), "row of positive noise levels, found 0.0, 0.0, 0.0$"),
         (lambda d: d.update({"sigmas": np.zeros(0)}), "row of positive noise levels, found no entries"),
         (lambda d: d.update({"sigmas": np.array([np.inf])}), "row of positive noise levels, found inf"),
@@ -138,3 +142,10 @@ def test_a_list_and_another_network_are_refused(state_dict, unchecked):
         unchecked(torch_networks).from_torch([state_dict])
     with pytest.raises(ValueError, match=r"only NCSN and NCSNv2 .* found MLP"):
         to_torch(MLP(), {"params": {}})
+    model, variables = from_torch(state_dict)
+    with pytest.raises(ValueError, match=r"variables are \{'params': \.\.\.\}, found begin_conv"):
+        to_torch(model, variables["params"])
+    with pytest.raises(ValueError, match="which has another shape for"):
+        to_torch(model.copy(num_filters=4), variables)
+    with pytest.raises(ValueError, match=r"which lacks"):
+        to_torch(model, {"params": {"Dense_0": {"kernel": np.zeros((2, 2))}}})

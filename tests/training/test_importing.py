@@ -220,9 +220,9 @@ def test_a_dataset_of_other_channels_is_refused(tmp_path, official):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": {"num_filters": 4}}, "the checkpoint's network has other parameters"),
-        ({"model": {"depth": 5}}, "the checkpoint's network has other parameters"),
-        ({"model": {"num_scales": 4}}, "the checkpoint's network has other parameters"),
+        ({"model": {"num_filters": 4}}, r"config\.model\.num_filters=4: the checkpoint's network has 8"),
+        ({"model": {"depth": 5}}, r"config\.model\.depth=5: the checkpoint's network has 4"),
+        ({"model": {"num_scales": 4}}, r"config\.model\.num_scales=4: the checkpoint's network has 10"),
         ({"model": {"sigmas": "auto"}}, "a trained network has its noise levels"),
         ({"training": {"num_steps": 5}}, r"config\.training\.num_steps=5: the checkpoint is at step 7"),
     ],
@@ -298,6 +298,15 @@ def test_a_shadow_alone_takes_the_configs_levels(tmp_path, fixture):
     assert config.model == given.model_copy(update={"num_filters": 8})
     with pytest.raises(UserError, match=r"has no noise levels, and config\.model\.sigmas='auto'"):
         importing.imported_config(found, Config(model=Ncsnv2Model(sigmas="auto")))
+
+
+def test_a_workdir_may_be_an_empty_directory_or_a_link_to_one(tmp_path, official):
+    found = read(tmp_path, official_checkpoint(official))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "elsewhere")
+    importing.import_run(found, importing.imported_config(found, Config()), tmp_path / "run")
+    assert sorted(p.name for p in (tmp_path / "elsewhere").iterdir()) == ["checkpoints", "config.json"]
+    assert training.restore(tmp_path / "run")[0].num_filters == 8
 
 
 @pytest.mark.parametrize(
