@@ -138,6 +138,7 @@ def import_checkpoint(workdir: Path, values: flags.FlagValues) -> None:
     if values["config"].using_default_value:
         file, *argument = importing.experiment_of(official)
         base = importlib.import_module(f"configs.{file}").get_config(*argument)
+    # First for what the checkpoint doesn't tell; then over what it does.
     base = with_overrides(config.parse(base.to_dict()), given)
     imported = with_overrides(importing.imported_config(official, base), given)
     importing.import_run(official, imported, workdir)

@@ -9,6 +9,8 @@ paper shows samples and quotes no score.
 ncsnv2 is Song & Ermon 2020: 64×64 pixels, F = 128, 500 levels from 90 to 0.01, T = 5, ε = 3.3e-6, sampled
 from the moving average with a denoising step. Published: FID 10.23.
 
+The papers' tables don't say how long NCSNv2 was trained: its number of steps is this project's choice.
+
 Both train 30 million parameters and need an accelerator. CelebA is downloaded and prepared at first use;
 --config.data.data_dir names a directory that holds it already. Google Drive often refuses the download: then
 put img_align_celeba.zip, list_eval_partition.txt, list_attr_celeba.txt, list_landmarks_align_celeba.txt and

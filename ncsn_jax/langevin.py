@@ -50,7 +50,21 @@ def langevin_update(
     *,
     temperature: Scalar = 1.0,
 ) -> Float[Array, "*event"]:
-    """`langevin_step` with the given noise z."""
+    """`langevin_step` with the given noise, x + α s + √(2α·temperature) z.
+
+    Args:
+      noise: z, shape `(*event,)`.
+      score: s(x), the score at x, shape `(*event,)`.
+      x: the state, shape `(*event,)`.
+      step_size: α, in squared units of x.
+      temperature: the variance of what is made of z, relative to Langevin's.
+
+    Returns:
+      The next state, shape `(*event,)`.
+
+    Reference:
+      Song & Ermon 2019 (arXiv:1907.05600), equation 4, with α for their ε/2.
+    """
     return x + step_size * score + jnp.sqrt(2.0 * step_size * temperature) * noise
 
 
@@ -152,6 +166,9 @@ def anneal(
 
     Raises:
       ValueError: if there are no levels, or the number of updates is negative.
+
+    Reference:
+      Song & Ermon 2019 (arXiv:1907.05600), Algorithm 1, for any update in place of its lines 5 and 6.
     """
     levels = jnp.asarray(sigmas)
     if levels.ndim != 1 or not levels.size or operator.index(steps_per_scale) < 0:

@@ -19,6 +19,7 @@ from ncsn_jax.data.cifar10 import Cifar10
 from ncsn_jax.data.digits import Digits
 from ncsn_jax.data.folder import load_folder
 from ncsn_jax.data.mnist import FashionMnist, Mnist
+from ncsn_jax.data.png import pillow_image
 from ncsn_jax.data.points import POINTS, draw_points
 from ncsn_jax.data.resizing import resized
 from ncsn_jax.data.svhn_cropped import SvhnCropped
@@ -208,7 +209,7 @@ class _DecodedImages:
         pixels = example["image"]
         if self._resize is None:
             return pixels
-        return self._resize(Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels))
+        return self._resize(pillow_image(pixels))
 
 
 def _source(

@@ -32,7 +32,13 @@ def dequantize(key: PRNGKey, image: UInt8[Array, "*event"], num_values: int) -> 
 
 
 def add_gaussian(key: PRNGKey, image: UInt8[Array, "*event"], num_values: int) -> Float[Array, "*event"]:
-    """Gaussian dequantization, k/(n − 1) + 0.01 z with z ~ N(0, 1), as NCSNv2's code has it."""
+    """Gaussian dequantization, k/(n − 1) + 0.01 z with z ~ N(0, I), as NCSNv2's code has it.
+
+    Args:
+      key: the example's key.
+      image: k, pixels in 0 … n − 1.
+      num_values: n, how many values a pixel can have.
+    """
     return normalize(key, image, num_values) + 0.01 * jax.random.normal(key, image.shape)
 
 

@@ -220,10 +220,10 @@ def _adam(optimizer: Any, params: Any) -> tuple[dict[str, float], AdamState | st
         ids = list(group["params"])
         found = [state[i] for i in ids if i in state]
         moments = [[np.asarray(s[name]) for s in found] for name in ("exp_avg", "exp_avg_sq")]
-        steps = {_integer(s["step"], "its optimizer's number of steps") for s in found}
+        counts = [s["step"] for s in found]
         foreign = [name for name in ("weight_decay", "amsgrad", "maximize") if group.get(name)]
-    except (KeyError, TypeError, AttributeError):
-        return {}, "it isn't Adam's"
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}, "it isn't Adam's, of one group"
     learning_rate, beta1, beta2, epsilon = numbers
     settings = dict(learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon)
     if foreign:
@@ -233,6 +233,7 @@ def _adam(optimizer: Any, params: Any) -> tuple[dict[str, float], AdamState | st
     tensors = params_to_torch(params)
     if len(found) != len(tensors) or len(ids) != len(tensors):
         return settings, f"it has {len(found)} moments for {len(tensors)} parameters"
+    steps = {_integer(count, "its optimizer's number of steps") for count in counts}
     if len(steps) != 1:
         raise ValueError(f"its optimizer has made {sorted(steps)[:4]} steps; one number was expected")
     if any([m.shape for m in moment] != [p.shape for p in tensors.values()] for moment in moments):
