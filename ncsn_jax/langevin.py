@@ -97,7 +97,7 @@ def langevin_dynamics(
     def update(key, x):
         return langevin_step(key, score_fn(x), x, step_size, temperature=temperature)
 
-    return _repeat(key, update, x, num_steps)
+    return repeat(key, update, x, num_steps)
 
 
 def annealed_langevin_dynamics(
@@ -181,12 +181,19 @@ def anneal(
         index, sigma = index_and_sigma
         alpha = level_step_size(step_size, sigma, levels)
         level_key = jax.random.fold_in(key, index)
-        return _repeat(level_key, lambda key, x: update(key, x, sigma, alpha), x, steps_per_scale), None
+        return repeat(level_key, lambda key, x: update(key, x, sigma, alpha), x, steps_per_scale), None
 
     return jax.lax.scan(level, x, (jnp.arange(len(levels)), levels))[0]
 
 
-def _repeat(key, update, x, num_steps):
+def repeat(
+    key: PRNGKey,
+    update: Callable[[PRNGKey, Float[Array, "*event"]], Float[Array, "*event"]],
+    x: Float[Array, "*event"],
+    num_steps: int,
+) -> Float[Array, "*event"]:
+    """Updates x `num_steps` times, each with its own `fold_in` of the key."""
+
     def step(x, t):
         return update(jax.random.fold_in(key, t), x), None
 

@@ -3,11 +3,14 @@
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Shaped
+
+from ncsn_jax.typing import PRNGKey, Scalar
 
 EXACT_UP_TO = 10_000
 """The most examples whose largest distance is found among all pairs."""
@@ -35,16 +38,74 @@ def geometric_sigmas(sigma_begin: float, sigma_end: float, num_scales: int) -> F
     >>> geometric_sigmas(1.0, 0.01, 3)
     Array([1.  , 0.1 , 0.01], dtype=float32)
     """
+    return _descending(
+        lambda: np.geomspace(sigma_begin, sigma_end, num_scales), sigma_begin, sigma_end, num_scales
+    )
+
+
+def karras_sigmas(
+    sigma_begin: float, sigma_end: float, num_scales: int, *, rho: float = 7.0
+) -> Float[Array, " num_scales"]:
+    """The noise levels of Karras et al., whose ρ-th roots are evenly spaced: denser where σ is small.
+
+    σᵢ = (σ₁^(1/ρ) + (i − 1)/(L − 1) (σ_L^(1/ρ) − σ₁^(1/ρ)))^ρ; as ρ → ∞ they become geometric.
+
+    Args:
+      sigma_begin: σ₁, the largest level, in the units of the data.
+      sigma_end: σ_L, the smallest level, positive.
+      num_scales: L, the number of levels; a single level is σ₁.
+      rho: ρ.
+
+    Returns:
+      The levels, descending, float32, shape `(num_scales,)`.
+
+    Raises:
+      ValueError: if not 0 < σ_L < σ₁ < ∞ and ρ > 0, there are no levels, or two are equal in single
+        precision.
+
+    Reference:
+      Karras et al. 2022 (arXiv:2206.00364), equation 5.
+
+    >>> karras_sigmas(80.0, 0.002, 3)
+    Array([8.000000e+01, 2.515219e+00, 2.000000e-03], dtype=float32)
+    """
+    if not rho > 0:
+        raise ValueError(f"rho must be positive, found {rho}")
+    return _descending(
+        lambda: np.linspace(sigma_begin ** (1 / rho), sigma_end ** (1 / rho), num_scales) ** rho,
+        sigma_begin,
+        sigma_end,
+        num_scales,
+    )
+
+
+def _descending(levels, sigma_begin, sigma_end, num_scales) -> Float[Array, " num_scales"]:
+    """The levels, computed in double precision and rounded once, if they descend."""
     if num_scales < 1:
         raise ValueError(f"num_scales must be at least 1, found {num_scales}")
     if 0 < sigma_end < sigma_begin < np.inf:
-        sigmas = np.geomspace(sigma_begin, sigma_end, num_scales).astype(np.float32)
+        sigmas = levels().astype(np.float32)
         if sigmas[-1] > 0 and np.all(np.diff(sigmas) < 0):
             return jnp.asarray(sigmas)
     raise ValueError(
         "noise levels descend, in single precision, from sigma_begin to sigma_end > 0: "
         f"found sigma_begin={sigma_begin}, sigma_end={sigma_end}, num_scales={num_scales}"
     )
+
+
+def log_uniform_sigma(key: PRNGKey, sigma_begin: Scalar, sigma_end: Scalar) -> Float[Array, ""]:
+    """A noise level whose logarithm is uniform between σ_L and σ₁: what many geometric levels become.
+
+    Args:
+      key: what it is drawn from.
+      sigma_begin: σ₁, the largest level.
+      sigma_end: σ_L, the smallest level, positive.
+
+    Returns:
+      σ, a scalar.
+    """
+    low, high = jnp.log(jnp.asarray(sigma_end)), jnp.log(jnp.asarray(sigma_begin))
+    return jnp.exp(jax.random.uniform(key, minval=low, maxval=high))
 
 
 # scipy and scikit-learn are imported where they are used: that takes longer than all of this package.

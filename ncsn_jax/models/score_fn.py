@@ -18,6 +18,11 @@ class NetworkScore:
     model: nn.Module = struct.field(pytree_node=False)
     variables: Any
 
+    @property
+    def sigmas(self) -> tuple[float, ...] | None:
+        """The discrete levels that the network embeds; None if it takes any σ."""
+        return getattr(self.model, "sigmas", None)
+
     def __call__(self, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, "*event"]:
         sigma = jnp.asarray(sigma, x.dtype)
         return self.model.apply(self.variables, x[None], sigma[None])[0]

@@ -1,0 +1,558 @@
+"""Samplers of the variance-exploding process, each for a single chain: `jax.vmap` runs many.
+
+All of them see one process, whose time is the noise level itself: x_σ = x₀ + σ z, and so
+
+- from a level σ up to τ: x + √(τ² − σ²) z (`diffuse`);
+- its time reversal: dx = −2σ s(x, σ) dσ + √(2σ) dw, while σ falls (Song et al. 2021, equation 6);
+- the probability flow, which has the same distribution at every level: dx/dσ = −σ s(x, σ) (equation 13).
+
+The variance-exploding SDE of Song et al. 2021 is this at σ(t) = σ_L (σ₁/σ_L)ᵗ, and Karras et al. 2022 write
+it as here. A sampler goes down from level to level, σ₁ > … > σ_L, and what it calls a step is the way from
+one level to the next. It starts at x ~ p_σ₁, about N(0, σ₁² I) where σ₁ is far larger than the data.
+
+All but `consistent_annealed_sampling` ask the score at levels between those of the training: they refuse a
+network that embeds discrete levels.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.core import Tracer
+from jaxtyping import Float
+
+from ncsn_jax.langevin import denoised, langevin_step
+from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
+
+Event = Float[Array, "*event"]
+
+Predictor = Callable[..., Event]
+"""From (key, score_fn, x, sigma, next_sigma, *, temperature) to the next x."""
+
+
+def diffuse(key: PRNGKey, x: Event, sigma: Scalar, next_sigma: Scalar, *, temperature: Scalar = 1.0) -> Event:
+    """From a noise level up to another, x + √(temperature (σ'² − σ²)) z with z ~ N(0, I).
+
+    Args:
+      key: what z is drawn from.
+      x: the state at σ, shape `(*event,)`.
+      sigma: σ; 0 for clean data.
+      next_sigma: σ' ≥ σ.
+      temperature: the variance of z.
+
+    Returns:
+      The state at σ', shape `(*event,)`.
+    """
+    sigma, next_sigma, temperature = _scalars(x, sigma, next_sigma, temperature)
+    # As a product, it is exactly 0 for equal levels; a fused difference of squares may be less than 0.
+    std = jnp.sqrt(temperature * (next_sigma - sigma) * (next_sigma + sigma))
+    return x + std * jax.random.normal(key, x.shape, x.dtype)
+
+
+def flow(score_fn: ScoreFn, x: Event, sigma: Scalar) -> Event:
+    """The velocity of the probability flow, dx/dσ = −σ s(x, σ), shape `(*event,)`.
+
+    Reference:
+      Song et al. 2021 (arXiv:2011.13456), equation 13; Karras et al. 2022 (arXiv:2206.00364), equation 1.
+    """
+    (sigma,) = _scalars(x, sigma)
+    return -sigma * score_fn(x, sigma)
+
+
+# --- consistent annealed sampling ---
+
+
+def consistent_step(
+    key: PRNGKey,
+    score_fn: ScoreFn,
+    x: Event,
+    sigma: Scalar,
+    next_sigma: Scalar,
+    *,
+    eta: Scalar | None = None,
+    temperature: Scalar = 1.0,
+    denoise: bool = False,
+) -> Event:
+    """One step of consistent annealed sampling: x + η σᵢ² s(x, σᵢ) + β σᵢ₊₁ z.
+
+    The drift leaves a share 1 − η of the noise σᵢ; β² = 1 − ((1 − η) σᵢ/σᵢ₊₁)² fills it up to σᵢ₊₁.
+
+    Args:
+      key: the key of this step.
+      score_fn: s(x, σ).
+      x: the state at σᵢ, shape `(*event,)`.
+      sigma: σᵢ.
+      next_sigma: σᵢ₊₁ < σᵢ; 0 for the last step.
+      eta: η, between 1 − σᵢ₊₁/σᵢ (no noise: Euler's step of the probability flow) and 1 (denoising, and all
+        noise new). None is 1 − (σᵢ₊₁/σᵢ)²: the drift of the reverse diffusion.
+      temperature: the variance of z.
+      denoise: whether η is 1 in the last step.
+
+    Returns:
+      The state at σᵢ₊₁, shape `(*event,)`.
+
+    Reference:
+      Jolicoeur-Martineau et al. 2021 (arXiv:2009.05475), Algorithm 2.
+    """
+    sigma, next_sigma, temperature = _scalars(x, sigma, next_sigma, temperature)
+    if eta is None:
+        eta = 1.0 - (next_sigma / sigma) ** 2
+    elif denoise:
+        eta = jnp.where(next_sigma > 0, eta, 1.0)
+    # β σᵢ₊₁; what rounding leaves below 0 is 0.
+    variance = jnp.maximum(next_sigma**2 - ((1.0 - eta) * sigma) ** 2, 0.0)
+    std = jnp.sqrt(temperature * variance)
+    x = x + eta * sigma**2 * score_fn(x, sigma)
+    return x + std * jax.random.normal(key, x.shape, x.dtype)
+
+
+def consistent_annealed_sampling(
+    key: PRNGKey,
+    score_fn: ScoreFn,
+    x: Event,
+    sigmas: Sigmas,
+    *,
+    eta: float | None = None,
+    temperature: Scalar = 1.0,
+    denoise: bool = False,
+) -> Event:
+    """Consistent annealed sampling: one step a level, after which the state has just the next level's noise.
+
+    x ← x + η σᵢ² s(x, σᵢ) + β σᵢ₊₁ z for i = 1 … L, with σ_{L+1} = 0: L score evaluations. Each level is
+    visited at its own noise, so networks of discrete levels can be sampled at theirs.
+
+    Args:
+      key: the chain's key; step i draws from its `fold_in(i)`.
+      score_fn: s(x, σ).
+      x: the first state, with the noise σ₁, shape `(*event,)`.
+      sigmas: the noise levels, descending, shape `(num_scales,)`.
+      eta: η, the paper's ε/σ_L², the share of the noise that a step removes; see `consistent_step`.
+      temperature: the variance of z.
+      denoise: whether the last step removes all noise (η = 1, Tweedie's formula), as it does if eta is None.
+
+    Returns:
+      The last state, shape `(*event,)`.
+
+    Raises:
+      ValueError: if η isn't between 1 − σᵢ₊₁/σᵢ at every level (seen only outside of `jax.jit`) and 1.
+
+    Reference:
+      Jolicoeur-Martineau et al. 2021 (arXiv:2009.05475), Algorithm 2, and their final denoising.
+    """
+    levels = _levels(sigmas)
+    if eta is not None:
+        check_eta(eta, sigmas)
+
+    def step(key, x, sigma, next_sigma):
+        return consistent_step(
+            key, score_fn, x, sigma, next_sigma, eta=eta, temperature=temperature, denoise=denoise
+        )
+
+    return descend(key, step, x, jnp.append(levels, 0.0))
+
+
+def check_eta(eta: float, sigmas: Sigmas) -> None:
+    """Makes sure that noise can be added after each step of consistent annealed sampling.
+
+    Raises:
+      ValueError: if η isn't between 1 − σᵢ₊₁/σᵢ, at every level, and 1.
+    """
+    if isinstance(sigmas, Tracer):
+        return
+    levels = [float(sigma) for sigma in sigmas]
+    ratio = min((after / before for before, after in itertools.pairwise(levels)), default=1.0)
+    if not 1.0 - ratio - 1e-6 <= eta <= 1.0:
+        raise ValueError(
+            f"eta={eta}: consistent annealed sampling over these levels takes {1.0 - ratio:.6g} to 1, or "
+            "more levels"
+        )
+
+
+# --- predictor-corrector ---
+
+
+def reverse_diffusion(
+    key: PRNGKey,
+    score_fn: ScoreFn,
+    x: Event,
+    sigma: Scalar,
+    next_sigma: Scalar,
+    *,
+    temperature: Scalar = 1.0,
+) -> Event:
+    """The reverse diffusion predictor, x + (σᵢ² − σᵢ₊₁²) s(x, σᵢ) + √(σᵢ² − σᵢ₊₁²) z.
+
+    Args:
+      key: the key of this step.
+      score_fn: s(x, σ).
+      x: the state at σᵢ, shape `(*event,)`.
+      sigma: σᵢ.
+      next_sigma: σᵢ₊₁ < σᵢ.
+      temperature: the variance of z.
+
+    Returns:
+      The state at σᵢ₊₁, shape `(*event,)`.
+
+    Reference:
+      Song et al. 2021 (arXiv:2011.13456), Algorithm 2, lines 4 to 6, and equation 46.
+    """
+    sigma, next_sigma = _scalars(x, sigma, next_sigma)
+    removed = sigma**2 - next_sigma**2
+    return diffuse(key, x + removed * score_fn(x, sigma), next_sigma, sigma, temperature=temperature)
+
+
+def euler_maruyama(
+    key: PRNGKey,
+    score_fn: ScoreFn,
+    x: Event,
+    sigma: Scalar,
+    next_sigma: Scalar,
+    *,
+    temperature: Scalar = 1.0,
+) -> Event:
+    """The Euler-Maruyama predictor of the reverse SDE, x + g² Δt s(x, σᵢ) + √(g² Δt) z.
+
+    On σ(t) = σ_L (σ₁/σ_L)ᵗ, g² Δt is 2σᵢ² log(σᵢ/σᵢ₊₁): more than the σᵢ² − σᵢ₊₁² by which the noise falls,
+    and the same in the limit of many levels.
+
+    Args:
+      key: the key of this step.
+      score_fn: s(x, σ).
+      x: the state at σᵢ, shape `(*event,)`.
+      sigma: σᵢ.
+      next_sigma: σᵢ₊₁ < σᵢ, positive.
+      temperature: the variance of z.
+
+    Returns:
+      The state at σᵢ₊₁, shape `(*event,)`.
+
+    Reference:
+      Song et al. 2021 (arXiv:2011.13456), section 4.1 and appendix D, with the g of equation 30.
+    """
+    sigma, next_sigma = _scalars(x, sigma, next_sigma)
+    removed = 2.0 * sigma**2 * jnp.log(sigma / next_sigma)
+    x = x + removed * score_fn(x, sigma)
+    return diffuse(key, x, 0.0, jnp.sqrt(removed), temperature=temperature)
+
+
+def langevin_corrector(
+    key: PRNGKey, score_fn: ScoreFn, x: Event, sigma: Scalar, *, snr: Scalar, temperature: Scalar = 1.0
+) -> Event:
+    """A Langevin step at one level, whose size comes from a signal-to-noise ratio.
+
+    x + ε s(x, σ) + √(2ε) z with ε = 2 (rσ)². The paper's ε is 2 (r ‖z‖/‖s(x, σ)‖)², with both norms averaged
+    over the batch. In many dimensions that ratio is near σ, where the data are finer than the noise; here it
+    is σ, for a sample must not depend on its batch, and a step size that depends on the chain's own x would
+    draw from another distribution than p_σ.
+
+    Args:
+      key: the key of this step.
+      score_fn: s(x, σ).
+      x: the state at σ, shape `(*event,)`.
+      sigma: σ.
+      snr: r, the ratio of the drift's norm to the noise's, where the noise is finer than the data.
+      temperature: the variance of z where it is added.
+
+    Returns:
+      The next state at σ, shape `(*event,)`.
+
+    Reference:
+      Song et al. 2021 (arXiv:2011.13456), Algorithm 4.
+    """
+    sigma, snr = _scalars(x, sigma, snr)
+    step_size = 2.0 * (snr * sigma) ** 2
+    return langevin_step(key, score_fn(x, sigma), x, step_size, temperature=temperature)
+
+
+def predictor_corrector_step(
+    key: PRNGKey,
+    score_fn: ScoreFn,
+    x: Event,
+    sigma: Scalar,
+    next_sigma: Scalar,
+    *,
+    predictor: Predictor = reverse_diffusion,
+    corrector_steps: int = 1,
+    snr: Scalar = 0.16,
+    temperature: Scalar = 1.0,
+) -> Event:
+    """One step of `predictor_corrector`: the predictor to the next level, and the corrector there."""
+    predictor_key, corrector_key = jax.random.split(key)
+    x = predictor(predictor_key, score_fn, x, sigma, next_sigma, temperature=temperature)
+
+    def correct(x, m):
+        key = jax.random.fold_in(corrector_key, m)
+        return langevin_corrector(key, score_fn, x, next_sigma, snr=snr, temperature=temperature), None
+
+    return jax.lax.scan(correct, x, jnp.arange(corrector_steps))[0]
+
+
+def predictor_corrector(
+    key: PRNGKey,
+    score_fn: ScoreFn,
+    x: Event,
+    sigmas: Sigmas,
+    *,
+    predictor: Predictor = reverse_diffusion,
+    corrector_steps: int = 1,
+    snr: Scalar = 0.16,
+    temperature: Scalar = 1.0,
+    denoise: bool = False,
+) -> Event:
+    """Predictor-corrector sampling of the variance-exploding SDE.
+
+    From each level a predictor goes to the next, where M steps of Langevin dynamics correct it:
+    (L − 1)(1 + M) score evaluations.
+
+    Args:
+      key: the chain's key; step i draws from its `fold_in(i)`.
+      score_fn: s(x, σ), for any σ.
+      x: the first state, with the noise σ₁, shape `(*event,)`.
+      sigmas: the noise levels, descending, shape `(num_scales,)`.
+      predictor: `reverse_diffusion`, `euler_maruyama`, or another function of their arguments.
+      corrector_steps: M; 0 for the predictor alone.
+      snr: r, the corrector's signal-to-noise ratio (`langevin_corrector`).
+      temperature: the variance of all noise, relative to the algorithm's.
+      denoise: whether to return E[x₀ | x] = x + σ_L² s(x, σ_L) of the last state (one evaluation more).
+
+    Returns:
+      The last state, with the noise σ_L, or its denoised mean, shape `(*event,)`.
+
+    Raises:
+      ValueError: if the score is of a network of discrete levels.
+
+    Reference:
+      Song et al. 2021 (arXiv:2011.13456), Algorithm 2.
+    """
+    require_any_sigma(score_fn)
+    levels = _levels(sigmas)
+
+    def step(key, x, sigma, next_sigma):
+        return predictor_corrector_step(
+            key,
+            score_fn,
+            x,
+            sigma,
+            next_sigma,
+            predictor=predictor,
+            corrector_steps=corrector_steps,
+            snr=snr,
+            temperature=temperature,
+        )
+
+    x = descend(key, step, x, levels)
+    return denoised(score_fn, x, levels[-1]) if denoise else x
+
+
+# --- Heun's method ---
+
+
+def heun_step(
+    key: PRNGKey,
+    score_fn: ScoreFn,
+    x: Event,
+    sigma: Scalar,
+    next_sigma: Scalar,
+    *,
+    churn: Scalar = 0.0,
+    s_min: Scalar = 0.0,
+    s_max: Scalar = math.inf,
+    s_noise: Scalar = 1.0,
+) -> Event:
+    """One step of `heun`: up to σ̂ = (1 + γ) σᵢ by fresh noise, and down to σᵢ₊₁ by the probability flow.
+
+    Args:
+      key: the key of this step; read only if γ > 0.
+      score_fn: s(x, σ).
+      x: the state at σᵢ, shape `(*event,)`.
+      sigma: σᵢ.
+      next_sigma: σᵢ₊₁ < σᵢ; at 0, the step is Euler's, which is Tweedie's formula.
+      churn: γ where σᵢ is between s_min and s_max, the paper's min(S_churn/N, √2 − 1); elsewhere it is 0.
+      s_min: S_min.
+      s_max: S_max.
+      s_noise: S_noise, the standard deviation of the fresh noise relative to √(σ̂² − σᵢ²).
+
+    Returns:
+      The state at σᵢ₊₁, shape `(*event,)`.
+
+    Reference:
+      Karras et al. 2022 (arXiv:2206.00364), Algorithm 2, lines 4 to 12, for σ(t) = t.
+    """
+    sigma, next_sigma, s_min, s_max = _scalars(x, sigma, next_sigma, s_min, s_max)
+    gamma = jnp.where((s_min <= sigma) & (sigma <= s_max), churn, 0.0)
+    raised = (1.0 + gamma) * sigma
+    x = diffuse(key, x, sigma, raised, temperature=jnp.square(s_noise))
+    velocity = flow(score_fn, x, raised)
+    euler = x + (next_sigma - raised) * velocity
+
+    def second_order():
+        return x + (next_sigma - raised) * 0.5 * (velocity + flow(score_fn, euler, next_sigma))
+
+    return jax.lax.cond(next_sigma > 0, second_order, lambda: euler)
+
+
+def heun(
+    key: PRNGKey,
+    score_fn: ScoreFn,
+    x: Event,
+    sigmas: Sigmas,
+    *,
+    s_churn: float = 0.0,
+    s_min: Scalar = 0.0,
+    s_max: Scalar = math.inf,
+    s_noise: Scalar = 1.0,
+) -> Event:
+    """Heun's method of second order for the probability flow, deterministic or with fresh noise ("churn").
+
+    N = L steps, the last one from σ_L to 0 without the second order: 2L − 1 score evaluations. Without churn
+    it is Algorithm 1 of the paper, and draws nothing; with churn, Algorithm 2.
+
+    Args:
+      key: the chain's key; step i draws from its `fold_in(i)`.
+      score_fn: s(x, σ), for any σ.
+      x: the first state, with the noise σ₁, shape `(*event,)`.
+      sigmas: the noise levels, descending, shape `(num_scales,)`; the paper's are
+        `ncsn_jax.noise.karras_sigmas`.
+      s_churn: S_churn, the noise added over all steps, in logarithm: each raises σ by
+        γ = min(S_churn/N, √2 − 1).
+      s_min: S_min, the least σ at which noise is added.
+      s_max: S_max, the largest.
+      s_noise: S_noise, the standard deviation of the added noise relative to what σ says.
+
+    Returns:
+      The state without noise, shape `(*event,)`.
+
+    Raises:
+      ValueError: if the score is of a network of discrete levels.
+
+    Reference:
+      Karras et al. 2022 (arXiv:2206.00364), Algorithms 1 and 2, for σ(t) = t.
+    """
+    require_any_sigma(score_fn)
+    levels = _levels(sigmas)
+    churn = churn_of(s_churn, len(levels))
+
+    def step(key, x, sigma, next_sigma):
+        return heun_step(
+            key, score_fn, x, sigma, next_sigma, churn=churn, s_min=s_min, s_max=s_max, s_noise=s_noise
+        )
+
+    return descend(key, step, x, jnp.append(levels, 0.0))
+
+
+def churn_of(s_churn: float, num_steps: int) -> float:
+    """γ = min(S_churn/N, √2 − 1), the share by which each of N steps raises σ (Karras et al. 2022)."""
+    return min(s_churn / num_steps, math.sqrt(2.0) - 1.0)
+
+
+# --- the probability flow ---
+
+
+def probability_flow(
+    score_fn: ScoreFn,
+    x: Event,
+    start: Scalar,
+    stop: Scalar,
+    *,
+    rtol: float = 1e-4,
+    atol: float = 1e-4,
+    solver: Any = None,
+    stepsize_controller: Any = None,
+    max_steps: int = 4096,
+) -> Event:
+    """Follows the probability flow dx/dσ = −σ s(x, σ) from one noise level to another, by diffrax.
+
+    Downwards it decodes: x ~ p_start becomes a sample of p_stop. Upwards it encodes. The one undoes the
+    other, up to the solver's tolerance. The time of the equation is log σ.
+
+    Args:
+      score_fn: s(x, σ), for any σ.
+      x: the state at `start`, shape `(*event,)`.
+      start: σ there, positive.
+      stop: σ where it ends, positive.
+      rtol: the relative tolerance of a step; float32 has little to give below 1e-5.
+      atol: the absolute tolerance, in the units of x.
+      solver: one of diffrax's, `diffrax.Tsit5()` if None.
+      stepsize_controller: one of diffrax's, instead of the adaptive one with these tolerances:
+        `diffrax.StepTo(ts)` takes fixed steps, ts in log σ.
+      max_steps: after how many steps it gives up.
+
+    Returns:
+      The state at `stop`, shape `(*event,)`.
+
+    Raises:
+      ValueError: if the score is of a network of discrete levels.
+      RuntimeError: of Equinox, if the solver gives up.
+
+    Reference:
+      Song et al. 2021 (arXiv:2011.13456), section 4.3 and appendix D.4.
+    """
+    import diffrax  # here, for it takes longer to import than all of this package
+
+    require_any_sigma(score_fn)
+
+    def velocity(log_sigma, x, args):
+        sigma = jnp.exp(log_sigma).astype(x.dtype)
+        return sigma * flow(score_fn, x, sigma)
+
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(velocity),
+        solver or diffrax.Tsit5(),
+        t0=jnp.log(start),
+        t1=jnp.log(stop),
+        dt0=None,
+        y0=x,
+        stepsize_controller=stepsize_controller or diffrax.PIDController(rtol=rtol, atol=atol),
+        max_steps=max_steps,
+    )
+    assert solution.ys is not None  # by default, the last state is saved
+    return solution.ys[0]
+
+
+# --- what they share ---
+
+
+def descend(
+    key: PRNGKey,
+    step: Callable[[PRNGKey, Event, Scalar, Scalar], Event],
+    x: Event,
+    sigmas: Float[Array, " num_scales"],
+) -> Event:
+    """Goes down the noise levels, x ← step(keyᵢ, x, σᵢ, σᵢ₊₁), where keyᵢ is the key's `fold_in(i)`."""
+
+    def body(x, numbered):
+        i, sigma, next_sigma = numbered
+        return step(jax.random.fold_in(key, i), x, sigma, next_sigma), None
+
+    steps = (jnp.arange(len(sigmas) - 1), sigmas[:-1], sigmas[1:])
+    return jax.lax.scan(body, x, steps)[0]
+
+
+def require_any_sigma(score_fn: ScoreFn) -> None:
+    """Refuses the score of a network that embeds discrete levels.
+
+    Raises:
+      ValueError: if it is one: between its levels it is the same, and so no derivative by σ.
+    """
+    levels = getattr(score_fn, "sigmas", None)
+    if levels is not None:
+        raise ValueError(
+            f"this sampler asks for scores at any σ, found a network of {len(levels)} discrete levels; "
+            "accepted: NCSNv2, MLP, an exact score"
+        )
+
+
+def _scalars(x: Event, *values: Scalar) -> tuple[Float[Array, ""], ...]:
+    """Numbers in the type of x, which they must not change."""
+    return tuple(jnp.asarray(value, x.dtype) for value in values)
+
+
+def _levels(sigmas: Sigmas) -> Float[Array, " num_scales"]:
+    levels = jnp.asarray(sigmas)
+    if levels.ndim != 1 or not levels.size:
+        raise ValueError(f"sigmas must be a row of levels, found the shape {levels.shape}")
+    return levels
