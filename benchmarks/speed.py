@@ -62,10 +62,11 @@ def measure(name: str, run: config.Config) -> None:
     first_step, step_seconds = seconds[0], np.median(seconds[1:])
 
     score_fn = as_score_fn(model, {"params": state.ema_params})
-    draw = functools.partial(sampling.draw, score_fn, info.shape, sigmas, run.sampling)
+    numbers = sampling.batches(run.sampling.batch_size, run.sampling.batch_size)[0]
+    draw = functools.partial(sampling.draw, score_fn, info.shape, sigmas, run.sampling, numbers)
     began = time.monotonic()
     states = draw()
-    devices, per_device, *_ = next(states).shape
+    next(states)
     jax.block_until_ready(next(states))
     cold = time.monotonic() - began
     for x in states:  # the denoising compiles, too
@@ -77,7 +78,7 @@ def measure(name: str, run: config.Config) -> None:
     gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         f"{name}: first step {first_step:.0f} s, training {batch_size / step_seconds:.1f} images/s; "
-        f"first sampling {cold:.0f} s, then {devices * per_device / warm:.2f} images/s; "
+        f"first sampling {cold:.0f} s, then {numbers.size / warm:.2f} images/s; "
         f"peak memory {gigabytes:.1f} GiB",
         flush=True,
     )

@@ -230,6 +230,9 @@ class Training(Settings):
     """Of the sliced objective: how many directions an example is seen along."""
     power: float = 2.0
     """The exponent of the loss's weight λ(σ) = σ^power."""
+    noise: Literal["discrete", "continuous"] = "discrete"
+    """Whether the noise level of an example is one of the model's, or any between the largest and the
+    smallest, log-uniform. The second is for networks that take any σ."""
 
     learning_rate: PositiveFloat = 1e-3
     schedule: Literal["constant", "cosine"] = "constant"
@@ -257,19 +260,74 @@ class Training(Settings):
 
 
 class Sampling(Settings):
-    """Annealed Langevin dynamics, Algorithm 1."""
+    """The sampler. Where a setting names methods, the others don't read it."""
 
     num_samples: PositiveInt = 64
     batch_size: PositiveInt = 64
     """Chains that run at once, over all local devices."""
-    step_size: PositiveFloat = 2e-5
-    """ε, the step size at the last level."""
-    steps_per_scale: PositiveInt = 100
-    """T."""
-    temperature: NonNegativeFloat = 1.0
-    denoise: bool = False
-    """Whether to return E[x₀ | x] of the last state instead of the state."""
     seed: Seed = 0
+
+    method: Literal["annealed", "consistent", "pc", "ode", "heun"] = "annealed"
+    """Annealed Langevin dynamics, consistent annealed sampling, predictor-corrector, the probability flow by
+    an adaptive solver, or Heun's method. The last three are for networks that take any σ."""
+    temperature: NonNegativeFloat = 1.0
+    """Of annealed, consistent, pc: the variance of the noise, relative to the algorithm's."""
+    denoise: bool = False
+    """Of annealed, consistent, pc, ode: whether to return E[x₀ | x] of the last state in its place."""
+    num_levels: Annotated[int, Field(ge=2)] | None = None
+    """Of consistent, pc, ode, heun: through how many noise levels they go from the model's largest to its
+    smallest, geometrically (heun: by `rho`); as many as the model has if None. To ode they are stops on the
+    way, for the animation: the solver chooses its own steps."""
+
+    step_size: PositiveFloat = 2e-5
+    """Of annealed: ε, the step size at the last level."""
+    steps_per_scale: PositiveInt = 100
+    """Of annealed: T."""
+    eta: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of consistent: η, the share of the noise that a step removes; the reverse diffusion's if None."""
+    predictor: Literal["reverse_diffusion", "euler_maruyama"] = "reverse_diffusion"
+    """Of pc: from each level to the next."""
+    corrector_steps: NonNegativeInt = 1
+    """Of pc: Langevin steps at each level."""
+    snr: PositiveFloat = 0.16
+    """Of pc: r, the signal-to-noise ratio of the corrector."""
+    rho: PositiveFloat = 7.0
+    """Of heun: ρ of its noise levels; the larger, the more geometric."""
+    s_churn: NonNegativeFloat = 0.0
+    """Of heun: S_churn; 0 is the deterministic algorithm."""
+    s_min: NonNegativeFloat = 0.0
+    """Of heun: S_min, the least σ at which noise is added."""
+    s_max: PositiveFloat = 1e6
+    """Of heun: S_max, the largest."""
+    s_noise: NonNegativeFloat = 1.0
+    """Of heun: S_noise, the standard deviation of the added noise, relative to the algorithm's."""
+    rtol: PositiveFloat = 1e-4
+    """Of ode: the relative tolerance."""
+    atol: PositiveFloat = 1e-4
+    """Of ode: the absolute tolerance, in the units of x."""
+
+
+class Restoration(Settings):
+    """What images are restored from; by the sampler above."""
+
+    num_samples: PositiveInt = 4
+    """How many restorations of each image; of interpolate, how many rows."""
+    given: Literal["originals", "observations"] = "originals"
+    """Whether the images are originals, of which the observations are made here, or observations."""
+    noise: NonNegativeFloat = 0.0
+    """σ_y, the standard deviation of the noise in an observation, for images in [0, 1]."""
+    mask: Annotated[str, Field(min_length=1)] = "left"
+    """Of inpaint: what is known: the `left`, `right`, `top` or `bottom` half; all but a square in the
+    `centre`, half as high and wide; `random` pixels; or where a PNG file is white."""
+    known: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Of inpaint: the share of random pixels that are known."""
+    factor: Annotated[int, Field(ge=2)] = 2
+    """Of superres: the side of the blocks that are averaged, in pixels."""
+    through: Literal["noise", "latents"] = "noise"
+    """Of interpolate: between samples, whose noise passes from one to the other (NCSNv2); or between images,
+    through their latents of the probability flow."""
+    num_interpolations: Annotated[int, Field(ge=2)] = 8
+    """Of interpolate: the images of a row."""
 
 
 class Config(Settings):
@@ -281,6 +339,36 @@ class Config(Settings):
     model: Model = NcsnModel()
     training: Training = Training()
     sampling: Sampling = Sampling()
+    restoration: Restoration = Restoration()
+
+    @model_validator(mode="after")
+    def _sampler_fits_the_network(self) -> "Config":
+        method = self.sampling.method
+        if self.model.name == "ncsn" and method in ("pc", "ode", "heun"):
+            raise ValueError(
+                f"sampling.method={method!r} asks for scores at any σ, found model.name='ncsn', which embeds "
+                "discrete levels; accepted: 'annealed' or 'consistent', or a model 'ncsnv2' or 'mlp'"
+            )
+        if self.model.name == "ncsn" and method == "consistent" and self.sampling.num_levels:
+            raise ValueError(
+                f"sampling.num_levels={self.sampling.num_levels}: model.name='ncsn' embeds discrete levels, "
+                "and is sampled at those; accepted: None"
+            )
+        if self.model.sigmas != "auto" and len(self.model.noise_levels) < 2 and method != "annealed":
+            raise ValueError(
+                f"sampling.method={method!r} goes from noise level to noise level, found one; accepted: "
+                "'annealed'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _network_takes_the_noise(self) -> "Config":
+        if self.training.noise == "continuous" and self.model.name == "ncsn":
+            raise ValueError(
+                "training.noise='continuous' takes a network for any σ, found model.name='ncsn', which "
+                "embeds discrete levels; accepted: 'ncsnv2' or 'mlp'"
+            )
+        return self
 
     def network(self) -> nn.Module:
         """The score network, untrained."""

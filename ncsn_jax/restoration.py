@@ -1,12 +1,199 @@
-"""Samplers that also see an observation, or each other; each for a single image."""
+"""Samplers that also see an observation, or each other; each for a single image.
+
+One mechanism restores whatever was lost linearly. Of y = A x₀ + σ_y n, a state x = x₀ + σ z is seen with the
+noise of both, as N(y; A x, σ_y² I + σ² A Aᵀ). `posterior_score` adds the gradient of that likelihood to the
+prior's score, without a derivative of the network, and any sampler takes the sum for a score. As σ → 0 it
+becomes the posterior's own, so Langevin dynamics, which come to rest at the last level, draw from
+p(x₀ | y); samplers that pass each level once only approximate it: docs/samplers.md says by how much.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import Array
+from jax.scipy.sparse.linalg import cg
 from jaxtyping import Bool, Float
 
-from ncsn_jax.langevin import anneal, denoised, langevin_step, langevin_update
+from ncsn_jax.langevin import (
+    anneal,
+    annealed_langevin_dynamics,
+    denoised,
+    langevin_step,
+    langevin_update,
+)
+from ncsn_jax.samplers import probability_flow
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
+
+
+class Mask(struct.PyTreeNode):
+    """Sees the known pixels, and 0 in place of the others: inpainting.
+
+    Attributes:
+      mask: where a pixel is known, shape `(*event,)`.
+    """
+
+    mask: Any
+
+    def __call__(self, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
+        return jnp.where(self.mask, x, 0.0)
+
+
+class Luma(struct.PyTreeNode):
+    """Sees the grey of colours, 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601, as Pillow's): colorization."""
+
+    def __call__(self, x: Float[Array, "height width 3"]) -> Float[Array, "height width 1"]:
+        return x @ jnp.array([[0.299], [0.587], [0.114]], x.dtype)
+
+
+class BlockAverage(struct.PyTreeNode):
+    """Sees the averages of square blocks: super-resolution.
+
+    Attributes:
+      factor: the side of a block, in pixels; divides height and width.
+    """
+
+    factor: int = struct.field(pytree_node=False)
+
+    def __call__(self, x: Float[Array, "height width c"]) -> Float[Array, "rows columns c"]:
+        height, width, channels = x.shape
+        if self.factor < 1 or height % self.factor or width % self.factor:
+            raise ValueError(
+                f"blocks of {self.factor}×{self.factor} pixels don't tile {height}×{width}; accepted: a "
+                "factor that divides both"
+            )
+        blocks = x.reshape(height // self.factor, self.factor, width // self.factor, self.factor, channels)
+        return jnp.mean(blocks, axis=(1, 3))
+
+
+class Identity(struct.PyTreeNode):
+    """Sees all of x: denoising."""
+
+    def __call__(self, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
+        return x
+
+
+class Observation(struct.PyTreeNode):
+    """A linear observation y = A x₀ + σ_y n, n ~ N(0, I).
+
+    A pytree, if the operator is one, as those above are; `jax.tree_util.Partial` makes one of a function.
+
+    Attributes:
+      y: what was observed, of the shape of A x.
+      operator: A, any linear function of x.
+      noise_std: σ_y, the standard deviation of the noise, in the units of y.
+    """
+
+    y: Any
+    operator: Callable[[Array], Array]
+    noise_std: Any = 0.0
+
+    def pull(self, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, "*event"]:
+        """The likelihood's gradient ∇ₓ log N(y; A x, σ_y² I + σ² A Aᵀ) = Aᵀ (σ_y² I + σ² A Aᵀ)⁻¹ (y − A x).
+
+        The inverse is applied by conjugate gradients. For rows that are orthogonal and of one length, as all
+        of this module's operators have, one iteration is exact; others get up to 100.
+        """
+        return self._adjoint(x, self._solve(x, self.y - self.operator(x), sigma, self.noise_std))
+
+    def project(self, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
+        """The image nearest to x with A x = y, x + Aᵀ (A Aᵀ)⁻¹ (y − A x)."""
+        return x + self._adjoint(x, self._solve(x, self.y - self.operator(x), 1.0, 0.0))
+
+    def _solve(self, x, residual, sigma, noise_std):
+        def covariance(v):
+            return noise_std**2 * v + sigma**2 * self.operator(self._adjoint(x, v))
+
+        return cg(covariance, residual, maxiter=100)[0]
+
+    def _adjoint(self, x, v):
+        (transposed,) = jax.linear_transpose(self.operator, x)(v)
+        return transposed
+
+
+class PosteriorScore(struct.PyTreeNode):
+    """The `ScoreFn` that `posterior_score` makes."""
+
+    score_fn: ScoreFn
+    observation: Observation
+
+    @property
+    def sigmas(self) -> tuple[float, ...] | None:
+        """The discrete levels that the prior's network embeds; None if it takes any σ."""
+        return getattr(self.score_fn, "sigmas", None)
+
+    def __call__(self, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, "*event"]:
+        sigma = jnp.asarray(sigma, x.dtype)
+        return self.score_fn(x, sigma) + self.observation.pull(x, sigma)
+
+
+def posterior_score(score_fn: ScoreFn, observation: Observation) -> PosteriorScore:
+    """The score of x given an observation: s(x, σ) + ∇ₓ log N(y; A x, σ_y² I + σ² A Aᵀ).
+
+    The second term takes x₀ and its noise z for independent given x, and the prior of A x₀ for flat; at σ → 0
+    there is nothing left to assume.
+
+    Args:
+      score_fn: s(x, σ), the prior's.
+      observation: y, A and σ_y.
+
+    Returns:
+      A `ScoreFn`, for any sampler.
+
+    Reference:
+      Jalal et al. 2021 (arXiv:2108.01368), equation 3, with Kawar et al. 2021 (arXiv:2105.14951)'s account of
+      the noise that the observation and the state have in common.
+    """
+    return PosteriorScore(score_fn, observation)
+
+
+def sample_posterior(
+    key: PRNGKey,
+    score_fn: ScoreFn,
+    x: Float[Array, "*event"],
+    sigmas: Sigmas,
+    observation: Observation,
+    *,
+    step_size: Scalar,
+    steps_per_scale: int,
+    temperature: Scalar = 1.0,
+    denoise: bool = False,
+) -> Float[Array, "*event"]:
+    """A sample of p(x₀ | y): annealed Langevin dynamics of `posterior_score`.
+
+    The likelihood is as steep as the prior at every level, so the largest stable step size is half of that
+    without an observation.
+
+    Args:
+      key: the chain's key.
+      score_fn: s(x, σ), the prior's.
+      x: the first state, shape `(*event,)`.
+      sigmas: the noise levels, descending, shape `(num_scales,)`.
+      observation: y, A and σ_y.
+      step_size: ε, the step size of the last level, in squared units of x.
+      steps_per_scale: T, the number of updates at each level.
+      temperature: the variance of the injected noise, relative to Langevin's.
+      denoise: whether to return the denoised mean of the last state. If σ_y = 0, a state agrees with y up to
+        σ_L; `observation.project` makes it agree exactly.
+
+    Returns:
+      The last state, or its denoised mean, shape `(*event,)`.
+
+    Reference:
+      Jalal et al. 2021 (arXiv:2108.01368), Algorithm 1.
+    """
+    return annealed_langevin_dynamics(
+        key,
+        posterior_score(score_fn, observation),
+        x,
+        sigmas,
+        step_size=step_size,
+        steps_per_scale=steps_per_scale,
+        temperature=temperature,
+        denoise=denoise,
+    )
 
 
 def inpaint(
@@ -106,17 +293,89 @@ def interpolate(
     """
     if num_interpolations < 1:
         raise ValueError(f"num_interpolations must be at least 1, found {num_interpolations}")
-    angles = jnp.linspace(0.0, jnp.pi / 2.0, num_interpolations).astype(x.dtype)
 
     def update(key, row, sigma, alpha):
-        p, q = jax.random.normal(key, (2, *x.shape), x.dtype)
-
-        def update_one(angle, x):
-            noise = jnp.cos(angle) * p + jnp.sin(angle) * q
-            return langevin_update(noise, score_fn(x, sigma), x, alpha, temperature=temperature)
-
-        return jax.vmap(update_one)(angles, row)
+        return interpolation_update(key, score_fn, row, sigma, alpha, temperature=temperature)
 
     row = jnp.broadcast_to(x, (num_interpolations, *x.shape))
     row = anneal(key, update, row, sigmas, step_size=step_size, steps_per_scale=steps_per_scale)
     return jax.vmap(lambda x: denoised(score_fn, x, sigmas[-1]))(row) if denoise else row
+
+
+def interpolation_update(
+    key: PRNGKey,
+    score_fn: ScoreFn,
+    row: Float[Array, "num_interpolations *event"],
+    sigma: Scalar,
+    step_size: Scalar,
+    *,
+    temperature: Scalar = 1.0,
+) -> Float[Array, "num_interpolations *event"]:
+    """One Langevin step of all chains of `interpolate`, at one level."""
+    p, q = jax.random.normal(key, (2, *row.shape[1:]), row.dtype)
+
+    def update(angle, x):
+        noise = jnp.cos(angle) * p + jnp.sin(angle) * q
+        return langevin_update(noise, score_fn(x, sigma), x, step_size, temperature=temperature)
+
+    return jax.vmap(update)(jnp.linspace(0.0, jnp.pi / 2.0, len(row)).astype(row.dtype), row)
+
+
+def interpolate_latents(
+    score_fn: ScoreFn,
+    x: Float[Array, "*event"],
+    other: Float[Array, "*event"],
+    sigmas: Sigmas,
+    *,
+    num_interpolations: int,
+    rtol: float = 1e-4,
+    atol: float = 1e-4,
+) -> Float[Array, "num_interpolations *event"]:
+    """A row of images that pass from one to another, through their latents of the probability flow.
+
+    Both are encoded from σ_L up to σ₁, their latents joined by an arc (`slerp`), and its points decoded.
+
+    Args:
+      score_fn: s(x, σ), for any σ.
+      x: the first image, shape `(*event,)`.
+      other: the last one, shape `(*event,)`.
+      sigmas: the noise levels, descending; the flow goes between the first and the last.
+      num_interpolations: K, the number of images in the row.
+      rtol: the relative tolerance of `probability_flow`.
+      atol: the absolute one.
+
+    Returns:
+      The row, shape `(num_interpolations, *event)`; its ends are the two images up to the tolerance.
+
+    Raises:
+      ValueError: if the score is of a network of discrete levels.
+
+    Reference:
+      Song et al. 2021 (arXiv:2011.13456), appendix D.5.
+    """
+
+    def follow(x, start, stop):
+        return probability_flow(score_fn, x, start, stop, rtol=rtol, atol=atol)
+
+    latents = jax.vmap(lambda x: follow(x, sigmas[-1], sigmas[0]))(jnp.stack([x, other]))
+    row = slerp(latents[0], latents[1], num_interpolations)
+    return jax.vmap(lambda x: follow(x, sigmas[0], sigmas[-1]))(row)
+
+
+def slerp(
+    a: Float[Array, "*event"], b: Float[Array, "*event"], num_points: int
+) -> Float[Array, "num_points *event"]:
+    """Points of the arc from a to b, (sin((1 − t) θ) a + sin(t θ) b) / sin θ, θ the angle between them.
+
+    Of two draws of N(0, σ² I) in many dimensions, all of its points are as long as they are: a point of the
+    straight line would be shorter.
+    """
+    cosine = jnp.vdot(a, b) / (jnp.linalg.norm(a.ravel()) * jnp.linalg.norm(b.ravel()))
+    angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
+
+    def point(t):
+        near, far = jnp.sin((1.0 - t) * angle), jnp.sin(t * angle)
+        on_arc = (near * a + far * b) / jnp.sin(angle)
+        return jnp.where(jnp.sin(angle) > 1e-6, on_arc, (1.0 - t) * a + t * b)
+
+    return jax.vmap(point)(jnp.linspace(0.0, 1.0, num_points).astype(a.dtype))

@@ -1,64 +1,65 @@
-"""Annealed Langevin dynamics as the application runs it: many samples, level by level, to files.
+"""Sampling as the application runs it: any sampler, many samples, step by step, to files.
 
-The levels are a Python loop over one compiled `langevin_dynamics`, for progress and animation frames; the
-result equals `ncsn_jax.langevin.annealed_langevin_dynamics` (a test holds the two together).
+A sampler is a Python loop over the one compiled step of its `Plan`, for progress and animation frames; the
+result equals that of its function in `ncsn_jax.langevin` or `ncsn_jax.samplers` (a test holds them together).
 """
 
 import collections
 import functools
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Key
+from jaxtyping import Float, Int, Key
 from tqdm import tqdm
 
 from ncsn_jax import viz
 from ncsn_jax.config import Sampling
 from ncsn_jax.data.preprocessing import TRANSFORMS, Transform
-from ncsn_jax.langevin import denoised, langevin_dynamics, level_step_size
 from ncsn_jax.models.score_fn import NetworkScore
+from ncsn_jax.plan import Plan, Step, plan
+from ncsn_jax.restoration import Observation, posterior_score
 from ncsn_jax.streams import stream
 
 IDENTITY = TRANSFORMS["none"]
 MAX_SHOWN = {3: 100, 1: 5_000}
 """The most samples that the picture and the animation show, of images and of vectors, by their axes."""
 MAX_FRAMES = 60
-"""The most frames of an animation; schedules with more levels skip some."""
+"""The most frames of an animation; samplers with more steps skip some."""
+
+States = Iterator[Float[Array, "devices batch *event"]]
+"""The states of a batch of chains: the first, then one after every step."""
+
+Numbers = Int[np.ndarray, "devices batch"]
+"""Which samples make a batch."""
 
 
-def annealing(
+def chains(
+    sampler: Plan,
     keys: Key[Array, "devices batch"],
     score_fn: NetworkScore,
-    shape: tuple[int, ...],
-    sigmas: tuple[float, ...],
-    settings: Sampling,
-    transform: Transform = IDENTITY,
-) -> Iterator[Float[Array, "devices batch *event"]]:
-    """Anneals one batch from uniform noise, and yields its states: the first, then one after every level.
-
-    With `denoise` the last one is the denoised mean in place of the last state.
+    x: Float[Array, "devices batch *event"],
+    observation: Observation | None = None,
+) -> States:
+    """Runs a batch of chains, and yields their states: the first, then one after every step.
 
     Args:
-      keys: one key a sample; it decides the sample, wherever and beside whatever that is drawn.
+      sampler: how they go.
+      keys: one key a chain; it decides the sample, wherever and beside whatever that is drawn.
       score_fn: the network.
-      shape: of one sample: (height, width, channels), or (D,).
-      sigmas: the noise levels, descending.
-      settings: the step size, the steps and the temperature.
-      transform: from images in [0, 1] to what the network was trained on; the first state is a uniform image.
+      x: the first states.
+      observation: what each chain sees, its leaves `(devices, batch, …)`; or nothing.
     """
-    run_level = _pmapped_level(settings.steps_per_scale)
-    levels = jnp.asarray(sigmas)
-    x = _pmapped_start(shape, transform)(keys)
+    step = _pmapped_step(sampler.step)
     yield x
-    for level in range(len(levels)):
-        step_size = level_step_size(settings.step_size, levels[level], levels)
-        x = run_level(keys, score_fn, x, level, levels[level], step_size, settings.temperature)
-        if settings.denoise and level == len(levels) - 1:
-            x = _pmapped_denoised()(score_fn, x, levels[level])
+    last = len(sampler.levels) - 2
+    for i, (sigma, next_sigma) in enumerate(itertools.pairwise(sampler.levels)):
+        x = step((keys, observation), score_fn, x, i, sigma, next_sigma)
+        if sampler.finish is not None and i == last:
+            x = _pmapped_finish(sampler.finish)((x, observation), score_fn)
         yield x
 
 
@@ -67,21 +68,45 @@ def draw(
     shape: tuple[int, ...],
     sigmas: tuple[float, ...],
     settings: Sampling,
+    numbers: Numbers,
     *,
     transform: Transform = IDENTITY,
-    first: int = 0,
-) -> Iterator[Float[Array, "devices batch *event"]]:
-    """The states (see `annealing`) of a batch of samples: number `first` of the seed and the next ones.
+) -> States:
+    """The states (see `chains`) of those samples of the seed, from uniform noise.
 
     They are transformed back: images are in [0, 1], but for what noise adds.
-    The batch is `settings.batch_size`, or slightly more where the devices don't divide it.
+
+    Args:
+      score_fn: the network.
+      shape: of one sample: (height, width, channels), or (D,).
+      sigmas: the noise levels of the model, descending.
+      settings: the method, its parameters and the seed.
+      numbers: which samples.
+      transform: from images in [0, 1] to what the network was trained on, and back.
+    """
+    sampler = plan(settings, sigmas)
+    fold_in = functools.partial(jax.random.fold_in, stream(settings.seed, "sampling"))
+    keys, x = first_states(jax.vmap(jax.vmap(fold_in))(numbers), shape, sampler, transform)
+    return map(transform.inverse, chains(sampler, keys, score_fn, x))
+
+
+def first_states(
+    keys: Key[Array, "devices batch"], shape: tuple[int, ...], sampler: Plan, transform: Transform
+) -> tuple[Key[Array, "devices batch"], Float[Array, "devices batch *event"]]:
+    """The keys of chains and their first states, from the keys of samples."""
+    noise = sampler.levels[0] if sampler.noisy_start else 0.0
+    return _pmapped_start(shape, transform, noise)(keys)
+
+
+def batches(count: int, batch_size: int) -> list[Numbers]:
+    """The numbers 0 … count − 1 in batches of one shape, with some more in the last.
+
+    A batch is `batch_size`, or slightly more where the devices don't divide it.
     """
     devices = jax.local_device_count()
-    per_device = -(-settings.batch_size // devices)
-    numbers = first + jnp.arange(devices * per_device).reshape(devices, per_device)
-    fold_in = functools.partial(jax.random.fold_in, stream(settings.seed, "sampling"))
-    keys = jax.vmap(jax.vmap(fold_in))(numbers)
-    return map(transform.inverse, annealing(keys, score_fn, shape, sigmas, settings, transform))
+    per_device = -(-min(batch_size, count) // devices)
+    size = devices * per_device
+    return [first + np.arange(size).reshape(devices, per_device) for first in range(0, count, size)]
 
 
 def write_samples(
@@ -107,32 +132,65 @@ def write_samples(
       transform: from images in [0, 1] to what the network was trained on, and back.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    partial = directory / "samples.npy.partial"
-    count = settings.num_samples
-    settings = settings.model_copy(update={"batch_size": min(settings.batch_size, count)})
-    samples = np.lib.format.open_memmap(partial, "w+", np.float32, (count, *shape))
-    num_levels, most_shown = len(sigmas), MAX_SHOWN[len(shape)]
-    every = -(-num_levels // MAX_FRAMES)
-    frames = {level: [] for level in range(num_levels, -1, -every)}
-    batch = len(_rows(next(draw(score_fn, shape, sigmas, settings, transform=transform))))
-    starts = range(0, count, batch)
-    with tqdm(total=len(starts) * num_levels, unit="level", desc=f"{count} samples") as bar:
-        for start in starts:
-            states = draw(score_fn, shape, sigmas, settings, transform=transform, first=start)
-            for level, x in enumerate(states):
-                jax.block_until_ready(x)
-                if level in frames and start < most_shown:
-                    frames[level].append(_rows(x)[:most_shown])
-                if level == num_levels:
-                    samples[start : start + batch] = _rows(x)[: count - start]
-                bar.update(min(level, 1))
-    samples.flush()
-    partial.rename(directory / "samples.npy")
-
-    shown = min(count, most_shown)
-    pictures = viz.pictures([np.concatenate(frames[level])[:shown] for level in sorted(frames)])
+    frames = write_batches(
+        directory / "samples.npy",
+        lambda numbers: draw(score_fn, shape, sigmas, settings, numbers, transform=transform),
+        batches(settings.num_samples, settings.batch_size),
+        num_steps=plan(settings, sigmas).num_steps,
+        counts=(settings.num_samples,),
+        shape=shape,
+        num_shown=MAX_SHOWN[len(shape)],
+    )
+    pictures = viz.pictures(frames)
     viz.save_png(directory / "grid.png", pictures[-1])
     viz.save_gif(directory / "annealing.gif", pictures)
+
+
+def write_batches(
+    path: Path,
+    run: Callable[[Numbers], States],
+    numbers: list[Numbers],
+    *,
+    num_steps: int,
+    counts: tuple[int, ...],
+    shape: tuple[int, ...],
+    num_shown: int,
+) -> list[Float[np.ndarray, "shown *event"]]:
+    """Runs chains batch by batch, with a progress bar, and writes their last states as they come.
+
+    In memory there are one batch and the frames, whatever the number of samples and of steps.
+
+    Args:
+      path: the `.npy` file, float32, `(*counts, *shape)`.
+      run: from the numbers of a batch to its states.
+      numbers: the batches.
+      num_steps: how many states follow the first.
+      counts: how many samples there are, by the axes that they have in the file.
+      shape: of one sample.
+      num_shown: of how many of them frames are kept.
+
+    Returns:
+      At most `MAX_FRAMES` states of the first `num_shown` samples, from the first to the last.
+    """
+    partial = path.with_name(path.name + ".partial")
+    file = np.lib.format.open_memmap(partial, "w+", np.float32, (*counts, *shape))
+    samples = file.reshape(-1, *shape)
+    count, first = len(samples), 0
+    every = -(-num_steps // MAX_FRAMES)
+    frames = {step: [] for step in range(num_steps, -1, -every)}
+    with tqdm(total=len(numbers) * num_steps, unit="step", desc=f"{path.parent.name} {count}") as bar:
+        for batch in numbers:
+            for step, x in enumerate(run(batch)):
+                jax.block_until_ready(x)
+                if step in frames and first < num_shown:
+                    frames[step].append(rows(x)[: num_shown - first])
+                if step == num_steps:
+                    samples[first : first + batch.size] = rows(x)[: count - first]
+                bar.update(min(step, 1))
+            first += batch.size
+    file.flush()
+    partial.rename(path)
+    return [np.concatenate(frames[step])[:count] for step in sorted(frames) if frames[step]]
 
 
 def preview(
@@ -145,43 +203,59 @@ def preview(
     transform: Transform = IDENTITY,
 ) -> viz.Picture:
     """A picture of the first `count` samples of the seed."""
-    settings = settings.model_copy(update={"batch_size": count})
-    states = collections.deque(draw(score_fn, shape, sigmas, settings, transform=transform), maxlen=1)
-    return viz.pictures([_rows(states[0])[:count]])[0]
+    (numbers,) = batches(count, count)
+    states = draw(score_fn, shape, sigmas, settings, numbers, transform=transform)
+    (x,) = collections.deque(states, maxlen=1)
+    return viz.pictures([rows(x)[:count]])[0]
 
 
-def _rows(x: Float[Array, "devices batch *event"]) -> Float[np.ndarray, "n *event"]:
+def rows(x: Float[Array, "devices batch *event"]) -> Float[np.ndarray, "n *event"]:
+    """The samples of a batch, one after the other, in the host's memory."""
     return np.asarray(x).reshape(-1, *x.shape[2:])
 
 
-# A sample is drawn by one process: these run on its own devices, whatever others there are.
+def pmapped(function: Callable, in_axes: tuple[int | None, ...]) -> Callable:
+    """A function of one chain as one of `(devices, batch)` chains.
+
+    A sample is drawn by one process: it runs on its own devices, whatever others there are.
+    """
+    return jax.pmap(jax.vmap(function, in_axes), in_axes=in_axes, devices=jax.local_devices())
+
+
+# An observation that may be None never stands alone: jax 0.12's pmap may take an argument without arrays for
+# one with, and split the network's over the devices.
+
+
+def _seen(score_fn, observation):
+    return score_fn if observation is None else posterior_score(score_fn, observation)
 
 
 @functools.cache
-def _pmapped_start(shape, transform):
+def _pmapped_start(shape, transform, noise):
     def start(key):
-        return transform.forward(jax.random.uniform(jax.random.split(key)[0], shape))
+        start_key, chain_key = jax.random.split(key)
+        if not noise:
+            return chain_key, transform.forward(jax.random.uniform(start_key, shape))
+        uniform_key, noise_key = jax.random.split(start_key)
+        x = transform.forward(jax.random.uniform(uniform_key, shape))
+        return chain_key, x + noise * jax.random.normal(noise_key, shape)
 
-    return jax.pmap(jax.vmap(start), devices=jax.local_devices())
-
-
-@functools.cache
-def _pmapped_level(num_steps):
-    def run_level(key, score_fn, x, level, sigma, step_size, temperature):
-        return langevin_dynamics(
-            jax.random.fold_in(jax.random.split(key)[1], level),
-            lambda x: score_fn(x, sigma),
-            x,
-            step_size=step_size,
-            num_steps=num_steps,
-            temperature=temperature,
-        )
-
-    in_axes = (0, None, 0, None, None, None, None)
-    return jax.pmap(jax.vmap(run_level, in_axes), in_axes=in_axes, devices=jax.local_devices())
+    return pmapped(start, (0,))
 
 
 @functools.cache
-def _pmapped_denoised():
-    in_axes = (None, 0, None)
-    return jax.pmap(jax.vmap(denoised, in_axes), in_axes=in_axes, devices=jax.local_devices())
+def _pmapped_step(step: Step):
+    def run(key_and_observation, score_fn, x, i, sigma, next_sigma):
+        key, observation = key_and_observation
+        return step(jax.random.fold_in(key, i), _seen(score_fn, observation), x, sigma, next_sigma)
+
+    return pmapped(run, (0, None, 0, None, None, None))
+
+
+@functools.cache
+def _pmapped_finish(finish):
+    def run(x_and_observation, score_fn):
+        x, observation = x_and_observation
+        return finish(_seen(score_fn, observation), x)
+
+    return pmapped(run, (0, None))

@@ -6,8 +6,14 @@ import jax
 
 from ncsn_jax.typing import PRNGKey
 
-Purpose = Literal["initialization", "training", "evaluation", "sampling"]
-STREAMS: dict[Purpose, int] = {"initialization": 0, "training": 1, "evaluation": 2, "sampling": 3}
+Purpose = Literal["initialization", "training", "evaluation", "sampling", "restoration"]
+STREAMS: dict[Purpose, int] = {
+    "initialization": 0,
+    "training": 1,
+    "evaluation": 2,
+    "sampling": 3,
+    "restoration": 4,
+}
 
 
 def stream(seed: int, purpose: Purpose) -> PRNGKey:

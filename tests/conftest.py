@@ -16,6 +16,8 @@ import jax
 import numpy as np
 import pytest
 
+from ncsn_jax import sampling
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
@@ -48,6 +50,24 @@ def fixture():
 def official() -> dict[str, np.ndarray]:
     """Weights, inputs and outputs of the official PyTorch NCSN with 8 filters, on 28×28×1 images."""
     return load_fixture("ncsn_28x1_ngf8.npz")
+
+
+@pytest.fixture
+def local_devices(monkeypatch):
+    """Makes sampling run on the first few of the four devices."""
+
+    def clear():
+        for cached in (sampling._pmapped_start, sampling._pmapped_step, sampling._pmapped_finish):
+            cached.cache_clear()
+
+    def use(count):
+        some = jax.devices()[:count]
+        monkeypatch.setattr(jax, "local_devices", lambda: some)
+        monkeypatch.setattr(jax, "local_device_count", lambda: count)
+        clear()
+
+    yield use
+    clear()
 
 
 @pytest.fixture(scope="session")

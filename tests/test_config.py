@@ -21,6 +21,7 @@ from ncsn_jax.training.workdir import abstract_state, initial_state, optimizer
 
 CONFIGS = [
     ("digits", "digits", ()),
+    ("digits", "digits", ("v2",)),
     ("mnist", "mnist", ()),
     ("mnist", "mnist", ("paper",)),
     ("mnist", "mnist", ("small",)),
@@ -222,6 +223,26 @@ def test_every_field_can_be_overridden():
             {"data": {"dequantization": "gaussian", "transform": "logit"}},
             r"config\.data: transform='logit' takes",
         ),
+        (
+            {"training": {"noise": "continuous"}},
+            r"config: training\.noise='continuous' takes a network for any σ, found model\.name='ncsn'",
+        ),
+        (
+            {"sampling": {"method": "heun"}},
+            r"config: sampling\.method='heun' asks for scores at any σ, found model\.name='ncsn'",
+        ),
+        (
+            {"sampling": {"method": "consistent", "num_levels": 20}},
+            r"config: sampling\.num_levels=20: model\.name='ncsn' embeds discrete levels",
+        ),
+        (
+            {"sampling": {"method": "ode"}, "model": {"name": "mlp", "num_scales": 1}},
+            r"config: sampling\.method='ode' goes from noise level to noise level, found one",
+        ),
+        ({"sampling": {"eta": 0.0}}, r"config\.sampling\.eta=0\.0: .* greater than 0"),
+        ({"sampling": {"num_levels": 1}}, r"config\.sampling\.num_levels=1: .* greater than or equal to 2"),
+        ({"restoration": {"known": 1.0}}, r"config\.restoration\.known=1\.0: .* less than 1"),
+        ({"restoration": {"factor": 1}}, r"config\.restoration\.factor=1: .* greater than or equal to 2"),
         ({"model": {"depth": 7}}, r"config\.model\.depth=7: input should be 4, 5 or 6"),
         ({"data": {"fit": "cut"}}, r"config\.data\.fit='cut': input should be 'crop', 'stretch' or 'pad'"),
         ({"model": {"name": "ncsn", "num_filters": 1}}, r"num_filters=1: .* greater than or equal to 2"),

@@ -1,4 +1,4 @@
-"""Sampling as the application runs it, from the smallest NCSN."""
+"""Sampling as the application runs it: every method, step by step, and to files."""
 
 import jax
 import jax.numpy as jnp
@@ -7,80 +7,139 @@ import pytest
 from flax import linen as nn
 from PIL import Image
 
-from ncsn_jax import NCSN, annealed_langevin_dynamics, as_score_fn, data, sampling
+from ncsn_jax import annealed_langevin_dynamics, as_score_fn, data, sampling
 from ncsn_jax.config import Sampling
+from ncsn_jax.noise import karras_sigmas
+from ncsn_jax.plan import plan
+from ncsn_jax.samplers import (
+    consistent_annealed_sampling,
+    euler_maruyama,
+    heun,
+    predictor_corrector,
+    probability_flow,
+)
 from ncsn_jax.streams import stream
 
 SHAPE = (8, 8, 1)
 SIGMAS = (1.0, 0.5, 0.2)
-SETTINGS = Sampling(batch_size=64, num_samples=10, step_size=1e-3, steps_per_scale=3)
+SETTINGS = Sampling(batch_size=64, num_samples=10, step_size=1e-3, steps_per_scale=3, rtol=1e-5, atol=1e-5)
+METHODS = ["annealed", "consistent", "pc", "ode", "heun"]
+
+
+class TinyScore(nn.Module):
+    """A smooth network for any σ, in one convolution."""
+
+    @nn.compact
+    def __call__(self, x, sigma):
+        return -nn.Conv(1, (3, 3))(nn.tanh(x)) / jnp.square(1.0 + sigma)[:, None, None, None]
 
 
 @pytest.fixture(scope="module")
 def score_fn():
-    model = NCSN(sigmas=SIGMAS, num_filters=2)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, *SHAPE)), jnp.ones(1))
-    return as_score_fn(model, variables)
+    variables = TinyScore().init(jax.random.key(0), jnp.zeros((1, *SHAPE)), jnp.ones(1))
+    return as_score_fn(TinyScore(), variables)
 
 
-def draw(score_fn, devices=4, first=0, **options):
-    """The last states of a batch, on some of the four devices."""
-    with pytest.MonkeyPatch.context() as patch:
-        some = jax.devices()[:devices]
-        patch.setattr(jax, "local_devices", lambda: some)
-        patch.setattr(jax, "local_device_count", lambda: devices)
-        sampling._pmapped_start.cache_clear()
-        sampling._pmapped_level.cache_clear()
-        *_, x = sampling.draw(score_fn, SHAPE, SIGMAS, SETTINGS.model_copy(update=options), first=first)
-        sampling._pmapped_start.cache_clear()
-        sampling._pmapped_level.cache_clear()
-    assert x.shape[0] == devices
-    return np.asarray(x).reshape(-1, *SHAPE)
+def draw(score_fn, batch_size=64, first=0, **options):
+    """The last states of a batch."""
+    (numbers,) = sampling.batches(batch_size, batch_size)
+    settings = SETTINGS.model_copy(update=options)
+    *_, x = sampling.draw(score_fn, SHAPE, SIGMAS, settings, first + numbers)
+    return sampling.rows(x)
 
 
-@pytest.fixture(scope="module")
-def samples(score_fn):
-    return draw(score_fn)
+def start(number):
+    """The keys of a sample's start and of its chain."""
+    return jax.random.split(jax.random.fold_in(stream(0, "sampling"), number))
 
 
-@pytest.mark.parametrize("denoise", [False, True])
-def test_the_levels_make_annealed_langevin_dynamics(score_fn, denoise):
-    """Number 5 of the application's samples is the library's chain from the same key and start."""
-    settings = SETTINGS.model_copy(update={"batch_size": 4, "denoise": denoise})
-    *_, x = sampling.draw(score_fn, SHAPE, SIGMAS, settings, first=4)
-    start_key, chain_key = jax.random.split(jax.random.fold_in(stream(0, "sampling"), 5))
-    expected = annealed_langevin_dynamics(
-        chain_key,
+def noisy_start(key):
+    uniform_key, noise_key = jax.random.split(key)
+    return jax.random.uniform(uniform_key, SHAPE) + jax.random.normal(noise_key, SHAPE)
+
+
+LIBRARY = {
+    "annealed": lambda key, score_fn, x: annealed_langevin_dynamics(
+        key, score_fn, x, SIGMAS, step_size=1e-3, steps_per_scale=3, denoise=True
+    ),
+    "consistent": lambda key, score_fn, x: consistent_annealed_sampling(
+        key, score_fn, x, SIGMAS, eta=0.7, temperature=0.5, denoise=True
+    ),
+    "pc": lambda key, score_fn, x: predictor_corrector(
+        key,
         score_fn,
-        jax.random.uniform(start_key, SHAPE),
-        jnp.asarray(SIGMAS),
-        step_size=1e-3,
-        steps_per_scale=3,
-        denoise=denoise,
-    )
-    np.testing.assert_allclose(np.asarray(x)[1, 0], expected, atol=1e-4)
+        x,
+        SIGMAS,
+        predictor=euler_maruyama,
+        corrector_steps=2,
+        snr=0.1,
+        temperature=0.5,
+        denoise=True,
+    ),
+    "ode": lambda key, score_fn, x: probability_flow(score_fn, x, 1.0, 0.2, rtol=1e-5, atol=1e-5),
+    "heun": lambda key, score_fn, x: heun(
+        key,
+        score_fn,
+        x,
+        karras_sigmas(1.0, 0.2, 5, rho=3.0),
+        s_churn=1.0,
+        s_min=0.3,
+        s_max=0.9,
+        s_noise=1.1,
+    ),
+}
+OPTIONS = {
+    "annealed": dict(denoise=True),
+    "consistent": dict(eta=0.7, temperature=0.5, denoise=True),
+    "pc": dict(predictor="euler_maruyama", corrector_steps=2, snr=0.1, temperature=0.5, denoise=True),
+    "ode": dict(num_levels=4),
+    "heun": dict(num_levels=5, rho=3.0, s_churn=1.0, s_min=0.3, s_max=0.9, s_noise=1.1),
+}
 
 
-@pytest.mark.parametrize(("batch_size", "devices", "first"), [(1, 1, 11), (7, 1, 9), (64, 1, 0), (7, 4, 9)])
-def test_a_sample_depends_on_its_key_alone(score_fn, samples, batch_size, devices, first):
-    others = draw(score_fn, devices, first, batch_size=batch_size)
-    assert len(others) == -(-batch_size // devices) * devices
-    np.testing.assert_allclose(others, samples[first : first + len(others)], atol=1e-4)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_steps_make_the_librarys_sampler(score_fn, method):
+    """Number 5 of the application's samples is the library's chain from the same key and start."""
+    found = draw(score_fn, 4, first=4, method=method, **OPTIONS[method])[1]
+    start_key, chain_key = start(5)
+    x = jax.random.uniform(start_key, SHAPE) if method == "annealed" else noisy_start(start_key)
+    np.testing.assert_allclose(found, LIBRARY[method](chain_key, score_fn, x), atol=1e-4)
 
 
-def test_samples_differ_by_number_and_seed(score_fn, samples):
+@pytest.mark.parametrize("method", METHODS)
+def test_a_sample_depends_on_its_key_alone(score_fn, method, local_devices):
+    samples = draw(score_fn, method=method, s_churn=1.0)
     assert len({image.tobytes() for image in samples}) == 64
-    other = draw(score_fn, seed=1)
+    for batch_size, devices, first in [(1, 1, 11), (7, 1, 9), (64, 1, 0), (7, 4, 9)]:
+        local_devices(devices)
+        others = draw(score_fn, batch_size, first, method=method, s_churn=1.0)
+        assert len(others) == -(-batch_size // devices) * devices
+        np.testing.assert_allclose(others, samples[first : first + len(others)], atol=1e-4)
+
+
+def test_samples_differ_by_seed(score_fn):
+    samples, other = draw(score_fn), draw(score_fn, seed=1)
     assert np.abs(other - samples).max((1, 2, 3)).min() > 0.1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_denoising_is_the_last_thing(score_fn, method):
+    """The denoised result is Tweedie's formula of the other one, or both end without noise anyway."""
+    plain, denoised = (draw(score_fn, 4, method=method, denoise=d) for d in (False, True))
+    if method not in ("consistent", "heun"):
+        mean = jax.vmap(lambda x: x + 0.2**2 * score_fn(x, 0.2))(plain)
+        np.testing.assert_allclose(denoised, mean, atol=1e-5)
+        assert np.abs(denoised - plain).max() > 1e-3
+    else:
+        np.testing.assert_array_equal(denoised, plain)
 
 
 @pytest.mark.parametrize("name", ["rescale", "logit"])
 def test_samples_are_drawn_where_the_network_is_trained_and_transformed_back(score_fn, name):
     transform = data.TRANSFORMS[name]
-    settings = SETTINGS.model_copy(update={"batch_size": 4})
-    first, *_, last = sampling.draw(score_fn, SHAPE, SIGMAS, settings, transform=transform)
-    keys = jax.vmap(lambda i: jax.random.fold_in(stream(0, "sampling"), i))(jnp.arange(4))
-    start_key, chain_key = jax.random.split(keys[1])
+    (numbers,) = sampling.batches(4, 4)
+    first, *_, last = sampling.draw(score_fn, SHAPE, SIGMAS, SETTINGS, numbers, transform=transform)
+    start_key, chain_key = start(1)
     uniform = jax.random.uniform(start_key, SHAPE)
     np.testing.assert_allclose(np.asarray(first)[1, 0], uniform, atol=1e-5)
     x = annealed_langevin_dynamics(
@@ -94,12 +153,12 @@ def test_samples_are_drawn_where_the_network_is_trained_and_transformed_back(sco
     np.testing.assert_allclose(np.asarray(last)[1, 0], transform.inverse(x), atol=1e-4)
 
 
-def test_files_hold_all_samples_and_show_the_first(score_fn, samples, tmp_path):
+def test_files_hold_all_samples_and_show_the_first(score_fn, tmp_path):
     settings = SETTINGS.model_copy(update={"batch_size": 4})
     sampling.write_samples(tmp_path / "samples", score_fn, SHAPE, SIGMAS, settings)
     written = np.load(tmp_path / "samples" / "samples.npy")
     assert written.dtype == np.float32
-    np.testing.assert_allclose(written, samples[:10], atol=1e-4)
+    np.testing.assert_allclose(written, draw(score_fn)[:10], atol=1e-4)
     grid = sampling.preview(score_fn, SHAPE, SIGMAS, settings, 10)
     with Image.open(tmp_path / "samples" / "grid.png") as image:
         # Other batches compile to other programs, whose rounding may move a pixel by a grey value.
@@ -110,12 +169,32 @@ def test_files_hold_all_samples_and_show_the_first(score_fn, samples, tmp_path):
     assert len(list((tmp_path / "samples").iterdir())) == 3
 
 
-def test_another_checkpoint_compiles_nothing():
+def test_batches_come_to_disk_one_by_one_and_few_frames_are_kept(tmp_path):
+    """A sampler of 1,000 steps and 3 batches; every state says which step and which sample it is of."""
+    written = []
+
+    def run(numbers):
+        for step in range(1001):
+            yield jnp.asarray(numbers, jnp.float32)[..., None] + 1000.0 * step
+        partial = np.load(tmp_path / "x.npy.partial", mmap_mode="r")
+        written.append((partial != 0).sum())
+
+    numbers = sampling.batches(10, 4)
+    frames = sampling.write_batches(
+        tmp_path / "x.npy", run, numbers, num_steps=1000, counts=(5, 2), shape=(1,), num_shown=6
+    )
+    assert written == [4, 8, 10]
+    last = 1_000_000.0 + np.arange(10)
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), last.reshape(5, 2, 1))
+    assert len(frames) <= sampling.MAX_FRAMES + 1
+    assert all(frame.shape == (6, 1) for frame in frames)
+    np.testing.assert_array_equal(frames[-1][:, 0], last[:6])
+
+
+def test_another_checkpoint_or_number_of_samples_compiles_nothing():
     traces = []
 
     class Score(nn.Module):
-        sigmas: tuple[float, ...] = (1.0, 0.5)
-
         @nn.compact
         def __call__(self, x, sigma):
             traces.append(sigma)
@@ -123,9 +202,24 @@ def test_another_checkpoint_compiles_nothing():
 
     variables = Score().init(jax.random.key(0), jnp.zeros((1, *SHAPE)), jnp.ones(1))
     traces.clear()
-    list(sampling.draw(as_score_fn(Score(), variables), SHAPE, SIGMAS, SETTINGS))
+    (numbers,) = sampling.batches(64, 64)
+    list(sampling.draw(as_score_fn(Score(), variables), SHAPE, SIGMAS, SETTINGS, numbers))
     once = len(traces)
     doubled = jax.tree.map(lambda v: 2 * v, variables)
-    list(sampling.draw(as_score_fn(Score(), doubled), SHAPE, SIGMAS, SETTINGS))
+    more = SETTINGS.model_copy(update={"num_samples": 11, "seed": 2})
+    list(sampling.draw(as_score_fn(Score(), doubled), SHAPE, SIGMAS, more, numbers))
     assert once > 0
     assert len(traces) == once
+
+
+def test_levels_are_the_models_or_as_many_as_are_asked_for():
+    def levels(**settings):
+        return plan(Sampling(**settings), SIGMAS).levels
+
+    assert levels(method="annealed", num_levels=7) == (*SIGMAS, 0.0)
+    assert levels(method="consistent") == (*SIGMAS, 0.0)
+    assert levels(method="pc") == SIGMAS
+    assert len(levels(method="ode", num_levels=7)) == 7
+    found = levels(method="heun", num_levels=4, rho=2.0)
+    np.testing.assert_allclose(np.diff(np.sqrt(found[:4])), (np.sqrt(0.2) - 1) / 3, rtol=1e-5)
+    assert found[4:] == (0.0,)

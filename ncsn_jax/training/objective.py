@@ -8,7 +8,8 @@ from jax import Array
 from jaxtyping import Float
 
 from ncsn_jax.config import Training
-from ncsn_jax.losses import ncsn_loss, sliced_score_matching
+from ncsn_jax.losses import denoising_score_matching, sliced_score_matching
+from ncsn_jax.noise import log_uniform_sigma
 from ncsn_jax.typing import PRNGKey, ScoreFn
 
 Objective = Callable[[PRNGKey, ScoreFn, Float[Array, "*event"]], Float[Array, ""]]
@@ -18,21 +19,30 @@ Objective = Callable[[PRNGKey, ScoreFn, Float[Array, "*event"]], Float[Array, ""
 def objective(sigmas: tuple[float, ...], settings: Training) -> Objective:
     """The objective that the settings name.
 
-    `denoising` is `ncsn_loss`. `sliced` is sliced score matching of the perturbed example, λ(σ) ℓ(x + σz) of
-    s(·, σ) at a level drawn uniformly: the official code's `ssm`, if the projections are Gaussian.
+    The level is one of `sigmas`, each as likely as the other, or, with continuous noise, log-uniform between
+    the first and the last of them.
+
+    `denoising` is `ncsn_loss`, of discrete levels. `sliced` is sliced score matching of the perturbed
+    example, λ(σ) ℓ(x + σz) of s(·, σ): the official code's `ssm`, if the projections are Gaussian.
 
     Args:
-      sigmas: the noise levels.
-      settings: which objective, the power of its weight λ(σ) = σ^power, and its projections.
+      sigmas: the noise levels, descending.
+      settings: which objective, which noise, the power of its weight λ(σ) = σ^power, and its projections.
     """
     levels, power = jnp.asarray(sigmas), settings.power
 
+    draw_sigma = {
+        "discrete": lambda key: jax.random.choice(key, levels),
+        "continuous": lambda key: log_uniform_sigma(key, levels[0], levels[-1]),
+    }[settings.noise]
+
     def denoising(key, score_fn, x):
-        return ncsn_loss(key, score_fn, x, levels, power=power)
+        level_key, noise_key = jax.random.split(key)
+        return denoising_score_matching(noise_key, score_fn, x, draw_sigma(level_key), power=power)
 
     def sliced(key, score_fn, x):
         level_key, noise_key, projection_key = jax.random.split(key, 3)
-        sigma = jax.random.choice(level_key, levels).astype(x.dtype)
+        sigma = draw_sigma(level_key).astype(x.dtype)
         loss = sliced_score_matching(
             projection_key,
             lambda perturbed: score_fn(perturbed, sigma),

@@ -20,6 +20,7 @@ from ncsn_jax.training.state import TrainState, adam, create_state
 PARTIAL = "config.json.partial"
 MAY_CHANGE = (
     "data.data_dir",
+    "restoration.",
     "sampling.",
     "training.checkpoint_every",
     "training.eval_every",

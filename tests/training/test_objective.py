@@ -61,3 +61,24 @@ def test_sliced_and_denoising_differ_by_a_constant_in_the_score():
     standard_error = np.sqrt((denoising.var() + sliced.var()) / COUNT)
     assert abs(denoising.mean() - sliced.mean()) < 4 * standard_error
     assert denoising.mean() > 20 * standard_error
+
+
+@pytest.mark.parametrize("name", ["denoising", "sliced"])
+def test_continuous_noise_is_log_uniform_between_the_levels(name):
+    """The mean loss is that of many geometric levels, each as likely as the other."""
+    many = tuple(geometric_sigmas(SIGMAS[0], SIGMAS[-1], 200).tolist())
+    settings = Training(objective=name, noise="continuous")
+
+    def mean(sigmas, settings, number):
+        keys = jax.random.split(jax.random.key(number), COUNT)
+        x = jax.vmap(P.sample)(jax.random.split(jax.random.key(100), COUNT))
+        loss = objective(sigmas, settings)
+        # A score that depends on σ in another way than the exact one: every level has another loss.
+        values = jax.jit(jax.vmap(lambda key, x: loss(key, lambda x, sigma: -x / sigma, x)))(keys, x)
+        return np.mean(values, dtype=np.float64), np.var(values, dtype=np.float64) / COUNT
+
+    continuous, variance = mean(SIGMAS, settings, 1)
+    discrete, other = mean(many, Training(objective=name), 2)
+    few, _ = mean(SIGMAS, Training(objective=name), 3)
+    assert abs(continuous - discrete) < 4 * np.sqrt(variance + other)
+    assert abs(continuous - few) > 4 * np.sqrt(variance + other)

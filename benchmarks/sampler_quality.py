@@ -1,0 +1,156 @@
+"""Quality against cost: every sampler on one digits model, for 20 to 1,000 score evaluations.
+
+    python main.py --config configs/digits.py:v2
+    python -m benchmarks.sampler_quality --workdir runs/digits_v2
+
+It prints the Fréchet distance (of Gaussians fitted to the pixels, as `benchmarks.digits_quality`) between
+1,000 samples and the training images, and writes the table as JSON and a plot to the workdir's `samplers/`.
+
+- annealed: L levels of T steps, L·T + 1 evaluations, with NCSNv2's Technique 4 for ε
+- consistent: L levels, L evaluations
+- pc: reverse diffusion and one corrector step a level, 2L − 1 evaluations
+- ode: Tsit5 in fixed steps of log σ, 6 evaluations a step and 2 more
+- heun: the levels of Karras et al., 2L − 1 evaluations; with churn, S_churn = L, as much as there may be
+
+All but heun end in the denoised mean, heun's last step being the same.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.digits_quality import frechet_distance, real_digits
+from ncsn_jax import as_score_fn, data, geometric_sigmas, sampling, training, viz
+from ncsn_jax.config import Config, Sampling
+from ncsn_jax.errors import UserError
+from ncsn_jax.langevin import denoised
+from ncsn_jax.noise import step_size_for
+from ncsn_jax.plan import Plan, plan
+from ncsn_jax.samplers import probability_flow
+from ncsn_jax.streams import stream
+from ncsn_jax.training.workdir import load_run
+
+BUDGETS = (20, 50, 100, 200, 1000)
+METHODS = ("annealed", "consistent", "pc", "ode", "heun", "heun with churn")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One entry of the table."""
+
+    method: str
+    evaluations: int
+    distance: float
+
+
+def sampler(method: str, budget: int, config: Config) -> tuple[Plan, int]:
+    """A method's plan for at most so many score evaluations, and how many it takes."""
+    sigmas = config.model.noise_levels
+    begin, end = sigmas[0], sigmas[-1]
+    if method == "annealed":
+        # As NCSNv2's tables have it, many levels and few steps; 16 levels are enough to overlap.
+        num_steps = max(2, (budget - 1) // 16)
+        num_scales = (budget - 1) // num_steps
+        levels = tuple(geometric_sigmas(begin, end, num_scales).tolist())
+        step_size = step_size_for(levels, num_steps)
+        settings = Sampling(steps_per_scale=num_steps, step_size=step_size, denoise=True)
+        return plan(settings, levels), num_scales * num_steps + 1
+    if method == "consistent":
+        return plan(Sampling(method="consistent", num_levels=budget), sigmas), budget
+    if method == "ode":
+        num_steps = (budget - 2) // 6
+        return _fixed_ode(begin, end, num_steps), 6 * num_steps + 2
+    num_levels = (budget + 1) // 2
+    if method == "pc":
+        settings = Sampling(method="pc", num_levels=num_levels, denoise=True)
+    else:
+        churn = num_levels if method == "heun with churn" else 0.0
+        settings = Sampling(method="heun", num_levels=num_levels, s_churn=churn)
+    return plan(settings, sigmas), 2 * num_levels - 1
+
+
+def _fixed_ode(begin: float, end: float, num_steps: int) -> Plan:
+    import diffrax
+
+    def step(key, score_fn, x, sigma, next_sigma):
+        times = jnp.linspace(jnp.log(sigma), jnp.log(next_sigma), num_steps + 1)
+        controller = diffrax.StepTo(times)
+        return probability_flow(score_fn, x, sigma, next_sigma, stepsize_controller=controller)
+
+    return Plan(step, (begin, end), lambda score_fn, x: denoised(score_fn, x, end), noisy_start=True)
+
+
+def measure(workdir: Path, methods, budgets, num_samples: int, batch_size: int) -> list[Measured]:
+    """Draws samples of a run by every method and budget, and judges them.
+
+    Raises:
+      UserError: if there is no such run, or it is not one of digits with a network for any σ.
+    """
+    config = load_run(workdir)
+    if config.data.name != "digits" or config.model.name == "ncsn":
+        raise UserError(f"{workdir} is no run of a network for any σ on 'digits', as configs/digits.py:v2 is")
+    train, *_ = real_digits(config.data.data_dir)
+    score_fn = as_score_fn(*training.restore(workdir))
+    shape, transform = data.describe(config.data).shape, data.TRANSFORMS[config.data.transform]
+    fold_in = functools.partial(jax.random.fold_in, stream(0, "sampling"))
+    measured = []
+    for method in methods:
+        for budget in budgets:
+            chosen, evaluations = sampler(method, budget, config)
+            samples = []
+            for numbers in sampling.batches(num_samples, batch_size):
+                keys, x = sampling.first_states(
+                    jax.vmap(jax.vmap(fold_in))(numbers), shape, chosen, transform
+                )
+                *_, x = sampling.chains(chosen, keys, score_fn, x)
+                samples.append(np.asarray(transform.inverse(x)).reshape(numbers.size, -1))
+            pixels = np.round(np.clip(np.concatenate(samples)[:num_samples], 0, 1) * 16) / 16
+            measured.append(Measured(method, evaluations, frechet_distance(pixels, train)))
+            print(f"{method:10}  {evaluations:4} evaluations  {measured[-1].distance:.3f}", flush=True)
+    return measured
+
+
+def plot(measured: list[Measured]) -> Figure:
+    """The distances over the evaluations, a curve a method."""
+    figure = Figure((6, 4), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for method in dict.fromkeys(m.method for m in measured):
+        rows = [(m.evaluations, m.distance) for m in measured if m.method == method]
+        axes.loglog(*zip(*rows, strict=True), marker="o", markersize=3, label=method)
+    axes.set(xlabel="score evaluations", ylabel="Fréchet distance to the training images")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Quality against cost of every sampler on a digits model.")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/digits_v2"))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS)
+    parser.add_argument("--num_samples", type=int, default=1000)
+    parser.add_argument("--batch_size", type=int, default=250)
+    options = parser.parse_args()
+    try:
+        measured = measure(
+            options.workdir, options.methods, options.budgets, options.num_samples, options.batch_size
+        )
+    except UserError as error:
+        sys.exit(f"sampler_quality: {error}")
+    directory = options.workdir / "samplers"
+    directory.mkdir(exist_ok=True)
+    (directory / "quality.json").write_text(json.dumps([dataclasses.asdict(m) for m in measured], indent=1))
+    viz.save_png(directory / "quality.png", viz.rendered(plot(measured)))
+    print(f"{directory}: quality.json, quality.png")
+
+
+if __name__ == "__main__":
+    main()
