@@ -1,8 +1,9 @@
-"""Trains a score network, and draws samples from a trained one.
+"""Trains a score network, draws samples from a trained one, and restores images by it.
 
     python main.py                                   trains configs/digits.py in runs/digits, and samples
     python main.py --config configs/mnist.py:small --workdir DIR --config.training.batch_size=64
     python main.py --mode sample --workdir DIR --num_samples 1000
+    python main.py --mode inpaint --workdir DIR --images 0:8      or colorize, superres, denoise, interpolate
     python main.py --mode import --checkpoint FILE.pth --workdir DIR
     python main.py --mode suggest_noise --config configs/digits.py
 
@@ -17,15 +18,17 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ncsn_jax import config, data, sampling, suggest_noise, training
+from ncsn_jax import config, data, interpolating, restoring, sampling, suggest_noise, training
 from ncsn_jax.errors import UserError
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.training import importing
 from ncsn_jax.training.workdir import load_run
 
 DEFAULT_CONFIG = "configs/digits.py"
-OVERRIDABLE = ("data.data_dir", "sampling.")
+OVERRIDABLE = ("data.data_dir", "restoration.", "sampling.")
 """What may be overridden where the config is the workdir's: settings, or their prefixes."""
+RESTORATIONS = (*restoring.MODES, "interpolate")
+DEFAULT_IMAGES = "0:8"
 
 
 def parse_flags(argv: list[str]) -> flags.FlagValues:
@@ -42,7 +45,15 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_integer(
         "num_samples",
         None,
-        "How many samples to draw; short for --config.sampling.num_samples.",
+        "How many samples to draw; short for --config.sampling.num_samples. Of restorations, how many of "
+        "each image; short for --config.restoration.num_samples.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "images",
+        None,
+        "Which images to restore or to interpolate: numbers of the test split, such as 0,3,8:12, a directory "
+        "of images, or an image file.",
         flag_values=values,
     )
     try:
@@ -74,6 +85,8 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
         raise UserError("--workdir: found an empty name")
     if values.checkpoint is not None and values.mode != "import":
         raise UserError("--checkpoint: only --mode import takes it")
+    if values.images is not None and values.mode not in RESTORATIONS:
+        raise UserError(f"--images: only these modes take it: {', '.join(RESTORATIONS)}")
     return values
 
 
@@ -118,14 +131,31 @@ def run_config(workdir: Path, values: flags.FlagValues) -> config.Config:
 
 def sample(workdir: Path, values: flags.FlagValues) -> None:
     """Samples the run in the workdir, by its own config."""
+    draw(workdir, trained_config(workdir, values))
+
+
+def restore(workdir: Path, values: flags.FlagValues) -> None:
+    """Restores images, or interpolates between them, by the run in the workdir."""
+    parsed, mode = trained_config(workdir, values), values.mode
+    score_fn = as_score_fn(*training.restore(workdir))
+    directory = workdir / mode
+    if mode == "interpolate":
+        interpolating.interpolate(directory, score_fn, parsed, values.images)
+    else:
+        restoring.restore(directory, mode, score_fn, parsed, values.images or DEFAULT_IMAGES)
+    print(f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}")
+
+
+def trained_config(workdir: Path, values: flags.FlagValues) -> config.Config:
+    """The config of the workdir's run, with what may be overridden of it."""
     given = config_flags.get_override_values(values["config"]) | num_samples(values)
     for name in given:
         if not name.startswith(OVERRIDABLE):
             raise UserError(
                 f"--config.{name}: a trained run's settings are fixed; to override: "
-                "config.sampling.*, config.data.data_dir"
+                "config.sampling.*, config.restoration.*, config.data.data_dir"
             )
-    draw(workdir, with_overrides(load_run(workdir), given))
+    return with_overrides(load_run(workdir), given)
 
 
 def import_checkpoint(workdir: Path, values: flags.FlagValues) -> None:
@@ -156,7 +186,8 @@ def suggest(workdir: Path, values: flags.FlagValues) -> None:
 
 def num_samples(values: flags.FlagValues) -> dict[str, int]:
     """The override that --num_samples stands for."""
-    return {} if values.num_samples is None else {"sampling.num_samples": values.num_samples}
+    group = "restoration" if values.mode in RESTORATIONS else "sampling"
+    return {} if values.num_samples is None else {f"{group}.num_samples": values.num_samples}
 
 
 def draw(workdir: Path, parsed: config.Config) -> None:
@@ -174,6 +205,7 @@ def draw(workdir: Path, parsed: config.Config) -> None:
 MODES = {
     "train": train,
     "sample": sample,
+    **dict.fromkeys(RESTORATIONS, restore),
     "import": import_checkpoint,
     "suggest_noise": suggest,
 }

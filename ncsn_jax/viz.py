@@ -45,18 +45,21 @@ def pictures(states: Sequence[Float[np.ndarray, "n *event"]]) -> list[Picture]:
     return drawn
 
 
-def image_grid(images: Float[np.ndarray, "n h w c"], *, min_size: int = 400) -> Picture:
-    """Images side by side, in as square a grid as holds them, on a white ground.
+def image_grid(
+    images: Float[np.ndarray, "n h w c"], *, columns: int | None = None, min_size: int = 400
+) -> Picture:
+    """Images side by side, on a white ground.
 
     Args:
       images: grey or RGB images in [0, 1]; what lies outside is clipped. `(n, h, w, c)`.
+      columns: how many are in a row; as makes the grid as square as can be if None.
       min_size: small images are enlarged by whole factors until the grid is about this wide, in pixels.
 
     Returns:
       The grid, 8 bits a channel, `(height, width, c)`.
     """
     n, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(n))
+    columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     border = 1
     grid = np.full(

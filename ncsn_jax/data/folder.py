@@ -10,6 +10,7 @@ from typing import Literal, SupportsIndex
 
 import grain
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from ncsn_jax.errors import UserError
@@ -86,10 +87,40 @@ def load_folder(
     return _in_memory_if_small(train, in_memory_bytes), _in_memory_if_small(test, in_memory_bytes)
 
 
+def read_images(
+    path: str | Path, *, decode: Callable[[Image.Image], np.ndarray]
+) -> UInt8[np.ndarray, "n height width channels"]:
+    """The images of a directory and its subdirectories, in the order of their paths; or the one of a file.
+
+    Args:
+      path: the directory, or the file.
+      decode: from an opened image to uint8 pixels of one shape.
+
+    Raises:
+      UserError: if there are none, or one can't be decoded.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        files = [path]
+    elif path.is_dir():
+        files = [path / name for name in _image_names(path)]
+    else:
+        raise UserError(f"{path}: no such file or directory")
+    if not files:
+        raise UserError(f"{path}: no images found; accepted: {', '.join(SUFFIXES)}, in any subdirectories")
+    return FolderImages(files, _Decoder(decode, "error", advice="")).in_memory()
+
+
 class _Decoder:
     """From files to arrays of one shape; to None, with a warning, where there is nothing but to skip."""
 
-    def __init__(self, decode: Callable[[Image.Image], np.ndarray], corrupt: Literal["error", "skip"]):
+    def __init__(
+        self,
+        decode: Callable[[Image.Image], np.ndarray],
+        corrupt: Literal["error", "skip"],
+        advice: str = "; --config.data.corrupt=skip leaves such files out",
+    ):
+        self._advice = advice
         self._decode = decode
         self._corrupt = corrupt
         self._skipped: dict[Path, str] = {}
@@ -119,7 +150,7 @@ class _Decoder:
         name = str(file) if str(file).isprintable() else repr(str(file))
         problem = f"{name}: can't be decoded ({kind}{' '.join(str(error).split())[:200]})"
         if self._corrupt == "error":
-            raise UserError(f"{problem}; --config.data.corrupt=skip leaves such files out") from error
+            raise UserError(f"{problem}{self._advice}") from error
         if self._skipped.setdefault(file, problem) is problem:  # of several threads, one warns
             # `warnings.warn` would add a line of source code.
             warnings.warn_explicit(f"{problem}; skipped", UserWarning, filename=__name__, lineno=0)

@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float, Shaped, UInt8
 
 from ncsn_jax.config import Data
@@ -70,6 +71,20 @@ TRANSFORMS = {
     "logit": Transform(_logit, lambda x: (jax.nn.sigmoid(x) - LOGIT_MARGIN) / (1 - 2 * LOGIT_MARGIN)),
 }
 """By `config.data.transform`. The logit is the official codes', with their λ."""
+
+
+def expected_image(settings: Data, info: DatasetInfo) -> Callable[[Float[ArrayLike, "*b"]], Any]:
+    """What turns a picture in [0, 1], black to white, into the mean of its dequantizations.
+
+    Args:
+      settings: `config.data`.
+      info: how many values n a pixel of the dataset can have: (v (n − 1) + ½)/n is the mean of a uniformly
+        dequantized v = k/(n − 1).
+    """
+    n = info.num_values
+    if settings.dequantization == "uniform" and n is not None:
+        return lambda picture: (picture * (n - 1) + 0.5) / n
+    return lambda picture: picture
 
 
 def preprocessing(

@@ -1,0 +1,121 @@
+"""Interpolation as the application runs it: rows of images that pass from one to another, to files."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ncsn_jax import data, sampling
+from ncsn_jax.config import Config
+from ncsn_jax.errors import UserError
+from ncsn_jax.models.score_fn import NetworkScore
+from ncsn_jax.plan import interpolation, plan
+from ncsn_jax.restoration import slerp
+from ncsn_jax.restoring import MAX_IMAGES, restoration_key, write_rows
+
+
+def interpolate(directory: Path, score_fn: NetworkScore, config: Config, images: str | None) -> None:
+    """Draws rows of images that pass from one to another, and writes them.
+
+    `samples.npy` holds the rows, `(rows, num_interpolations, height, width, channels)`, `grid.png` shows
+    them, `annealing.gif` the way there. Through noise they pass between samples; through latents from each of
+    the named images to the next, whose latents are in `latents.npy`.
+
+    Args:
+      directory: where to; made if need be.
+      score_fn: the network.
+      config: the run's; its `restoration` says through what, how many and how long.
+      images: through latents, which; see `ncsn_jax.data.chosen_images`.
+
+    Raises:
+      UserError: if the images or the settings don't fit.
+    """
+    if len(data.describe(config.data).shape) != 3:
+        raise UserError(f"--mode interpolate draws images; config.data.name={config.data.name!r} are points")
+    if config.restoration.through == "noise":
+        _through_noise(directory, score_fn, config, images)
+    else:
+        _through_latents(directory, score_fn, config, images)
+
+
+def _through_noise(directory, score_fn, config, images) -> None:
+    if images is not None:
+        raise UserError("--images: config.restoration.through='noise' takes none; accepted: 'latents'")
+    if config.sampling.method != "annealed":
+        raise UserError(
+            f"config.sampling.method={config.sampling.method!r}: interpolation through noise is annealed "
+            "Langevin dynamics; accepted: 'annealed', or config.restoration.through=latents"
+        )
+    shape, transform = data.describe(config.data).shape, data.TRANSFORMS[config.data.transform]
+    rows, length = config.restoration.num_samples, config.restoration.num_interpolations
+    sampler = interpolation(config.sampling, config.model.noise_levels)
+
+    def run(numbers):
+        keys = jax.vmap(jax.vmap(lambda row: restoration_key(config, row, 0)))(numbers)
+        keys, x = sampling.first_states(keys, shape, sampler, transform)
+        x = jnp.broadcast_to(x[:, :, None], (*x.shape[:2], length, *shape))
+        return map(transform.inverse, sampling.chains(sampler, keys, score_fn, x))
+
+    directory.mkdir(parents=True, exist_ok=True)
+    frames = sampling.write_batches(
+        directory / "samples.npy",
+        run,
+        sampling.batches(rows, max(1, config.sampling.batch_size // length)),
+        num_steps=sampler.num_steps,
+        counts=(rows,),
+        shape=(length, *shape),
+        num_shown=MAX_IMAGES,
+    )
+    write_rows(directory, frames)
+
+
+def _through_latents(directory, score_fn, config, images) -> None:
+    if score_fn.sigmas is not None:
+        raise UserError(
+            "config.restoration.through='latents' asks for scores at any σ, found model.name='ncsn', which "
+            "embeds discrete levels; accepted: 'noise'"
+        )
+    if images is None:
+        raise UserError("config.restoration.through='latents' takes --images: at least two, such as 0:4")
+    info, transform = data.describe(config.data), data.TRANSFORMS[config.data.transform]
+    pictures = data.expected_image(config.data, info)(data.chosen_images(config.data, images, info.shape))
+    if len(pictures) < 2:
+        raise UserError(f"--images={images}: found one image; interpolation takes at least two")
+    settings = config.sampling.model_copy(update={"method": "ode", "denoise": False})
+    down = plan(settings, config.model.noise_levels)
+    up = down._replace(levels=down.levels[::-1])
+    batch_size, length = settings.batch_size, config.restoration.num_interpolations
+
+    def follow(name, sampler, x, counts, inverse, num_shown):
+        def run(numbers):
+            keys = jax.random.split(jax.random.key(0), numbers.shape)  # the flow draws nothing
+            first = jnp.asarray(x)[np.minimum(numbers, len(x) - 1)]
+            return map(inverse, sampling.chains(sampler, keys, score_fn, first))
+
+        return sampling.write_batches(
+            directory / name,
+            run,
+            sampling.batches(len(x), batch_size),
+            num_steps=sampler.num_steps,
+            counts=counts,
+            shape=info.shape,
+            num_shown=num_shown,
+        )
+
+    directory.mkdir(parents=True, exist_ok=True)
+    clean = transform.forward(pictures)
+    follow("latents.npy", up, clean, (len(clean),), lambda x: x, 0)
+    latents = jnp.asarray(np.load(directory / "latents.npy"))
+    arcs = jax.vmap(functools.partial(slerp, num_points=length))(latents[:-1], latents[1:])
+    rows = len(arcs)
+    frames = follow(
+        "samples.npy",
+        down,
+        arcs.reshape(-1, *info.shape),
+        (rows, length),
+        transform.inverse,
+        MAX_IMAGES * length,
+    )
+    write_rows(directory, [frame.reshape(-1, length, *info.shape) for frame in frames])

@@ -1,0 +1,285 @@
+"""Restoration and interpolation as the application runs them, with a network of one convolution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from PIL import Image
+
+from ncsn_jax import NCSN, as_score_fn, data, interpolating, restoring
+from ncsn_jax.config import Config, Data, Ncsnv2Model, Restoration, Sampling
+from ncsn_jax.errors import UserError
+
+METHODS = ["annealed", "consistent", "pc", "ode", "heun"]
+
+
+class TinyScore(nn.Module):
+    """A smooth network for any σ, in one convolution."""
+
+    @nn.compact
+    def __call__(self, x, sigma):
+        pulled = x - nn.sigmoid(nn.Conv(x.shape[-1], (3, 3))(x))
+        return -pulled / (0.1 + jnp.square(sigma))[:, None, None, None]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Six colour images of 8×8 pixels."""
+    directory = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(directory / f"{i}.png")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def score_fn():
+    variables = TinyScore().init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.ones(1))
+    return as_score_fn(TinyScore(), variables)
+
+
+@pytest.fixture
+def config(folder):
+    """A run on colour images, restored in 9 Langevin steps."""
+
+    def config(transform="none", **settings):
+        sampled = {name: value for name, value in settings.items() if name in Sampling.model_fields}
+        restored = {name: value for name, value in settings.items() if name in Restoration.model_fields}
+        return Config(
+            data=Data(
+                name="folder",
+                data_dir=str(folder),
+                image_size=8,
+                dequantization="none",
+                transform=transform,
+            ),
+            model=Ncsnv2Model(sigma_begin=1.0, sigma_end=0.05, num_scales=3),
+            sampling=Sampling(**({"step_size": 5e-4, "steps_per_scale": 3} | sampled)),
+            restoration=Restoration(**({"num_samples": 2} | restored)),
+        )
+
+    return config
+
+
+def restored(directory):
+    return {path.stem: np.load(path) for path in directory.glob("*.npy")}
+
+
+NOISE = {"inpaint": 0.0, "colorize": 0.0, "superres": 0.0, "denoise": 0.3}
+
+
+@pytest.mark.parametrize("mode", restoring.MODES)
+def test_files_hold_what_was_given_seen_and_restored(mode, config, score_fn, folder, tmp_path):
+    settings = config(num_samples=3, batch_size=4, noise=NOISE[mode])
+    restoring.restore(tmp_path / mode, mode, score_fn, settings, str(folder))
+    found = restored(tmp_path / mode)
+    assert found["samples"].shape == (6, 3, 8, 8, 3)
+    assert np.isfinite(found["samples"]).all()
+    with Image.open(folder / "4.png") as image:
+        np.testing.assert_allclose(found["originals"][4], np.asarray(image) / 255, atol=1e-6)
+    seen = {"colorize": (8, 8, 1), "superres": (4, 4, 3)}.get(mode, (8, 8, 3))
+    assert found["observations"].shape == (6, *seen)
+    assert ("means" in found) == (mode == "denoise")
+    columns = 2 + 3 + ("means" in found)
+    with Image.open(tmp_path / mode / "grid.png") as grid:
+        assert abs(grid.width / grid.height - columns / 6) < 0.05
+    with Image.open(tmp_path / mode / "annealing.gif") as animation:
+        assert animation.n_frames == 4
+    # Restorations of one image differ.
+    assert np.abs(found["samples"][:, 0] - found["samples"][:, 1]).max((1, 2, 3)).min() > 0.01
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("transform", ["none", "rescale"])
+def test_restorations_agree_with_what_was_seen(method, transform, config, score_fn, folder, tmp_path):
+    for mode, see in {
+        "inpaint": lambda x: x[..., :4, :],
+        "colorize": lambda x: x @ np.array([0.299, 0.587, 0.114]),
+        "superres": lambda x: x.reshape(*x.shape[:-3], 4, 2, 4, 2, 3).mean((-4, -2)),
+    }.items():
+        settings = config(transform, method=method, denoise=True, num_samples=1)
+        restoring.restore(tmp_path / mode, mode, score_fn, settings, str(folder))
+        found = restored(tmp_path / mode)
+        np.testing.assert_allclose(see(found["samples"][:, 0]), see(found["originals"]), atol=1e-4)
+        assert np.abs(found["samples"][:, 0] - found["originals"]).max() > 0.1
+        if method != "annealed":
+            break  # the operators don't know the sampler
+
+
+@pytest.mark.parametrize("mode", restoring.MODES)
+def test_a_restoration_depends_on_its_key_alone(mode, config, score_fn, folder, tmp_path, local_devices):
+    def run(batch_size, devices, **settings):
+        local_devices(devices)
+        settings = config(batch_size=batch_size, noise=NOISE[mode], mask="random", **settings)
+        restoring.restore(tmp_path, mode, score_fn, settings, str(folder))
+        return np.load(tmp_path / "samples.npy")
+
+    samples = run(64, 4)
+    for batch_size, devices in [(1, 1), (7, 1), (7, 4)]:
+        np.testing.assert_allclose(run(batch_size, devices), samples, atol=1e-4)
+    # Nor on how many are made of each image.
+    np.testing.assert_allclose(run(64, 1, num_samples=1)[:, 0], samples[:, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize("through", ["noise", "latents"])
+def test_rows_pass_from_one_image_to_another(through, config, score_fn, folder, tmp_path, local_devices):
+    def run(batch_size, devices):
+        local_devices(devices)
+        settings = config(batch_size=batch_size, through=through, num_samples=5, num_interpolations=4)
+        images = str(folder) if through == "latents" else None
+        interpolating.interpolate(tmp_path / through, score_fn, settings, images)
+        return np.load(tmp_path / through / "samples.npy")
+
+    rows = run(64, 4)
+    assert rows.shape == (5, 4, 8, 8, 3)
+    assert np.isfinite(rows).all()
+    assert np.abs(rows[:, 0] - rows[:, -1]).max((1, 2, 3)).min() > 0.1
+    for name in ("grid.png", "annealing.gif"):
+        assert (tmp_path / through / name).stat().st_size > 0
+    for batch_size, devices in [(1, 1), (7, 4)]:
+        np.testing.assert_allclose(run(batch_size, devices), rows, atol=1e-3)
+    if through == "latents":
+        assert np.load(tmp_path / through / "latents.npy").shape == (6, 8, 8, 3)
+        files = [np.asarray(Image.open(folder / f"{i}.png")) / 255 for i in range(6)]
+        np.testing.assert_allclose(rows[:, 0], files[:-1], atol=1e-2)
+        np.testing.assert_allclose(rows[:, -1], files[1:], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("mask", "rows", "columns"),
+    [
+        ("left", slice(None), slice(0, 4)),
+        ("right", slice(None), slice(4, 8)),
+        ("top", slice(0, 4), slice(None)),
+        ("bottom", slice(4, 8), slice(None)),
+    ],
+)
+def test_halves_are_known(mask, rows, columns):
+    known = restoring.known_pixels(jax.random.key(0), Restoration(mask=mask), (8, 8, 1))
+    expected = np.zeros((8, 8, 1), bool)
+    expected[rows, columns] = True
+    np.testing.assert_array_equal(known, expected)
+
+
+def test_other_masks(tmp_path):
+    def known(**settings):
+        return np.asarray(restoring.known_pixels(jax.random.key(0), Restoration(**settings), (32, 32, 2)))
+
+    centre = known(mask="centre")[..., 0]
+    assert not centre[8:24, 8:24].any()
+    assert centre.sum() == 32 * 32 - 16 * 16
+    random = known(mask="random", known=0.3)
+    np.testing.assert_array_equal(random[..., 0], random[..., 1])
+    assert abs(random.mean() - 0.3) < 4 * np.sqrt(0.21 / 1024)
+    drawn = np.random.default_rng(0).integers(0, 2, (32, 32)).astype(bool)
+    Image.fromarray((255 * drawn).astype(np.uint8)).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(known(mask=str(tmp_path / "mask.png"))[..., 1], drawn)
+
+
+def test_observations_may_be_given_themselves(config, score_fn, folder, tmp_path):
+    """What one run saw of its images is restored by another to the same, from files of 8-bit pixels."""
+    for mode in ("superres", "colorize", "denoise", "inpaint"):
+        original = config(num_samples=1, noise=0.1 if mode == "denoise" else 0.0)
+        restoring.restore(tmp_path / "a", mode, score_fn, original, str(folder))
+        first = restored(tmp_path / "a")
+        seen = tmp_path / f"seen_{mode}"
+        seen.mkdir()
+        for i, y in enumerate(first["observations"]):
+            pixels = np.round(255 * np.clip(y, 0, 1)).astype(np.uint8)
+            Image.fromarray(pixels.squeeze(-1) if mode == "colorize" else pixels).save(seen / f"{i}.png")
+        given = config(num_samples=1, noise=original.restoration.noise, given="observations")
+        restoring.restore(tmp_path / f"b_{mode}", mode, score_fn, given, str(seen))
+        second = restored(tmp_path / f"b_{mode}")
+        assert "originals" not in second
+        atol = 0.5 if mode == "denoise" else 0.02  # noise outside of [0, 1] is cut off by the files
+        np.testing.assert_allclose(second["samples"], first["samples"], atol=atol)
+
+
+def test_an_image_of_the_test_split_is_as_the_network_sees_it(config, score_fn, tmp_path, data_dir):
+    settings = config(noise=0.1, num_samples=1)
+    digits = Config(
+        data=Data(name="digits", data_dir=data_dir),
+        model=settings.model,
+        sampling=settings.sampling,
+        restoration=settings.restoration,
+    )
+    variables = TinyScore().init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.ones(1))
+    grey = as_score_fn(TinyScore(), variables)
+    restoring.restore(tmp_path, "denoise", grey, digits, "0,5:7,2")
+    stored = data.load(digits.data).test[np.array([0, 5, 6, 2])]
+    np.testing.assert_allclose(np.load(tmp_path / "originals.npy"), (stored + 0.5) / 17, atol=1e-6)
+    with pytest.raises(UserError, match="--images=297: accepted: numbers of the 297 test images, from 0"):
+        restoring.restore(tmp_path, "denoise", grey, digits, "297")
+    with pytest.raises(UserError, match="--mode colorize takes a run of colour images, found images of 1"):
+        restoring.restore(tmp_path, "colorize", grey, digits, "0")
+
+
+BAD = {
+    "no such mask": (
+        "inpaint",
+        {"mask": "diagonal"},
+        None,
+        "mask='diagonal': can't be read as an image; acc",
+    ),
+    "no such folder": ("inpaint", {}, "nowhere", "nowhere: no such file or directory"),
+    "no images": ("inpaint", {}, "{tmp}", "no images found; accepted: .png"),
+    "no image": ("inpaint", {}, "{tmp}/../text.png", r"text.png: can't be decoded \(Unidentified"),
+    "no tiles": ("superres", {"factor": 3}, None, "factor=3: blocks of that side don't tile images of 8×8"),
+    "no noise": ("denoise", {}, None, "noise=0.0: --mode denoise takes the noise's standard deviation"),
+    "logits": ("superres", {"transform": "logit"}, None, "transform='logit': --mode superres with"),
+    "few numbers": ("inpaint", {}, "0:0", "--images=0:0: accepted: numbers of the 1 test images"),
+    "test images for observations": (
+        "superres",
+        {"given": "observations"},
+        "0",
+        r"the test images have the shape \(8, 8, 3\), not \(4, 4, 3\); accepted: files",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_restored_is_said(case, config, score_fn, folder, tmp_path):
+    mode, settings, images, message = BAD[case]
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    images = (images or str(folder)).replace("{tmp}", str(tmp_path / "empty"))
+    with pytest.raises(UserError, match=message):
+        restoring.restore(tmp_path / "out", mode, score_fn, config(**settings), images)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_of_another_size_is_refused(config, score_fn, folder, tmp_path):
+    Image.new("L", (5, 7)).save(tmp_path / "mask.png")
+    settings = config(mask=str(tmp_path / "mask.png"))
+    with pytest.raises(UserError, match=r"mask\.png': found 7×5 pixels; accepted: left, right"):
+        restoring.restore(tmp_path / "out", "inpaint", score_fn, settings, str(folder))
+
+
+@pytest.mark.parametrize(
+    ("settings", "images", "message"),
+    [
+        ({}, "0:2", "--images: config.restoration.through='noise' takes none"),
+        ({"method": "heun"}, None, "method='heun': interpolation through noise is annealed"),
+        ({"through": "latents"}, None, "through='latents' takes --images: at least two"),
+        ({"through": "latents"}, "0", "--images=0: found one image; interpolation takes at least two"),
+    ],
+)
+def test_what_cannot_be_interpolated_is_said(settings, images, message, config, score_fn, tmp_path):
+    with pytest.raises(UserError, match=message):
+        interpolating.interpolate(tmp_path / "out", score_fn, config(**settings), images)
+    assert not (tmp_path / "out").exists()
+
+
+def test_discrete_networks_have_no_latents(config, tmp_path):
+    discrete = as_score_fn(NCSN(sigmas=(1.0, 0.5)), {})
+    with pytest.raises(UserError, match="through='latents' asks for scores at any σ"):
+        interpolating.interpolate(tmp_path / "out", discrete, config(through="latents"), "0:2")
+
+
+def test_points_are_not_restored(score_fn, tmp_path):
+    points = Config(data=Data(name="two_moons"))
+    with pytest.raises(UserError, match=r"--mode inpaint restores images; .*'two_moons' are points"):
+        restoring.restore(tmp_path / "out", "inpaint", score_fn, points, "0")
+    with pytest.raises(UserError, match="--mode interpolate draws images"):
+        interpolating.interpolate(tmp_path / "out", score_fn, points, None)
