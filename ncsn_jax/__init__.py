@@ -10,25 +10,47 @@ from ncsn_jax.losses import (
     sliced_score_matching,
 )
 from ncsn_jax.models import MLP, NCSN, NCSNv2, as_score_fn
-from ncsn_jax.noise import geometric_sigmas
-from ncsn_jax.restoration import inpaint, interpolate
+from ncsn_jax.noise import geometric_sigmas, karras_sigmas
+from ncsn_jax.restoration import (
+    Observation,
+    inpaint,
+    interpolate,
+    interpolate_latents,
+    posterior_score,
+    sample_posterior,
+)
+from ncsn_jax.samplers import (
+    consistent_annealed_sampling,
+    heun,
+    predictor_corrector,
+    probability_flow,
+)
 
 __all__ = [
     "MLP",
     "NCSN",
     "GaussianMixture",
     "NCSNv2",
+    "Observation",
     "annealed_langevin_dynamics",
     "as_score_fn",
+    "consistent_annealed_sampling",
     "denoising_score_matching",
     "explicit_score_matching",
     "geometric_sigmas",
+    "heun",
     "implicit_score_matching",
     "inpaint",
     "interpolate",
+    "interpolate_latents",
+    "karras_sigmas",
     "langevin_dynamics",
     "langevin_step",
     "ncsn_loss",
+    "posterior_score",
+    "predictor_corrector",
+    "probability_flow",
+    "sample_posterior",
     "score_of",
     "sliced_score_matching",
 ]

@@ -74,6 +74,47 @@ def test_sampling_needs_only_the_workdir(trained, run):
     assert np.abs(np.load(trained / "samples" / "samples.npy") - before).max() > 0.1
 
 
+def test_a_trained_run_restores_images(trained, run, tmp_path):
+    status, _ = run("--mode=inpaint", f"--workdir={trained}", "--images=0,2", "--num_samples=3")
+    assert status == 0
+    found = np.load(trained / "inpaint" / "samples.npy")
+    assert found.shape == (2, 3, 8, 8, 1)
+    originals = np.load(trained / "inpaint" / "originals.npy")
+    np.testing.assert_allclose(found[:, 1, :, :4], originals[:, :, :4], atol=1e-5)
+    # The pictures of one run are another's images; a single file is enough.
+    Image.fromarray(np.full((8, 8), 200, np.uint8)).save(tmp_path / "one.png")
+    options = ("--config.restoration.noise=0.2", "--config.restoration.given=observations")
+    status, _ = run("--mode=denoise", f"--workdir={trained}", f"--images={tmp_path}/one.png", *options)
+    assert status == 0
+    assert np.load(trained / "denoise" / "samples.npy").shape == (1, 4, 8, 8, 1)
+    assert not (trained / "denoise" / "means.npy").exists()  # the network's levels are discrete
+    status, _ = run("--mode=interpolate", f"--workdir={trained}", "--num_samples=2")
+    assert status == 0
+    assert np.load(trained / "interpolate" / "samples.npy").shape == (2, 8, 8, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mode=sample", "--config.sampling.method=heun"], "method='heun' asks for scores at any σ"),
+        (["--mode=sample", "--images=0"], "--images: only these modes take it: inpaint, colorize, superres"),
+        (["--mode=sample", "--config.sampling.method=euler"], "method='euler': input should be 'annealed'"),
+        (["--mode=sample", "--config.sampling.method=consistent", "--config.sampling.eta=0.1"], "eta=0.1:"),
+        (["--mode=colorize"], "--mode colorize takes a run of colour images"),
+        (["--mode=inpaint", "--images=nowhere"], "nowhere: no such file or directory"),
+        (["--mode=interpolate", "--config.restoration.through=latents"], "asks for scores at any σ"),
+        (["--mode=inpaint", "--config.model.num_filters=3"], "config.sampling.*, config.restoration.*"),
+    ],
+)
+def test_what_a_trained_run_cannot_do_is_said(trained, run, arguments, message):
+    before = files(trained)
+    status, errors = run(f"--workdir={trained}", *arguments)
+    assert status == 1
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert files(trained) == before
+
+
 def test_an_interrupted_run_on_images_ends_bit_for_bit_as_the_whole_one(trained, run, tmp_path, monkeypatch):
     original = training.loop.StepLog.add
 
@@ -122,6 +163,7 @@ def test_points_are_trained_and_sampled(run, tmp_path, objective):
         "--config.training.batch_size=8",
         "--config.training.eval_examples=8",
         f"--config.training.objective={objective}",
+        "--config.training.noise=continuous",
         "--config.model.num_scales=2",
         "--num_samples=10",
     )
@@ -129,9 +171,11 @@ def test_points_are_trained_and_sampled(run, tmp_path, objective):
     assert np.load(tmp_path / "samples" / "samples.npy").shape == (10, 2)
     for name in ("grid.png", "annealing.gif", "step_00000004.png"):
         assert (tmp_path / "samples" / name).stat().st_size > 0
-    status, _ = run("--mode=sample", f"--workdir={tmp_path}", "--num_samples=3")
-    assert status == 0
-    assert np.load(tmp_path / "samples" / "samples.npy").shape == (3, 2)
+    for method in ("consistent", "pc", "ode", "heun") if objective == "denoising" else ("annealed",):
+        options = ("--num_samples=3", f"--config.sampling.method={method}")
+        status, _ = run("--mode=sample", f"--workdir={tmp_path}", *options)
+        assert status == 0
+        assert np.load(tmp_path / "samples" / "samples.npy").shape == (3, 2)
 
 
 def test_help_shows_the_flags(capsys):
