@@ -1,0 +1,44 @@
+"""The benchmark of the samplers: it counts score evaluations right, and says what it can't measure."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks.sampler_quality import BUDGETS, METHODS, measure, sampler
+from configs.digits import get_config
+from ncsn_jax import config as run_config
+from ncsn_jax.errors import UserError
+from ncsn_jax.samplers import descend
+
+CONFIG = run_config.parse(get_config("v2").to_dict())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_as_many_evaluations_are_made_as_are_printed(method):
+    calls = []
+
+    def score_fn(x, sigma):
+        jax.debug.callback(lambda: calls.append(1))
+        return -x / (1.0 + jnp.square(sigma))
+
+    chosen, evaluations = sampler(method, 50, CONFIG)
+
+    @jax.jit
+    def run(key, x):
+        x = descend(key, lambda k, x, s, t: chosen.step(k, score_fn, x, s, t), x, jnp.array(chosen.levels))
+        return x if chosen.finish is None else chosen.finish(score_fn, x)
+
+    run(jax.random.key(0), jnp.ones(2)).block_until_ready()
+    jax.effects_barrier()
+    assert len(calls) == evaluations
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_no_sampler_takes_more_than_its_budget(budget):
+    for method in METHODS:
+        assert 0.9 * budget < sampler(method, budget, CONFIG)[1] <= budget
+
+
+def test_a_missing_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        measure(tmp_path, METHODS, BUDGETS, 10, 10)
