@@ -301,9 +301,9 @@ class Sampling(Settings):
     """Of heun: S_max, the largest."""
     s_noise: NonNegativeFloat = 1.0
     """Of heun: S_noise, the standard deviation of the added noise, relative to the algorithm's."""
-    rtol: PositiveFloat = 1e-4
+    rtol: PositiveFloat = 1e-5
     """Of ode: the relative tolerance."""
-    atol: PositiveFloat = 1e-4
+    atol: PositiveFloat = 1e-5
     """Of ode: the absolute tolerance, in the units of x."""
 
 

@@ -68,6 +68,7 @@ def _through_noise(directory, score_fn, config, images) -> None:
         shape=(length, *shape),
         num_shown=MAX_IMAGES,
     )
+    (directory / "latents.npy").unlink(missing_ok=True)  # of an earlier call with other settings
     write_rows(directory, frames)
 
 

@@ -328,8 +328,8 @@ def interpolate_latents(
     sigmas: Sigmas,
     *,
     num_interpolations: int,
-    rtol: float = 1e-4,
-    atol: float = 1e-4,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
 ) -> Float[Array, "num_interpolations *event"]:
     """A row of images that pass from one to another, through their latents of the probability flow.
 

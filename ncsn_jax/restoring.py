@@ -77,6 +77,8 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
         shape=shape,
         num_shown=min(count, MAX_IMAGES) * num_samples,
     )
+    for name in ("originals", "means"):  # of an earlier call with other settings
+        (directory / f"{name}.npy").unlink(missing_ok=True)
     y = np.asarray(transform.inverse(observation.y))
     shown = {"observations": _visible(observation.replace(y=y), shape)}
     np.save(directory / "observations.npy", y)

@@ -2,10 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from benchmarks.sampler_quality import BUDGETS, METHODS, measure, sampler
 from configs.digits import get_config
+from ncsn_jax import as_score_fn, data, probability_flow, training
 from ncsn_jax import config as run_config
 from ncsn_jax.errors import UserError
 from ncsn_jax.samplers import descend
@@ -42,3 +44,28 @@ def test_no_sampler_takes_more_than_its_budget(budget):
 def test_a_missing_run_is_named(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         measure(tmp_path, METHODS, BUDGETS, 10, 10)
+
+
+@pytest.mark.slow
+def test_the_any_sigma_config_makes_digits_in_49_evaluations_and_encodes_them(tmp_path, data_dir):
+    """As docs/samplers.md has it: Heun with churn below 0.2, the test images there and back within 0.01."""
+    settings = get_config("v2").to_dict()
+    settings["data"]["data_dir"] = data_dir
+    config = run_config.parse(settings)
+    training.train_and_evaluate(config, tmp_path)
+    (measured,) = measure(tmp_path, ["heun with churn"], [50], 1000, 250)
+    # A distance below that of exact draws would mean copies of the training images.
+    assert 0.03 < measured.distance < 0.2
+
+    score_fn = as_score_fn(*training.restore(tmp_path))
+    x = jnp.asarray((data.load(config.data).test[np.arange(297)] + 0.5) / 17, jnp.float32)
+
+    @jax.jit
+    @jax.vmap
+    def there_and_back(x):
+        latent = probability_flow(score_fn, x, 0.01, 1.0)
+        return latent, probability_flow(score_fn, latent, 1.0, 0.01)
+
+    latents, back = there_and_back(x)
+    np.testing.assert_allclose(back, x, atol=1e-2)
+    assert 0.9 < jnp.std(latents) < 1.2
