@@ -28,7 +28,6 @@ DEFAULT_CONFIG = "configs/digits.py"
 OVERRIDABLE = ("data.data_dir", "restoration.", "sampling.")
 """What may be overridden where the config is the workdir's: settings, or their prefixes."""
 RESTORATIONS = (*restoring.MODES, "interpolate")
-DEFAULT_IMAGES = "0:8"
 
 
 def parse_flags(argv: list[str]) -> flags.FlagValues:
@@ -53,7 +52,7 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
         "images",
         None,
         "Which images to restore or to interpolate: numbers of the test split, such as 0,3,8:12, a directory "
-        "of images, or an image file.",
+        "of images, or an image file. To restore: the first eight of the test split, if none are named.",
         flag_values=values,
     )
     try:
@@ -142,7 +141,7 @@ def restore(workdir: Path, values: flags.FlagValues) -> None:
     if mode == "interpolate":
         interpolating.interpolate(directory, score_fn, parsed, values.images)
     else:
-        restoring.restore(directory, mode, score_fn, parsed, values.images or DEFAULT_IMAGES)
+        restoring.restore(directory, mode, score_fn, parsed, values.images)
     print(f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}")
 
 

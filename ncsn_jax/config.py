@@ -274,7 +274,7 @@ class Sampling(Settings):
     """Of annealed, consistent, pc: the variance of the noise, relative to the algorithm's."""
     denoise: bool = False
     """Of annealed, consistent, pc, ode: whether to return E[x₀ | x] of the last state in its place."""
-    num_levels: Annotated[int, Field(ge=2)] | None = None
+    num_levels: Annotated[int, Field(ge=2, le=100_000)] | None = None
     """Of consistent, pc, ode, heun: through how many noise levels they go from the model's largest to its
     smallest, geometrically (heun: by `rho`); as many as the model has if None. To ode they are stops on the
     way, for the animation: the solver chooses its own steps."""
@@ -311,7 +311,7 @@ class Restoration(Settings):
     """What images are restored from; by the sampler above."""
 
     num_samples: PositiveInt = 4
-    """How many restorations of each image; of interpolate, how many rows."""
+    """How many restorations of each image; of interpolate through noise, how many rows."""
     given: Literal["originals", "observations"] = "originals"
     """Whether the images are originals, of which the observations are made here, or observations."""
     noise: NonNegativeFloat = 0.0

@@ -59,7 +59,10 @@ def plan(settings: Sampling, sigmas: tuple[float, ...]) -> Plan:
 @functools.cache
 def _plan(settings: Sampling, sigmas: tuple[float, ...]) -> Plan:
     make = {"annealed": _annealed, "consistent": _consistent, "pc": _pc, "ode": _ode, "heun": _heun}
-    return make[settings.method](settings, sigmas)
+    try:
+        return make[settings.method](settings, sigmas)
+    except ValueError as error:  # of levels that don't descend, or an η that doesn't fit them
+        raise UserError(f"config.sampling.method={settings.method!r}: {error}") from error
 
 
 def _annealed(settings: Sampling, sigmas: tuple[float, ...]) -> Plan:
@@ -80,15 +83,10 @@ def _annealed(settings: Sampling, sigmas: tuple[float, ...]) -> Plan:
 
 def _consistent(settings: Sampling, sigmas: tuple[float, ...]) -> Plan:
     sigmas = _geometric(settings, sigmas)
-    eta = settings.eta
-    if eta is not None:
-        try:
-            samplers.check_eta(eta, sigmas)
-        except ValueError as error:
-            raise UserError(f"config.sampling.{error}") from error
-
+    if settings.eta is not None:
+        samplers.check_eta(settings.eta, sigmas)
     step = functools.partial(
-        samplers.consistent_step, eta=eta, temperature=settings.temperature, denoise=settings.denoise
+        samplers.consistent_step, eta=settings.eta, temperature=settings.temperature, denoise=settings.denoise
     )
     return Plan(step, (*sigmas, 0.0), None, noisy_start=True)
 

@@ -31,7 +31,7 @@ MAX_IMAGES, MAX_RESTORATIONS = 10, 8
 Pictures = Float[np.ndarray, "n height width channels"]
 
 
-def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, images: str) -> None:
+def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, images: str | None) -> None:
     """Restores images from observations of them, by the config's sampler, and writes what comes out.
 
     `samples.npy` holds the restorations, `(images, num_samples, height, width, channels)`, batch by batch as
@@ -124,7 +124,7 @@ def restoration_key(config: Config, image: Int[ArrayLike, ""], number: Int[Array
     return jax.random.fold_in(key, number)
 
 
-def observe(mode: str, config: Config, images: str) -> tuple[Pictures | None, Observation]:
+def observe(mode: str, config: Config, images: str | None) -> tuple[Pictures | None, Observation]:
     """The named images, unless they are observations already, and what is observed of each.
 
     Args:

@@ -482,11 +482,10 @@ def probability_flow(
       max_steps: after how many steps it gives up.
 
     Returns:
-      The state at `stop`, shape `(*event,)`.
+      The state at `stop`, shape `(*event,)`; NaN if the solver gave up.
 
     Raises:
       ValueError: if the score is of a network of discrete levels.
-      RuntimeError: of Equinox, if the solver gives up.
 
     Reference:
       Song et al. 2021 (arXiv:2011.13456), section 4.3 and appendix D.4.
@@ -508,9 +507,10 @@ def probability_flow(
         y0=x,
         stepsize_controller=stepsize_controller or diffrax.PIDController(rtol=rtol, atol=atol),
         max_steps=max_steps,
+        throw=False,  # it would stop all chains of a batch
     )
     assert solution.ys is not None  # by default, the last state is saved
-    return solution.ys[0]
+    return jnp.where(solution.result == diffrax.RESULTS.successful, solution.ys[0], jnp.nan)
 
 
 # --- what they share ---

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ncsn_jax import viz
 from ncsn_jax.config import Sampling
 from ncsn_jax.data.preprocessing import TRANSFORMS, Transform
+from ncsn_jax.errors import UserError
 from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.plan import Plan, Step, plan
 from ncsn_jax.restoration import Observation, posterior_score
@@ -171,11 +172,14 @@ def write_batches(
 
     Returns:
       At most `MAX_FRAMES` states of the first `num_shown` samples, from the first to the last.
+
+    Raises:
+      UserError: if some samples aren't finite; they are written nevertheless.
     """
     partial = path.with_name(path.name + ".partial")
     file = np.lib.format.open_memmap(partial, "w+", np.float32, (*counts, *shape))
     samples = file.reshape(-1, *shape)
-    count, first = len(samples), 0
+    count, first, num_finite = len(samples), 0, 0
     every = -(-num_steps // MAX_FRAMES)
     frames = {step: [] for step in range(num_steps, -1, -every)}
     with tqdm(total=len(numbers) * num_steps, unit="step", desc=f"{path.parent.name} {count}") as bar:
@@ -185,11 +189,18 @@ def write_batches(
                 if step in frames and first < num_shown:
                     frames[step].append(rows(x)[: num_shown - first])
                 if step == num_steps:
-                    samples[first : first + batch.size] = rows(x)[: count - first]
+                    drawn = rows(x)[: count - first]
+                    samples[first : first + batch.size] = drawn
+                    num_finite += np.isfinite(drawn).reshape(len(drawn), -1).all(axis=1).sum()
                 bar.update(min(step, 1))
             first += batch.size
     file.flush()
     partial.rename(path)
+    if num_finite < count:
+        raise UserError(
+            f"{path}: {count - num_finite} of {count} samples are not finite: config.sampling asks for steps "
+            "that are too large (step_size, snr, num_levels, s_noise), or, of ode, for too small a tolerance"
+        )
     return [np.concatenate(frames[step])[:count] for step in sorted(frames) if frames[step]]
 
 

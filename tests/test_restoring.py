@@ -233,7 +233,7 @@ BAD = {
         "superres",
         {"given": "observations"},
         "0",
-        r"the test images have the shape \(8, 8, 3\), not \(4, 4, 3\); accepted: files",
+        r"the test images have the shape \(8, 8, 3\), not \(4, 4, 3\); accepted: a dir",
     ),
 }
 

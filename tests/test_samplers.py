@@ -255,6 +255,11 @@ def test_the_flow_is_followed_down_and_up():
     np.testing.assert_allclose(finer, x * np.sqrt(1.01 / 26.0), rtol=1e-5)
 
 
+def test_a_solver_that_gives_up_returns_nan():
+    x = probability_flow(gaussian(1.0), jnp.ones(2), 5.0, 0.1, max_steps=2)
+    assert np.isnan(x).all()
+
+
 def test_noise_is_added_up_to_the_next_level():
     x = jnp.zeros(50_000)
     np.testing.assert_allclose(jnp.std(diffuse(KEY, x, 3.0, 5.0)), 4.0, rtol=0.02)

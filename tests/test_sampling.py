@@ -9,6 +9,7 @@ from PIL import Image
 
 from ncsn_jax import annealed_langevin_dynamics, as_score_fn, data, sampling
 from ncsn_jax.config import Sampling
+from ncsn_jax.errors import UserError
 from ncsn_jax.noise import karras_sigmas
 from ncsn_jax.plan import plan
 from ncsn_jax.samplers import (
@@ -189,6 +190,31 @@ def test_batches_come_to_disk_one_by_one_and_few_frames_are_kept(tmp_path):
     assert len(frames) <= sampling.MAX_FRAMES + 1
     assert all(frame.shape == (6, 1) for frame in frames)
     np.testing.assert_array_equal(frames[-1][:, 0], last[:6])
+
+
+@pytest.mark.parametrize("options", [dict(method="ode", rtol=1e-20, atol=1e-20), dict(step_size=1e39)])
+def test_samples_that_are_not_finite_are_said_and_written(score_fn, tmp_path, options):
+    settings = SETTINGS.model_copy(update=dict(steps_per_scale=30) | options)
+    with pytest.raises(
+        UserError, match=r"samples\.npy: 10 of 10 samples are not finite: config\.sampling asks"
+    ):
+        sampling.write_samples(tmp_path, score_fn, SHAPE, SIGMAS, settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.npy"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            dict(method="consistent", eta=0.1),
+            r"config\.sampling\.method='consistent': eta=0\.1: .* 0\.6 to 1",
+        ),
+        (dict(method="heun", rho=1e-3), r"config\.sampling\.method='heun': noise levels descend"),
+    ],
+)
+def test_levels_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        plan(Sampling(**settings), SIGMAS)
 
 
 def test_another_checkpoint_or_number_of_samples_compiles_nothing():

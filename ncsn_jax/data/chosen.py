@@ -16,27 +16,29 @@ NUMBERS = re.compile(r"\d+(:\d+)?(,\d+(:\d+)?)*")
 
 
 def chosen_images(
-    settings: Data, images: str, shape: tuple[int, ...]
+    settings: Data, images: str | None, shape: tuple[int, ...]
 ) -> Float[np.ndarray, "n height width channels"]:
     """The named pictures, float32, 0 black and 1 white.
 
     Args:
       settings: `config.data`, whose test split is meant.
-      images: numbers such as `0,3,8:12` (8 to 11), or a directory of images or one image file. Those of files
-        are resized, if square, and otherwise as they must be.
+      images: numbers such as `0,3,8:12` (8 to 11), or a directory of images or one image file, which are
+        resized, if they are to be square; None for the first eight of the test split.
       shape: that they must have.
 
     Raises:
       UserError: if there are no such images, or they have another shape.
     """
-    if NUMBERS.fullmatch(images):
+    if images is None or NUMBERS.fullmatch(images):
         dataset = load(settings)
         if dataset.info.shape != shape:
             raise UserError(
                 f"--images={images}: the test images have the shape {dataset.info.shape}, not {shape}; "
-                "accepted: files"
+                "accepted: a directory of images, or an image file"
             )
-        pixels = np.stack([dataset.test[number] for number in _numbers(images, len(dataset.test))])
+        count = len(dataset.test)
+        numbers = range(min(8, count)) if images is None else _numbers(images, count)
+        pixels = np.stack([dataset.test[number] for number in numbers])
         assert dataset.info.num_values is not None  # as of every image
         return pixels.astype(np.float32) / (dataset.info.num_values - 1)
     height, width, channels = shape
