@@ -12,7 +12,8 @@ It prints the Fréchet distance (of Gaussians fitted to the pixels, as `benchmar
 - ode: Tsit5 in fixed steps of log σ, 6 evaluations a step and 2 more
 - heun: the levels of Karras et al., 2L − 1 evaluations; with churn, S_churn = L, as much as there may be
 
-All but heun end in the denoised mean, heun's last step being the same.
+All but heun end in the denoised mean, heun's last step being the same. They start as `main.py` does, at
+uniform images with the noise σ₁; "from data" is at training images with that noise, which is p_σ₁ itself.
 """
 
 import argparse
@@ -39,7 +40,16 @@ from ncsn_jax.streams import stream
 from ncsn_jax.training.workdir import load_run
 
 BUDGETS = (20, 50, 100, 200, 1000)
-METHODS = ("annealed", "consistent", "pc", "ode", "heun", "heun with churn")
+METHODS = (
+    "annealed",
+    "consistent",
+    "pc",
+    "ode",
+    "heun",
+    "heun with churn",
+    "ode from data",
+    "heun from data",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +63,7 @@ class Measured:
 
 def sampler(method: str, budget: int, config: Config) -> tuple[Plan, int]:
     """A method's plan for at most so many score evaluations, and how many it takes."""
-    sigmas = config.model.noise_levels
+    sigmas, method = config.model.noise_levels, method.removesuffix(" from data")
     begin, end = sigmas[0], sigmas[-1]
     if method == "annealed":
         # As NCSNv2's tables have it, many levels and few steps; 16 levels are enough to overlap.
@@ -110,12 +120,22 @@ def measure(workdir: Path, methods, budgets, num_samples: int, batch_size: int) 
                 keys, x = sampling.first_states(
                     jax.vmap(jax.vmap(fold_in))(numbers), shape, chosen, transform
                 )
+                if method.endswith("from data"):
+                    x = _noisy_images(numbers, train.reshape(-1, *shape), config, transform)
                 *_, x = sampling.chains(chosen, keys, score_fn, x)
                 samples.append(np.asarray(transform.inverse(x)).reshape(numbers.size, -1))
             pixels = np.round(np.clip(np.concatenate(samples)[:num_samples], 0, 1) * 16) / 16
             measured.append(Measured(method, evaluations, frechet_distance(pixels, train)))
-            print(f"{method:10}  {evaluations:4} evaluations  {measured[-1].distance:.3f}", flush=True)
+            print(f"{method:15}  {evaluations:4} evaluations  {measured[-1].distance:.3f}", flush=True)
     return measured
+
+
+def _noisy_images(numbers, images, config: Config, transform) -> jax.Array:
+    """Training images with the noise σ₁."""
+    keys = jax.random.split(jax.random.key(1), numbers.size)
+    clean = transform.forward(jnp.asarray((images[numbers.ravel() % len(images)] * 16 + 0.5) / 17))
+    noise = jax.vmap(lambda key: jax.random.normal(key, clean.shape[1:]))(keys)
+    return (clean + config.model.noise_levels[0] * noise).reshape(*numbers.shape, *clean.shape[1:])
 
 
 def plot(measured: list[Measured]) -> Figure:

@@ -59,17 +59,18 @@ def _through_noise(directory, score_fn, config, images) -> None:
         return map(transform.inverse, sampling.chains(sampler, keys, score_fn, x))
 
     directory.mkdir(parents=True, exist_ok=True)
-    frames = sampling.write_batches(
+    written = sampling.write_batches(
         directory / "samples.npy",
         run,
         sampling.batches(rows, max(1, config.sampling.batch_size // length)),
         num_steps=sampler.num_steps,
         counts=(rows,),
         shape=(length, *shape),
-        num_shown=MAX_IMAGES,
+        shown=np.arange(min(rows, MAX_IMAGES)),
     )
     (directory / "latents.npy").unlink(missing_ok=True)  # of an earlier call with other settings
-    write_rows(directory, frames)
+    write_rows(directory, written.frames)
+    written.require_finite()
 
 
 def _through_latents(directory, score_fn, config, images) -> None:
@@ -89,7 +90,7 @@ def _through_latents(directory, score_fn, config, images) -> None:
     up = down._replace(levels=down.levels[::-1])
     batch_size, length = settings.batch_size, config.restoration.num_interpolations
 
-    def follow(name, sampler, x, counts, inverse, num_shown):
+    def follow(name, sampler, x, counts, inverse, num_shown=0):
         def run(numbers):
             keys = jax.random.split(jax.random.key(0), numbers.shape)  # the flow draws nothing
             first = jnp.asarray(x)[np.minimum(numbers, len(x) - 1)]
@@ -102,16 +103,16 @@ def _through_latents(directory, score_fn, config, images) -> None:
             num_steps=sampler.num_steps,
             counts=counts,
             shape=info.shape,
-            num_shown=num_shown,
+            shown=np.arange(min(len(x), num_shown)),
         )
 
     directory.mkdir(parents=True, exist_ok=True)
     clean = transform.forward(pictures)
-    follow("latents.npy", up, clean, (len(clean),), lambda x: x, 0)
+    follow("latents.npy", up, clean, (len(clean),), lambda x: x).require_finite()
     latents = jnp.asarray(np.load(directory / "latents.npy"))
     arcs = jax.vmap(functools.partial(slerp, num_points=length))(latents[:-1], latents[1:])
     rows = len(arcs)
-    frames = follow(
+    written = follow(
         "samples.npy",
         down,
         arcs.reshape(-1, *info.shape),
@@ -119,4 +120,5 @@ def _through_latents(directory, score_fn, config, images) -> None:
         transform.inverse,
         MAX_IMAGES * length,
     )
-    write_rows(directory, [frame.reshape(-1, length, *info.shape) for frame in frames])
+    write_rows(directory, [frame.reshape(-1, length, *info.shape) for frame in written.frames])
+    written.require_finite()

@@ -61,7 +61,7 @@ def _plan(settings: Sampling, sigmas: tuple[float, ...]) -> Plan:
     make = {"annealed": _annealed, "consistent": _consistent, "pc": _pc, "ode": _ode, "heun": _heun}
     try:
         return make[settings.method](settings, sigmas)
-    except ValueError as error:  # of levels that don't descend, or an η that doesn't fit them
+    except (OverflowError, ValueError) as error:  # levels that don't descend, or an η that doesn't fit them
         raise UserError(f"config.sampling.method={settings.method!r}: {error}") from error
 
 

@@ -81,7 +81,7 @@ class Observation(struct.PyTreeNode):
     A pytree, if the operator is one, as those above are; `jax.tree_util.Partial` makes one of a function.
 
     Attributes:
-      y: what was observed, of the shape of A x.
+      y: what was observed, of the shape of A x; what A never sees, such as unknown pixels, isn't read.
       operator: A, any linear function of x.
       noise_std: σ_y, the standard deviation of the noise, in the units of y.
     """
@@ -93,24 +93,23 @@ class Observation(struct.PyTreeNode):
     def pull(self, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, "*event"]:
         """The likelihood's gradient ∇ₓ log N(y; A x, σ_y² I + σ² A Aᵀ) = Aᵀ (σ_y² I + σ² A Aᵀ)⁻¹ (y − A x).
 
-        The inverse is applied by conjugate gradients. For rows that are orthogonal and of one length, as all
+        It equals (σ_y² I + σ² Aᵀ A)⁻¹ Aᵀ (y − A x), whose right-hand side lies where the matrix has an
+        inverse, and is found by conjugate gradients. For rows that are orthogonal and of one length, as all
         of this module's operators have, one iteration is exact; others get up to 100.
         """
-        return self._adjoint(x, self._solve(x, self.y - self.operator(x), sigma, self.noise_std))
+        return self._solve(x, sigma, self.noise_std)
 
     def project(self, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
-        """The image nearest to x with A x = y, x + Aᵀ (A Aᵀ)⁻¹ (y − A x)."""
-        return x + self._adjoint(x, self._solve(x, self.y - self.operator(x), 1.0, 0.0))
+        """The image nearest to x with A x = y, x + Aᵀ (A Aᵀ)⁻¹ (y − A x), up to rounding."""
+        return x + self._solve(x, 1.0, 0.0)
 
-    def _solve(self, x, residual, sigma, noise_std):
-        def covariance(v):
-            return noise_std**2 * v + sigma**2 * self.operator(self._adjoint(x, v))
+    def _solve(self, x, sigma, noise_std):
+        adjoint = jax.linear_transpose(self.operator, x)
 
-        return cg(covariance, residual, maxiter=100)[0]
+        def precision(v):
+            return noise_std**2 * v + sigma**2 * adjoint(self.operator(v))[0]
 
-    def _adjoint(self, x, v):
-        (transposed,) = jax.linear_transpose(self.operator, x)(v)
-        return transposed
+        return cg(precision, adjoint(self.y - self.operator(x))[0], maxiter=100)[0]
 
 
 class PosteriorScore(struct.PyTreeNode):

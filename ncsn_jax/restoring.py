@@ -25,6 +25,8 @@ from ncsn_jax.typing import PRNGKey
 MODES = ("inpaint", "colorize", "superres", "denoise")
 """What can be restored: unknown pixels, colours, resolution, what noise hides."""
 
+FILES = ("originals.npy", "observations.npy", "means.npy", "samples.npy", "grid.png", "annealing.gif")
+
 MAX_IMAGES, MAX_RESTORATIONS = 10, 8
 """How many images, and how many restorations of each, the picture and the animation show."""
 
@@ -38,7 +40,7 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
     they come; `observations.npy` what they were made from; `originals.npy` the images, if they were given;
     `means.npy`, of `denoise` by a network for any σ, their expectations E[x₀ | y]. `grid.png` shows all side
     by side, an image a row, and `annealing.gif` the way there. Where σ_y = 0, every restoration agrees with
-    its observation exactly.
+    its observation up to rounding.
 
     Args:
       directory: where to; made if need be.
@@ -48,7 +50,8 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
       images: which; see `ncsn_jax.data.chosen_images`.
 
     Raises:
-      UserError: if the images or the settings don't fit.
+      UserError: if the images or the settings don't fit; if some restorations aren't finite, after all is
+        written.
     """
     num_samples, shape = config.restoration.num_samples, data.describe(config.data).shape
     transform = data.TRANSFORMS[config.data.transform]
@@ -68,17 +71,8 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
         return map(transform.inverse, sampling.chains(sampler, keys, score_fn, x, seen))
 
     directory.mkdir(parents=True, exist_ok=True)
-    frames = sampling.write_batches(
-        directory / "samples.npy",
-        run,
-        sampling.batches(count * num_samples, config.sampling.batch_size),
-        num_steps=sampler.num_steps,
-        counts=(count, num_samples),
-        shape=shape,
-        num_shown=min(count, MAX_IMAGES) * num_samples,
-    )
-    for name in ("originals", "means"):  # of an earlier call with other settings
-        (directory / f"{name}.npy").unlink(missing_ok=True)
+    for name in FILES:  # of an earlier call with other settings
+        (directory / name).unlink(missing_ok=True)
     y = np.asarray(transform.inverse(observation.y))
     shown = {"observations": _visible(observation.replace(y=y), shape)}
     np.save(directory / "observations.npy", y)
@@ -93,7 +87,19 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
         )
         shown["means"] = np.asarray(transform.inverse(means))
         np.save(directory / "means.npy", shown["means"])
-    write_rows(directory, [frame.reshape(-1, num_samples, *shape) for frame in frames], list(shown.values()))
+    length = min(num_samples, MAX_RESTORATIONS)
+    written = sampling.write_batches(
+        directory / "samples.npy",
+        run,
+        sampling.batches(count * num_samples, config.sampling.batch_size),
+        num_steps=sampler.num_steps,
+        counts=(count, num_samples),
+        shape=shape,
+        shown=(np.arange(min(count, MAX_IMAGES))[:, None] * num_samples + np.arange(length)).ravel(),
+    )
+    frames = [frame.reshape(-1, length, *shape) for frame in written.frames]
+    write_rows(directory, frames, list(shown.values()))
+    written.require_finite()
 
 
 def write_rows(
@@ -111,7 +117,7 @@ def write_rows(
     first = [np.asarray(column)[: len(frames[0]), None] for column in columns or []]
     pictures = []
     for frame in frames:
-        rows = np.concatenate([*first, frame[:, :MAX_RESTORATIONS]], axis=1)
+        rows = np.concatenate([*first, frame], axis=1)
         images = rows.reshape(-1, *rows.shape[2:])
         pictures.append(viz.image_grid(images, columns=rows.shape[1]))
     viz.save_png(directory / "grid.png", pictures[-1])
@@ -148,9 +154,12 @@ def observe(mode: str, config: Config, images: str | None) -> tuple[Pictures | N
     }
     are_originals = settings.given == "originals"
     shape = info.shape if are_originals else observed.get(mode, info.shape)
-    pictures = data.expected_image(config.data, info)(data.chosen_images(config.data, images, shape))
+    expected = data.expected_image(config.data, info)
+    pictures = expected(data.chosen_images(config.data, images, shape, are_originals=are_originals))
     y = jnp.asarray(data.TRANSFORMS[config.data.transform].forward(pictures))
-    noise_std = settings.noise * (2.0 if config.data.transform == "rescale" else 1.0)
+    # The noise is in units of the pictures' range, which is stretched on its way to the network's.
+    black, white = expected(np.array([0.0, 1.0]))
+    noise_std = settings.noise * float(white - black) * (2.0 if config.data.transform == "rescale" else 1.0)
 
     numbers = jnp.arange(len(y))
     keys = jax.vmap(lambda image: jax.random.split(restoration_key(config, image, 0)))(numbers)

@@ -9,6 +9,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -28,6 +29,10 @@ from ncsn_jax.streams import stream
 IDENTITY = TRANSFORMS["none"]
 MAX_SHOWN = {3: 100, 1: 5_000}
 """The most samples that the picture and the animation show, of images and of vectors, by their axes."""
+NOT_FINITE = (
+    "not finite: config.sampling asks for steps that are too large (step_size, snr, num_levels, s_noise), "
+    "or, of ode, for too small a tolerance"
+)
 MAX_FRAMES = 60
 """The most frames of an animation; samplers with more steps skip some."""
 
@@ -131,20 +136,46 @@ def write_samples(
       sigmas: the noise levels, descending.
       settings: how many, and how they are drawn.
       transform: from images in [0, 1] to what the network was trained on, and back.
+
+    Raises:
+      UserError: if the settings don't fit the levels; if some samples aren't finite, after all is written.
     """
+    sampler = plan(settings, sigmas)
     directory.mkdir(parents=True, exist_ok=True)
-    frames = write_batches(
+    written = write_batches(
         directory / "samples.npy",
         lambda numbers: draw(score_fn, shape, sigmas, settings, numbers, transform=transform),
         batches(settings.num_samples, settings.batch_size),
-        num_steps=plan(settings, sigmas).num_steps,
+        num_steps=sampler.num_steps,
         counts=(settings.num_samples,),
         shape=shape,
-        num_shown=MAX_SHOWN[len(shape)],
+        shown=np.arange(MAX_SHOWN[len(shape)]),
     )
-    pictures = viz.pictures(frames)
+    pictures = viz.pictures(written.frames)
     viz.save_png(directory / "grid.png", pictures[-1])
     viz.save_gif(directory / "annealing.gif", pictures)
+    written.require_finite()
+
+
+class Written(NamedTuple):
+    """What `write_batches` has written.
+
+    Attributes:
+      path: the file.
+      frames: at most `MAX_FRAMES` states of the samples to be shown, and the last one.
+      num_lost: how many samples aren't finite.
+      num_samples: of how many.
+    """
+
+    path: Path
+    frames: list[Float[np.ndarray, "shown *event"]]
+    num_lost: int
+    num_samples: int
+
+    def require_finite(self) -> None:
+        """Raises a UserError if some samples aren't finite."""
+        if self.num_lost:
+            raise UserError(f"{self.path}: {self.num_lost} of {self.num_samples} samples are {NOT_FINITE}")
 
 
 def write_batches(
@@ -155,8 +186,8 @@ def write_batches(
     num_steps: int,
     counts: tuple[int, ...],
     shape: tuple[int, ...],
-    num_shown: int,
-) -> list[Float[np.ndarray, "shown *event"]]:
+    shown: Int[np.ndarray, " shown"],
+) -> Written:
     """Runs chains batch by batch, with a progress bar, and writes their last states as they come.
 
     In memory there are one batch and the frames, whatever the number of samples and of steps.
@@ -168,13 +199,7 @@ def write_batches(
       num_steps: how many states follow the first.
       counts: how many samples there are, by the axes that they have in the file.
       shape: of one sample.
-      num_shown: of how many of them frames are kept.
-
-    Returns:
-      At most `MAX_FRAMES` states of the first `num_shown` samples, from the first to the last.
-
-    Raises:
-      UserError: if some samples aren't finite; they are written nevertheless.
+      shown: the numbers of those of which frames are kept, ascending.
     """
     partial = path.with_name(path.name + ".partial")
     file = np.lib.format.open_memmap(partial, "w+", np.float32, (*counts, *shape))
@@ -186,8 +211,9 @@ def write_batches(
         for batch in numbers:
             for step, x in enumerate(run(batch)):
                 jax.block_until_ready(x)
-                if step in frames and first < num_shown:
-                    frames[step].append(rows(x)[: num_shown - first])
+                if step in frames:
+                    here = shown[(first <= shown) & (shown < min(first + batch.size, count))] - first
+                    frames[step].append(rows(x)[here])  # a copy: a slice would keep the whole batch
                 if step == num_steps:
                     drawn = rows(x)[: count - first]
                     samples[first : first + batch.size] = drawn
@@ -196,12 +222,8 @@ def write_batches(
             first += batch.size
     file.flush()
     partial.rename(path)
-    if num_finite < count:
-        raise UserError(
-            f"{path}: {count - num_finite} of {count} samples are not finite: config.sampling asks for steps "
-            "that are too large (step_size, snr, num_levels, s_noise), or, of ode, for too small a tolerance"
-        )
-    return [np.concatenate(frames[step])[:count] for step in sorted(frames) if frames[step]]
+    kept = [np.concatenate(frames[step]) for step in sorted(frames)]
+    return Written(path, kept, count - int(num_finite), count)
 
 
 def preview(

@@ -51,7 +51,7 @@ def image_grid(
     """Images side by side, on a white ground.
 
     Args:
-      images: grey or RGB images in [0, 1]; what lies outside is clipped. `(n, h, w, c)`.
+      images: grey or RGB images in [0, 1]; what lies outside is clipped, and NaN black. `(n, h, w, c)`.
       columns: how many are in a row; as makes the grid as square as can be if None.
       min_size: small images are enlarged by whole factors until the grid is about this wide, in pixels.
 
@@ -67,7 +67,7 @@ def image_grid(
         255,
         np.uint8,
     )
-    pixels = np.round(255 * np.clip(images, 0, 1)).astype(np.uint8)
+    pixels = np.round(255 * np.clip(np.nan_to_num(images), 0, 1)).astype(np.uint8)
     for i, image in enumerate(pixels):
         top = border + i // columns * (height + border)
         left = border + i % columns * (width + border)

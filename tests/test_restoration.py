@@ -295,6 +295,18 @@ def test_the_pull_is_the_likelihoods_gradient(operator, noise_std):
     np.testing.assert_allclose(moved, a.T @ np.linalg.pinv(a @ a.T) @ residual, atol=1e-3)
 
 
+@pytest.mark.parametrize("noise_std", [0.0, 0.3])
+def test_what_is_unknown_is_not_read(noise_std):
+    """Not even of an image that has something there."""
+    mask = jnp.arange(16).reshape(4, 4, 1) % 3 > 0
+    x, image = jax.random.normal(KEY, (2, 4, 4, 1))
+    clean = Observation(jnp.where(mask, image, 0.0), Mask(mask), noise_std)
+    for unknown in (image, jnp.nan):
+        observation = clean.replace(y=jnp.where(mask, image, unknown))
+        np.testing.assert_allclose(observation.pull(x, 0.7), clean.pull(x, 0.7), rtol=1e-6)
+        np.testing.assert_allclose(observation.project(x), jnp.where(mask, image, x), rtol=1e-5)
+
+
 def test_operators_see_what_they_say():
     image = jnp.arange(48.0).reshape(4, 4, 3)
     np.testing.assert_allclose(BlockAverage(2)(image)[0, 1, 2], np.mean([8, 11, 20, 23]))

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 from PIL import Image
 
-from ncsn_jax import NCSN, as_score_fn, data, interpolating, restoring
+from ncsn_jax import NCSN, as_score_fn, data, interpolating, restoring, sample_posterior
 from ncsn_jax.config import Config, Data, Ncsnv2Model, Restoration, Sampling
 from ncsn_jax.errors import UserError
 
@@ -88,6 +88,59 @@ def test_files_hold_what_was_given_seen_and_restored(mode, config, score_fn, fol
         assert animation.n_frames == 4
     # Restorations of one image differ.
     assert np.abs(found["samples"][:, 0] - found["samples"][:, 1]).max((1, 2, 3)).min() > 0.01
+
+
+@pytest.mark.parametrize("transform", ["none", "rescale"])
+@pytest.mark.parametrize("mode", restoring.MODES)
+def test_the_application_draws_the_librarys_posterior_samples(
+    mode, transform, config, score_fn, folder, tmp_path
+):
+    """Restoration 1 of image 4 is `sample_posterior` of its observation, from the same key and start."""
+    settings = config(transform, noise=0.2)
+    restoring.restore(tmp_path, mode, score_fn, settings, str(folder))
+    found = restored(tmp_path)
+    _, observations = restoring.observe(mode, settings, str(folder))
+    observation = jax.tree.map(lambda leaf: leaf[4], observations)
+    scale = 2.0 if transform == "rescale" else 1.0
+    assert float(observation.noise_std) == pytest.approx(0.2 * scale)
+    start_key, chain_key = jax.random.split(restoring.restoration_key(settings, 4, 2))
+    forward, inverse = data.TRANSFORMS[transform]
+
+    def sample(observation):
+        return inverse(
+            sample_posterior(
+                chain_key,
+                score_fn,
+                forward(jax.random.uniform(start_key, (8, 8, 3))),
+                settings.model.noise_levels,
+                observation,
+                step_size=5e-4,
+                steps_per_scale=3,
+            )
+        )
+
+    np.testing.assert_allclose(found["samples"][4, 1], sample(observation), atol=1e-4)
+    # Another observation would have led elsewhere.
+    other = sample(observation.replace(y=observation.y + scale))
+    assert np.abs(found["samples"][4, 1] - other).max() > 0.05
+    if mode == "denoise":
+        noise = found["observations"] - found["originals"]
+        assert abs(noise.std() - 0.2) < 4 * 0.2 / np.sqrt(2 * noise.size)
+        y, sigma = forward(found["observations"][4]), 0.2 * scale
+        mean = y + sigma**2 * score_fn(jnp.asarray(y, jnp.float32), sigma)
+        np.testing.assert_allclose(found["means"][4], inverse(mean), atol=1e-5)
+
+
+def test_the_noise_of_given_digits_is_in_the_units_of_their_files(config, folder, tmp_path, data_dir):
+    """A uniformly dequantized range [0, 1] is 16/17 wide; noise on files is, too."""
+    settings = Config(
+        data=Data(name="digits", data_dir=data_dir),
+        model=config().model,
+        restoration=Restoration(given="observations", noise=0.2),
+    )
+    Image.new("L", (8, 8)).save(tmp_path / "seen.png")
+    _, observation = restoring.observe("denoise", settings, str(tmp_path / "seen.png"))
+    np.testing.assert_allclose(observation.noise_std, 0.2 * 16 / 17, rtol=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -215,6 +268,34 @@ def test_an_image_of_the_test_split_is_as_the_network_sees_it(config, score_fn, 
         restoring.restore(tmp_path, "colorize", grey, digits, "0")
 
 
+def test_pictures_show_long_rows_whole_and_few_of_many_restorations(config, score_fn, folder, tmp_path):
+    interpolating.interpolate(tmp_path, score_fn, config(num_samples=2, num_interpolations=12), None)
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert abs(grid.width / grid.height - 12 / 2) < 0.3
+    restoring.restore(tmp_path, "inpaint", score_fn, config(num_samples=20), str(folder))
+    assert np.load(tmp_path / "samples.npy").shape[1] == 20
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert abs(grid.width / grid.height - (2 + restoring.MAX_RESTORATIONS) / 6) < 0.1
+
+
+def test_own_pictures_are_cropped_and_fitted_as_the_datasets(config, folder, tmp_path):
+    pixels = np.zeros((8, 24, 3), np.uint8)
+    pixels[:, :8] = 255
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    settings = config().data
+
+    def chosen(are_originals=True, **changes):
+        changed = settings.model_copy(update=changes)
+        images = str(tmp_path / "wide.png")
+        return data.chosen_images(changed, images, (8, 8, 3), are_originals=are_originals)[0]
+
+    assert chosen().mean() == 0  # the middle
+    assert chosen(fit="pad")[:2].max() == 0
+    assert 0.2 < chosen(fit="pad")[2:5].mean() < 0.5
+    with pytest.raises(UserError, match=r"found images of the shape \(8, 24, 3\); accepted: \(8, 8, 3\)"):
+        chosen(are_originals=False)
+
+
 BAD = {
     "no such mask": (
         "inpaint",
@@ -229,6 +310,8 @@ BAD = {
     "no noise": ("denoise", {}, None, "noise=0.0: --mode denoise takes the noise's standard deviation"),
     "logits": ("superres", {"transform": "logit"}, None, "transform='logit': --mode superres with"),
     "few numbers": ("inpaint", {}, "0:0", "--images=0:0: accepted: numbers of the 1 test images"),
+    "an empty range": ("inpaint", {}, "0,5:2", "--images=0,5:2: accepted: numbers of the 1 test images"),
+    "a huge range": ("inpaint", {}, "0:99999999999", "accepted: numbers of the 1 test images"),
     "test images for observations": (
         "superres",
         {"given": "observations"},

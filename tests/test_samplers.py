@@ -145,6 +145,30 @@ def gaussian(std):
     return lambda x, sigma: -x / (std**2 + sigma**2)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.25, 1.0])
+def test_the_temperature_is_the_variance_of_a_consistent_steps_noise(temperature):
+    """β² σ'² = σ'² − ((1 − η) σ)² of it, around what the score has moved."""
+    x, score_fn = jnp.zeros(50_000) + 3.0, gaussian(1.0)
+    after = consistent_step(KEY, score_fn, x, 2.0, 1.5, eta=0.5, temperature=temperature)
+    np.testing.assert_allclose(jnp.mean(after), 3.0 - 0.5 * 4 * 3.0 / 5, atol=0.02)
+    np.testing.assert_allclose(jnp.var(after), temperature * (1.5**2 - 1.0), rtol=0.02, atol=1e-9)
+
+
+def test_a_step_of_predictor_and_corrector_is_one_after_the_other():
+    x, score_fn = jnp.array([1.0, -2.0]), gaussian(1.0)
+    found = samplers.predictor_corrector_step(
+        KEY, score_fn, x, 2.0, 1.5, predictor=euler_maruyama, corrector_steps=2, snr=0.1, temperature=0.25
+    )
+    predictor_key, corrector_key = jax.random.split(KEY)
+    x = euler_maruyama(predictor_key, score_fn, x, 2.0, 1.5, temperature=0.25)
+    for m in range(2):
+        key = jax.random.fold_in(corrector_key, m)
+        step_size = 2 * (0.1 * 1.5) ** 2
+        noise = jnp.sqrt(2 * step_size * 0.25) * jax.random.normal(key, (2,))
+        x = x + step_size * score_fn(x, 1.5) + noise
+    np.testing.assert_allclose(found, x, rtol=1e-5)
+
+
 @pytest.mark.parametrize("eta", [None, 0.5, 1.0])
 def test_a_consistent_step_has_just_the_next_levels_noise(eta):
     """Of data in one point: N(0, σᵢ²) becomes N(0, σᵢ₊₁²), whatever η."""
@@ -171,7 +195,6 @@ def test_the_last_consistent_step_denoises_as_it_is_told():
     np.testing.assert_allclose(run(), x / 5, rtol=1e-5)
     np.testing.assert_allclose(run(eta=0.5), x - 0.5 * 4 * x / 5, rtol=1e-5)
     np.testing.assert_allclose(run(eta=0.5, denoise=True), x / 5, rtol=1e-5)
-    np.testing.assert_allclose(run(eta=0.5, temperature=0.0), run(eta=0.5), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -286,6 +309,16 @@ def test_memory_does_not_grow_with_the_number_of_steps(sampler):
 
     few, many = temporary_bytes(10), temporary_bytes(1000)
     assert many - few < 100_000  # the levels themselves; a state has 262,144 bytes
+
+
+def test_the_memory_of_the_flow_does_not_grow_with_the_steps_it_may_take():
+    x = jnp.zeros((256, 256))
+
+    def temporary_bytes(max_steps):
+        run = jax.jit(lambda x: probability_flow(gaussian(1.0), x, 5.0, 0.1, max_steps=max_steps))
+        return run.lower(x).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(4096) - temporary_bytes(16) < 100_000
 
 
 @pytest.mark.parametrize(

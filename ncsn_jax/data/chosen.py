@@ -16,15 +16,17 @@ NUMBERS = re.compile(r"\d+(:\d+)?(,\d+(:\d+)?)*")
 
 
 def chosen_images(
-    settings: Data, images: str | None, shape: tuple[int, ...]
+    settings: Data, images: str | None, shape: tuple[int, ...], *, are_originals: bool = True
 ) -> Float[np.ndarray, "n height width channels"]:
     """The named pictures, float32, 0 black and 1 white.
 
     Args:
       settings: `config.data`, whose test split is meant.
-      images: numbers such as `0,3,8:12` (8 to 11), or a directory of images or one image file, which are
-        resized, if they are to be square; None for the first eight of the test split.
+      images: numbers such as `0,3,8:12` (8 to 11), or a directory of images or one image file; None for the
+        first eight of the test split.
       shape: that they must have.
+      are_originals: whether images of files are cropped and resized as the dataset's are; observations must
+        have their size already.
 
     Raises:
       UserError: if there are no such images, or they have another shape.
@@ -42,8 +44,11 @@ def chosen_images(
         assert dataset.info.num_values is not None  # as of every image
         return pixels.astype(np.float32) / (dataset.info.num_values - 1)
     height, width, channels = shape
+    fitted = {"size": height, "crop": settings.crop, "fit": settings.fit}
     decode = functools.partial(
-        resized, size=height if height == width else None, channels=1 if channels == 1 else 3
+        resized,
+        **(fitted if are_originals and height == width else {"size": None}),
+        channels=1 if channels == 1 else 3,
     )
     pixels = read_images(images, decode=decode)
     if pixels.shape[1:] != shape:
@@ -55,7 +60,8 @@ def _numbers(images: str, count: int) -> list[int]:
     numbers = []
     for part in images.split(","):
         first, _, last = part.partition(":")
-        numbers += range(int(first), int(last)) if last else [int(first)]
-    if not numbers or max(numbers) >= count:
-        raise UserError(f"--images={images}: accepted: numbers of the {count} test images, from 0")
+        some = range(int(first), int(last)) if last else range(int(first), int(first) + 1)
+        if not some or some[-1] >= count:
+            raise UserError(f"--images={images}: accepted: numbers of the {count} test images, from 0")
+        numbers += some
     return numbers

@@ -11,6 +11,7 @@ from ncsn_jax import data, sampling, viz
 from ncsn_jax.config import Config
 from ncsn_jax.errors import UserError
 from ncsn_jax.models import as_score_fn
+from ncsn_jax.plan import plan
 from ncsn_jax.streams import stream
 from ncsn_jax.suggest_noise import resolved
 from ncsn_jax.training import workdir as run
@@ -50,6 +51,7 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
     load_dataset = functools.cache(functools.partial(data.load, config.data))
     config = resolved(config, workdir, load_dataset)
     abstract = run.abstract_state(config)
+    plan(config.sampling, config.model.noise_levels)  # refuses now what previews would refuse hours later
     run.check(workdir, config)
     dataset = load_dataset()
     if settings.batch_size > len(dataset.train):

@@ -188,6 +188,13 @@ def test_a_run_killed_before_its_first_file_was_whole_goes_on(tiny_config, tmp_p
     check(tmp_path, tiny_config)
 
 
+def test_a_sampler_that_cannot_be_is_refused_before_the_first_step(tiny_config, tmp_path):
+    sampler = tiny_config.sampling.model_copy(update={"method": "consistent", "eta": 0.01})
+    with pytest.raises(UserError, match=r"method='consistent': eta=0\.01"):
+        training.train_and_evaluate(tiny_config.model_copy(update={"sampling": sampler}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_batch_that_devices_do_not_divide_is_refused(tiny_config, tmp_path):
     with pytest.raises(UserError, match=r"batch_size=6 is not divisible by .* devices, 4"):
         training.train_and_evaluate(changed(tiny_config, batch_size=6), tmp_path / "run")
