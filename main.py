@@ -4,6 +4,7 @@
     python main.py --config configs/mnist.py:small --workdir DIR --config.training.batch_size=64
     python main.py --mode sample --workdir DIR --num_samples 1000
     python main.py --mode inpaint --workdir DIR --images 0:8      or colorize, superres, denoise, interpolate
+    python main.py --mode evaluate --workdir DIR       and then --mode report
     python main.py --mode import --checkpoint FILE.pth --workdir DIR
     python main.py --mode suggest_noise --config configs/digits.py
 
@@ -15,17 +16,18 @@ import importlib
 import sys
 from pathlib import Path
 
+import jax
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ncsn_jax import config, data, interpolating, restoring, sampling, suggest_noise, training
+from ncsn_jax import config, data, evaluation, interpolating, restoring, sampling, suggest_noise, training
 from ncsn_jax.errors import UserError
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.training import importing
 from ncsn_jax.training.workdir import load_run
 
 DEFAULT_CONFIG = "configs/digits.py"
-OVERRIDABLE = ("data.data_dir", "restoration.", "sampling.")
+OVERRIDABLE = ("data.data_dir", "evaluation.", "restoration.", "sampling.")
 """What may be overridden where the config is the workdir's: settings, or their prefixes."""
 RESTORATIONS = (*restoring.MODES, "interpolate")
 
@@ -45,14 +47,22 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
         "num_samples",
         None,
         "How many samples to draw; short for --config.sampling.num_samples. Of restorations, how many of "
-        "each image; short for --config.restoration.num_samples.",
+        "each image; short for --config.restoration.num_samples. Of evaluate, how many are judged.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "images",
         None,
         "Which images to restore or to interpolate: numbers of the test split, such as 0,3,8:12, a directory "
-        "of images, or an image file. To restore: the first eight of the test split, if none are named.",
+        "of images, or an image file. To restore: the first eight of the test split, if none are named. Of "
+        "--mode evaluate: a directory of images, or a .npz or .npy array of them, to be measured in place of "
+        "the run's samples.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "steps",
+        None,
+        "Of --mode evaluate: which checkpoints, such as 1000,2000; all, if none are named.",
         flag_values=values,
     )
     try:
@@ -84,8 +94,10 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
         raise UserError("--workdir: found an empty name")
     if values.checkpoint is not None and values.mode != "import":
         raise UserError("--checkpoint: only --mode import takes it")
-    if values.images is not None and values.mode not in RESTORATIONS:
-        raise UserError(f"--images: only these modes take it: {', '.join(RESTORATIONS)}")
+    if values.images is not None and values.mode not in (*RESTORATIONS, "evaluate"):
+        raise UserError(f"--images: only these modes take it: {', '.join(RESTORATIONS)}, evaluate")
+    if values.steps is not None and values.mode != "evaluate":
+        raise UserError("--steps: only --mode evaluate takes it")
     return values
 
 
@@ -145,6 +157,38 @@ def restore(workdir: Path, values: flags.FlagValues) -> None:
     print(f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}")
 
 
+def evaluate(workdir: Path, values: flags.FlagValues) -> None:
+    """Measures the checkpoints of the run in the workdir, or images that something else has made."""
+    if values.images is not None and not (workdir / "config.json").exists():
+        parsed = with_overrides(run_config(workdir, values), num_samples(values))
+    else:
+        parsed = trained_config(workdir, values)
+    if values.images is not None and values.steps is not None:
+        raise UserError("--steps: --images are of no checkpoint; accepted: one of the two")
+    subjects = evaluation.evaluate(parsed, workdir, steps=steps(values), images=values.images)
+    if jax.process_index() == 0:
+        directory = workdir / "eval"
+        print(evaluation.table(subjects))
+        print(evaluation.about_real(directory / "parts"))
+        print(f"{directory}: {', '.join(sorted(path.name for path in directory.glob('*.*')))}")
+
+
+def report(workdir: Path, values: flags.FlagValues) -> None:
+    """Writes a page about the run in the workdir."""
+    for name in config_flags.get_override_values(values["config"]):
+        raise UserError(f"--config.{name}: --mode report shows a run as it is; accepted: --workdir")
+    print(evaluation.write_report(workdir))
+
+
+def steps(values: flags.FlagValues) -> list[int] | None:
+    """The checkpoints that --steps names."""
+    if values.steps is None:
+        return None
+    if not values.steps or not all(step.isdecimal() for step in values.steps):
+        raise UserError(f"--steps={','.join(values.steps)}: accepted: steps such as 1000,2000")
+    return sorted({int(step) for step in values.steps})
+
+
 def trained_config(workdir: Path, values: flags.FlagValues) -> config.Config:
     """The config of the workdir's run, with what may be overridden of it."""
     given = config_flags.get_override_values(values["config"]) | num_samples(values)
@@ -152,7 +196,7 @@ def trained_config(workdir: Path, values: flags.FlagValues) -> config.Config:
         if not name.startswith(OVERRIDABLE):
             raise UserError(
                 f"--config.{name}: a trained run's settings are fixed; to override: "
-                "config.sampling.*, config.restoration.*, config.data.data_dir"
+                "config.sampling.*, config.restoration.*, config.evaluation.*, config.data.data_dir"
             )
     return with_overrides(load_run(workdir), given)
 
@@ -185,7 +229,8 @@ def suggest(workdir: Path, values: flags.FlagValues) -> None:
 
 def num_samples(values: flags.FlagValues) -> dict[str, int]:
     """The override that --num_samples stands for."""
-    group = "restoration" if values.mode in RESTORATIONS else "sampling"
+    group = {"evaluate": "evaluation"} | dict.fromkeys(RESTORATIONS, "restoration")
+    group = group.get(values.mode, "sampling")
     return {} if values.num_samples is None else {f"{group}.num_samples": values.num_samples}
 
 
@@ -205,6 +250,8 @@ MODES = {
     "train": train,
     "sample": sample,
     **dict.fromkeys(RESTORATIONS, restore),
+    "evaluate": evaluate,
+    "report": report,
     "import": import_checkpoint,
     "suggest_noise": suggest,
 }

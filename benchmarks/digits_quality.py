@@ -26,9 +26,8 @@ from ncsn_jax import as_score_fn, data, sampling, training
 from ncsn_jax.config import Data
 from ncsn_jax.data.digits import Digits
 from ncsn_jax.errors import UserError
+from ncsn_jax.evaluation.metrics import frechet_distance
 from ncsn_jax.training.workdir import load_run
-
-Pixels = Float[np.ndarray, "n d"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,15 +100,6 @@ def real_digits(data_dir: str | None) -> tuple[np.ndarray, ...]:
         arrays.append(np.stack([example["image"].ravel() / 16 for example in examples]))
         arrays.append(np.array([example["label"] for example in examples]))
     return tuple(arrays)
-
-
-def frechet_distance(a: Pixels, b: Pixels) -> float:
-    """‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½), of the means and covariances of two sets of images."""
-    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
-    # The product of two covariances has real eigenvalues ≥ 0, up to rounding.
-    roots = np.sqrt(np.real(np.linalg.eigvals(cov_a @ cov_b)).clip(0))
-    mean = np.sum((a.mean(0) - b.mean(0)) ** 2)
-    return float(mean + np.trace(cov_a) + np.trace(cov_b) - 2 * roots.sum())
 
 
 def main() -> None:

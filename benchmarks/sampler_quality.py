@@ -28,10 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.digits_quality import frechet_distance, real_digits
+from benchmarks.digits_quality import real_digits
 from ncsn_jax import as_score_fn, data, geometric_sigmas, sampling, training, viz
 from ncsn_jax.config import Config, Sampling
 from ncsn_jax.errors import UserError
+from ncsn_jax.evaluation.metrics import frechet_distance
 from ncsn_jax.langevin import denoised
 from ncsn_jax.noise import step_size_for
 from ncsn_jax.plan import Plan, plan

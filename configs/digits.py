@@ -14,7 +14,7 @@ The second, NCSNv2 on continuous noise, costs 8 minutes beside another job: 3,00
 """
 
 from configs.overridable import overridable
-from ncsn_jax.config import Config, Data, NcsnModel, Ncsnv2Model, Sampling, Training
+from ncsn_jax.config import Config, Data, Evaluation, NcsnModel, Ncsnv2Model, Sampling, Training
 
 TRAINING = Training(
     num_steps=1500,
@@ -39,6 +39,7 @@ def get_config(network: str = "ncsn"):
             sampling=Sampling(
                 num_samples=100, batch_size=100, step_size=2e-5, steps_per_scale=20, denoise=True
             ),
+            evaluation=Evaluation(num_samples=1000),
         ),
         "v2": Config(
             data=Data(name="digits"),
@@ -52,6 +53,7 @@ def get_config(network: str = "ncsn"):
                 denoise=True,
                 s_churn=10.0,
             ),
+            evaluation=Evaluation(num_samples=1000),
         ),
     }
     if network not in networks:

@@ -18,7 +18,7 @@ directory that holds it already.
 """
 
 from configs.overridable import overridable
-from ncsn_jax.config import Config, Data, NcsnModel, Ncsnv2Model, Sampling, Training
+from ncsn_jax.config import Config, Data, Evaluation, NcsnModel, Ncsnv2Model, Sampling, Training
 
 
 def get_config(size: str = "paper"):
@@ -44,6 +44,7 @@ def get_config(size: str = "paper"):
             sampling=Sampling(
                 num_samples=64, batch_size=64, step_size=2e-5, steps_per_scale=20, denoise=True
             ),
+            evaluation=Evaluation(num_samples=1000),
         ),
         "ncsnv2": Config(
             data=Data(name="mnist", dequantization="none"),

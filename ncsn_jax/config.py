@@ -255,6 +255,9 @@ class Training(Settings):
     """How many test examples, from the first, the held-out loss averages over."""
     checkpoint_every: PositiveInt = 5_000
     keep_checkpoints: PositiveInt = 2
+    """How many of the newest checkpoints are kept."""
+    keep_best: NonNegativeInt = 0
+    """How many more are kept for their held-out loss, which is then evaluated at every checkpoint."""
     preview_every: PositiveInt = 5_000
     preview_samples: PositiveInt = 64
 
@@ -330,6 +333,55 @@ class Restoration(Settings):
     """Of interpolate: the images of a row."""
 
 
+METRICS = (
+    "frechet",
+    "kernel",
+    "coverage",
+    "inception_score",
+    "classes",
+    "neighbours",
+    "likelihood",
+    "loss",
+)
+
+
+def _metrics(value: Any) -> Any:
+    """The setting `metrics`; on the command line, their names are a string."""
+    if value == "all":
+        return value
+    names = tuple(value.strip("()[] ").split(",")) if isinstance(value, str) else tuple(value)
+    if names and all(name in METRICS for name in names):
+        return names
+    raise ValueError(f"found {str(value)[:80]!r}; accepted: 'all', or some of {','.join(METRICS)}")
+
+
+class Evaluation(Settings):
+    """What `--mode evaluate` measures."""
+
+    metrics: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_metrics)] = "all"
+    """`frechet` and `kernel` distance, `coverage` (with precision, recall and density), `inception_score`,
+    the histogram of `classes`, the nearest training `neighbours`, the `likelihood` and the `loss` of test
+    examples; `all` are those that the data and the network allow."""
+    num_samples: Annotated[int, Field(ge=2)] = 10_000
+    """How many samples of each checkpoint are judged; it becomes part of the metrics' names."""
+    features: Literal["auto", "classifier", "inception", "pixels"] = "auto"
+    """Where images are compared: in the last layer of a small classifier, which is trained on the dataset's
+    labels once; in that of Inception-v3 (the extra `fid`); or as they are. `auto` is the classifier where
+    images have labels, and Inception elsewhere. Points are compared as they are."""
+    inception_weights: Annotated[str, Field(min_length=1)] | None = None
+    """A file of Inception-v3's weights, as torch-fidelity has them; downloaded if None."""
+    num_neighbours: PositiveInt = 5
+    """Of coverage: k, the neighbour that decides how far a manifold reaches."""
+    likelihood_examples: PositiveInt = 1_000
+    """How many test examples, from the first, the likelihood averages over."""
+    trace: Literal["auto", "exact", "hutchinson"] = "auto"
+    """Of likelihood: how the score's divergence is found. `auto` is exact in up to 64 dimensions."""
+    num_probes: PositiveInt = 1
+    """Of likelihood: how many Rademacher vectors Hutchinson's estimate averages over."""
+    loss_examples: PositiveInt = 1_000
+    """How many test examples, from the first, the loss at each noise level averages over."""
+
+
 class Config(Settings):
     """One run."""
 
@@ -340,6 +392,7 @@ class Config(Settings):
     training: Training = Training()
     sampling: Sampling = Sampling()
     restoration: Restoration = Restoration()
+    evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
     def _sampler_fits_the_network(self) -> "Config":

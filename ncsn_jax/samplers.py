@@ -490,27 +490,18 @@ def probability_flow(
     Reference:
       Song et al. 2021 (arXiv:2011.13456), section 4.3 and appendix D.4.
     """
-    import diffrax  # here, for it takes longer to import than all of this package
-
     require_any_sigma(score_fn)
-
-    def velocity(log_sigma, x, args):
-        sigma = jnp.exp(log_sigma).astype(x.dtype)
-        return sigma * flow(score_fn, x, sigma)
-
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(velocity),
-        solver or diffrax.Tsit5(),
-        t0=jnp.log(start),
-        t1=jnp.log(stop),
-        dt0=None,
-        y0=x,
-        stepsize_controller=stepsize_controller or diffrax.PIDController(rtol=rtol, atol=atol),
+    return follow(
+        lambda x, sigma: flow(score_fn, x, sigma),
+        x,
+        start,
+        stop,
+        rtol=rtol,
+        atol=atol,
+        solver=solver,
+        stepsize_controller=stepsize_controller,
         max_steps=max_steps,
-        throw=False,  # it would stop all chains of a batch
     )
-    assert solution.ys is not None  # by default, the last state is saved
-    return jnp.where(solution.result == diffrax.RESULTS.successful, solution.ys[0], jnp.nan)
 
 
 # --- what they share ---
@@ -530,6 +521,56 @@ def descend(
 
     steps = (jnp.arange(len(sigmas) - 1), sigmas[:-1], sigmas[1:])
     return jax.lax.scan(body, x, steps)[0]
+
+
+def follow(
+    velocity: Callable[[Any, Float[Array, ""]], Any],
+    y: Any,
+    start: Scalar,
+    stop: Scalar,
+    *,
+    rtol: float,
+    atol: float,
+    solver: Any,
+    stepsize_controller: Any,
+    max_steps: int,
+) -> Any:
+    """Solves dy/dσ = f(y, σ) from one noise level to another, by diffrax in the time log σ.
+
+    Args:
+      velocity: f, from y and σ to a pytree as y.
+      y: the state at `start`, an array or a pytree of them.
+      start: σ there, positive.
+      stop: σ where it ends, positive.
+      rtol: as all that follow, of `probability_flow`.
+      atol: in the units of y.
+      solver: None for its default.
+      stepsize_controller: None for its default.
+      max_steps: after how many steps it gives up.
+
+    Returns:
+      y at `stop`; NaN if the solver gave up.
+    """
+    import diffrax  # here, for it takes longer to import than all of this package
+
+    def in_log_sigma(log_sigma, y, args):
+        sigma = jnp.exp(log_sigma)
+        return jax.tree.map(lambda rate: sigma.astype(rate.dtype) * rate, velocity(y, sigma))
+
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(in_log_sigma),
+        solver or diffrax.Tsit5(),
+        t0=jnp.log(start),
+        t1=jnp.log(stop),
+        dt0=None,
+        y0=y,
+        stepsize_controller=stepsize_controller or diffrax.PIDController(rtol=rtol, atol=atol),
+        max_steps=max_steps,
+        throw=False,  # it would stop all chains of a batch
+    )
+    assert solution.ys is not None  # by default, the last state is saved
+    solved = solution.result == diffrax.RESULTS.successful
+    return jax.tree.map(lambda saved: jnp.where(solved, saved[0], jnp.nan), solution.ys)
 
 
 def require_any_sigma(score_fn: ScoreFn) -> None:

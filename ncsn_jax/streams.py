@@ -6,13 +6,17 @@ import jax
 
 from ncsn_jax.typing import PRNGKey
 
-Purpose = Literal["initialization", "training", "evaluation", "sampling", "restoration"]
+Purpose = Literal[
+    "initialization", "training", "evaluation", "sampling", "restoration", "likelihood", "levels"
+]
 STREAMS: dict[Purpose, int] = {
     "initialization": 0,
     "training": 1,
     "evaluation": 2,
     "sampling": 3,
     "restoration": 4,
+    "likelihood": 5,
+    "levels": 6,
 }
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from ncsn_jax import sampling
+from ncsn_jax.config import Config, Data, MlpModel, Sampling, Training
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -83,3 +84,28 @@ def unchecked():
         return unchecked
 
     return load
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """40 steps on points, with a checkpoint every 10; test_kill.py and test_main.py train on images."""
+    return Config(
+        seed=3,
+        data=Data(name="two_moons"),
+        model=MlpModel(num_features=8, num_layers=2, num_scales=3),
+        training=Training(
+            num_steps=40,
+            batch_size=8,
+            warmup_steps=4,
+            gradient_clip=100.0,
+            ema_rate=0.9,
+            log_every=10,
+            eval_every=20,
+            eval_examples=12,
+            checkpoint_every=10,
+            keep_checkpoints=2,
+            preview_every=20,
+            preview_samples=4,
+        ),
+        sampling=Sampling(num_samples=6, batch_size=4, steps_per_scale=2, denoise=True),
+    )

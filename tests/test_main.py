@@ -93,9 +93,65 @@ def test_a_trained_run_restores_images(trained, run, tmp_path):
     assert np.load(trained / "interpolate" / "samples.npy").shape == (2, 8, 8, 8, 1)
 
 
+def test_a_trained_run_is_evaluated_and_reported(trained, run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("ncsn_jax.evaluation.classifier.NUM_STEPS", 3)
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        "--mode=evaluate",
+        f"--workdir={trained}",
+        "--num_samples=10",
+        "--config.evaluation.loss_examples=8",
+    ]
+    assert main.main(["main.py", *arguments, "--steps=2"]) == 0
+    out = capsys.readouterr().out
+    assert "FD-10 (classifier)" in out
+    assert "real test data" in out
+    assert "curves.png" not in out  # of one step
+    # Its own samples, and pictures, as anybody's.
+    for images in ("samples/samples.npy", "eval/step_00000002_neighbours.png"):
+        of_few = "--config.evaluation.num_neighbours=2"
+        status, errors = run(
+            "--mode=evaluate", f"--workdir={trained}", f"--images={trained}/{images}", of_few
+        )
+        assert status == ("png" in images), errors
+    assert "accepted: (8, 8, 1), as of config.data.name='digits'" in errors[0]
+    assert (trained / "eval" / "images_samples.json").exists()
+    assert main.main(["main.py", "--mode=report", f"--workdir={trained}"]) == 0
+    page = (trained / "report.html").read_text()
+    assert "FD-10 (classifier)" in page
+    assert "data:image/gif" in page
+    # Of images, no run is needed.
+    np.savez(tmp_path / "black.npz", np.zeros((9, 8, 8, 1), np.uint8))
+    status, _ = run("--mode=evaluate", f"--workdir={tmp_path}/none", f"--images={tmp_path}/black.npz")
+    assert status == 0
+    assert json.loads((tmp_path / "none" / "eval" / "images_black.json").read_text())["step"] is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--mode=evaluate", "--steps=3"], "holds no checkpoint of step 3, but of [2]"),
+        (["--mode=evaluate", "--steps=two"], "--steps=two: accepted: steps such as 1000,2000"),
+        (["--mode=evaluate", "--steps="], "--steps=: accepted: steps such as 1000,2000"),
+        (["--mode=sample", "--steps=2"], "--steps: only --mode evaluate takes it"),
+        (["--mode=evaluate", "--steps=2", "--images=x.npz"], "--steps: --images are of no checkpoint"),
+        (["--mode=evaluate", "--images=x.npz"], "x.npz: can't be read as an array"),
+        (["--mode=evaluate", "--images=nowhere"], "nowhere: no such file or directory"),
+        (
+            ["--mode=evaluate", "--config.evaluation.metrics=fid"],
+            "found 'fid'; accepted: 'all', or some of frech",
+        ),
+        (
+            ["--mode=evaluate", "--config.evaluation.metrics=likelihood"],
+            "likelihood: it asks for scores at any σ",
+        ),
+        (["--mode=evaluate", "--config.evaluation.features=vgg"], "features='vgg': input should be 'auto'"),
+        (["--mode=evaluate", "--num_samples=1"], "config.evaluation.num_samples=1: input should be greater"),
+        (
+            ["--mode=report", "--config.sampling.seed=1"],
+            "--config.sampling.seed: --mode report shows a run as",
+        ),
         (["--mode=sample", "--config.sampling.method=heun"], "method='heun' asks for scores at any σ"),
         (["--mode=sample", "--images=0"], "--images: only these modes take it: inpaint, colorize, superres"),
         (["--mode=sample", "--config.sampling.method=euler"], "method='euler': input should be 'annealed'"),

@@ -2,13 +2,16 @@
 
 import functools
 import re
+import zipfile
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from ncsn_jax.config import Data
-from ncsn_jax.data.datasets import load
+from ncsn_jax.data.datasets import DatasetInfo, load
 from ncsn_jax.data.folder import read_images
+from ncsn_jax.data.preprocessing import quantize
 from ncsn_jax.data.resizing import resized
 from ncsn_jax.errors import UserError
 
@@ -54,6 +57,64 @@ def chosen_images(
     if pixels.shape[1:] != shape:
         raise UserError(f"--images={images}: found images of the shape {pixels.shape[1:]}; accepted: {shape}")
     return pixels.astype(np.float32) / 255
+
+
+def stored_images(
+    path: str | Path, settings: Data, info: DatasetInfo
+) -> UInt8[np.ndarray, "n height width channels"]:
+    """All pictures that something has made, as pixels 0 … n − 1 of the dataset; none is resized.
+
+    Args:
+      path: a directory of images, an image file, or a `.npz` or `.npy` array `(n, height, width, channels)`,
+        of 8-bit pixels or of numbers in [0, 1].
+      settings: `config.data`, of the dataset they are to be compared with.
+      info: the shape that they must have.
+
+    Raises:
+      UserError: if there are no images, they have another shape, or numbers are far outside of [0, 1].
+    """
+    path = Path(path).expanduser()
+    if path.suffix in (".npz", ".npy"):
+        pixels = _array(path)
+    else:
+        mode = "L" if info.shape[2] == 1 else "RGB"
+        pixels = read_images(path, decode=lambda image: _with_channels(np.asarray(image.convert(mode))))
+    if pixels.shape[1:] != info.shape:
+        raise UserError(
+            f"{path}: found images of the shape {pixels.shape[1:]}; accepted: {info.shape}, as of "
+            f"config.data.name={settings.name!r}: to resize them would compare other images"
+        )
+    if pixels.dtype == np.uint8:
+        # 8-bit pixels are of n = 256; where the dataset has fewer, the nearest.
+        n = info.num_values or 256
+        return np.round(pixels * ((n - 1) / 255)).astype(np.uint8)
+    low, high = np.quantile(pixels, [0.01, 0.99]) if np.isfinite(pixels).all() else (np.nan, np.nan)
+    # Noise spreads both ways alike; another range, as [−1, 1] or 0 … 255, has another middle.
+    if not (low > -0.5 and high < 1.5) and not 0.25 < (low + high) / 2 < 0.75:
+        raise UserError(
+            f"{path}: found numbers from {low:.3g} to {high:.3g}; accepted: [0, 1], or 8-bit pixels"
+        )
+    return quantize(settings, info)(pixels)
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            names = getattr(loaded, "files", [])
+            if path.suffix == ".npz" and len(names) != 1 and "arr_0" not in names:
+                raise ValueError(f"arrays {', '.join(names)}; accepted: one, or one named arr_0")
+            array = loaded if not names else loaded["arr_0" if "arr_0" in names else names[0]]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: can't be read as an array ({' '.join(str(error).split())})") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 4 or not len(array) or array.dtype.kind not in "uf":
+        found = f"{getattr(array, 'dtype', '?')} of the shape {np.shape(array)}"
+        raise UserError(f"{path}: found {found}; accepted: (n, height, width, channels), uint8 or floating")
+    return array if array.dtype == np.uint8 else array.astype(np.float32)
+
+
+def _with_channels(pixels: np.ndarray) -> np.ndarray:
+    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _numbers(images: str, count: int) -> list[int]:

@@ -10,6 +10,7 @@ import numpy as np
 import requests
 import tensorflow_datasets as tfds
 from grain.sources import RandomAccessDataSource
+from jaxtyping import Int
 from PIL import Image
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
@@ -152,11 +153,38 @@ def load(settings: Data) -> Dataset:
     return _load_tfds(settings, info, resize if settings.crop or settings.image_size else None)
 
 
+def load_labels(settings: Data) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]] | None:
+    """The classes of the training and of the test images, 0 … K − 1; None where there are none.
+
+    Args:
+      settings: `config.data`, of a dataset that `load` has prepared.
+    """
+    if not has_labels(settings):
+        return None
+    train, test = (_labels(_builder(settings), split) for split in ("train", "test"))
+    return train, test
+
+
+def has_labels(settings: Data) -> bool:
+    """Whether every image belongs to a class; reads no files."""
+    return settings.name in IMAGES and "label" in dict(_builder(settings).info.features or {})  # pyright: ignore
+
+
+def _builder(settings: Data) -> tfds.core.DatasetBuilder:
+    return IMAGES[settings.name][0](data_dir=settings.data_dir, file_format="array_record")
+
+
+def _labels(builder: tfds.core.DatasetBuilder, split: str) -> np.ndarray:
+    undecoded = {"image": tfds.decode.SkipDecoding()}
+    source = builder.as_data_source(split, decoders=undecoded)  # pyright: ignore[reportCallIssue]
+    return np.array([example["label"] for example in source.__getitems__(range(len(source)))])
+
+
 def _load_tfds(settings: Data, info: DatasetInfo, resize: Resize | None) -> Dataset:
     name, data_dir = settings.name, settings.data_dir
     place = f"in {data_dir or 'the default data_dir'}"
     try:
-        builder = IMAGES[name][0](data_dir=data_dir, file_format="array_record")
+        builder = _builder(settings)
         if not builder.is_prepared():
             _prepare(builder)
         return Dataset(info, *(_source(builder, split, info, resize) for split in ("train", "test")))

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Shaped, UInt8
@@ -85,6 +86,34 @@ def expected_image(settings: Data, info: DatasetInfo) -> Callable[[Float[ArrayLi
     if settings.dequantization == "uniform" and n is not None:
         return lambda picture: (picture * (n - 1) + 0.5) / n
     return lambda picture: picture
+
+
+def quantize(
+    settings: Data, info: DatasetInfo
+) -> Callable[[Float[np.ndarray, "*b"]], UInt8[np.ndarray, "*b"]]:
+    """What turns images in [0, 1] into pixels 0 … n − 1, as their dequantization is undone.
+
+    ⌊n x⌋ gives back k of (k + u)/n, and the nearest value to (n − 1) x gives back k of k/(n − 1); what lies
+    outside is clipped. (To truncate (n − 1) x would darken all by half a grey value.)
+
+    Args:
+      settings: `config.data`.
+      info: how many values n a pixel of the dataset can have.
+    """
+    n = info.num_values
+    assert n is not None  # as of every image
+    to_grid = {
+        "uniform": lambda x: np.floor(n * x),
+        "gaussian": lambda x: np.round((n - 1) * x),
+        "none": lambda x: np.round((n - 1) * x),
+    }[settings.dequantization]
+    return lambda x: np.clip(to_grid(x), 0, n - 1).astype(np.uint8)
+
+
+def as_bytes(pixels: UInt8[np.ndarray, "*b"], info: DatasetInfo) -> UInt8[np.ndarray, "*b"]:
+    """Pixels 0 … n − 1 as those of a picture, 0 … 255."""
+    assert info.num_values is not None
+    return np.round(pixels * (255 / (info.num_values - 1))).astype(np.uint8)
 
 
 def preprocessing(

@@ -81,7 +81,8 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
     def due(step: int, every: int) -> bool:
         return step % every == 0 or step == settings.num_steps
 
-    with Checkpoints(workdir / "checkpoints", keep=settings.keep_checkpoints) as checkpoints:
+    directory, keep, keep_best = workdir / "checkpoints", settings.keep_checkpoints, settings.keep_best
+    with Checkpoints(directory, keep=keep, keep_best=keep_best) as checkpoints:
         state = _first_state(checkpoints, config, abstract)
         first_step = int(state.step)
         batches = data.training_batches(
@@ -99,18 +100,20 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
 
                 if due(step, settings.log_every) or due(step, settings.checkpoint_every):
                     log.write()
-                if due(step, settings.eval_every):
+                saved, test_loss = due(step, settings.checkpoint_every), None
+                if due(step, settings.eval_every) or (saved and keep_best):
                     log.check()
                     with log.paused():
-                        metrics.scalars(step, test_loss=held_out_loss(state.ema_params))
+                        test_loss = held_out_loss(state.ema_params)
+                        metrics.scalars(step, test_loss=test_loss)
                 if due(step, settings.preview_every):
                     log.check()
                     with log.paused():
                         _preview(workdir, step, state, config, metrics)
                 # Last: what a restored step has written is whole, and what is lost is made again.
-                if due(step, settings.checkpoint_every):
+                if saved:
                     metrics.flush()
-                    checkpoints.save(step, state)
+                    checkpoints.save(step, state, test_loss=test_loss)
     return state
 
 

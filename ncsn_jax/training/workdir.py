@@ -20,11 +20,13 @@ from ncsn_jax.training.state import TrainState, adam, create_state
 PARTIAL = "config.json.partial"
 MAY_CHANGE = (
     "data.data_dir",
+    "evaluation.",
     "restoration.",
     "sampling.",
     "training.checkpoint_every",
     "training.eval_every",
     "training.eval_examples",
+    "training.keep_best",
     "training.keep_checkpoints",
     "training.log_every",
     "training.preview_",
@@ -87,7 +89,7 @@ def check(workdir: Path, config: Config) -> None:
             raise UserError(
                 f"{workdir} holds a run with {found}: go on with its settings, or choose another --workdir"
             )
-        trained = _steps(workdir)
+        trained = checkpoint_steps(workdir)
         if trained and trained[-1] > config.training.num_steps:
             raise UserError(
                 f"{workdir} is trained to step {trained[-1]}, more than "
@@ -101,7 +103,8 @@ def check(workdir: Path, config: Config) -> None:
         raise UserError(f"{workdir} can't be written ({existing} is not a writable directory)")
 
 
-def _steps(workdir: Path) -> list[int]:
+def checkpoint_steps(workdir: Path) -> list[int]:
+    """The steps of a run's checkpoints, ascending."""
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         return checkpoints.steps
 

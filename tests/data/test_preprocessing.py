@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from ncsn_jax.config import Data
-from ncsn_jax.data import TRANSFORMS, DatasetInfo, dequantize, preprocessing, random_flip
+from ncsn_jax.data import (
+    TRANSFORMS,
+    DatasetInfo,
+    as_bytes,
+    dequantize,
+    preprocessing,
+    quantize,
+    random_flip,
+)
 
 
 def test_dequantization_spreads_each_value_over_its_bin():
@@ -72,3 +80,33 @@ def test_points_stay_as_they_are():
     x = jnp.array([3.0, -7.0])
     preprocess = preprocessing(Data(name="two_moons"), DatasetInfo((2,), None))
     np.testing.assert_array_equal(preprocess(jax.random.key(0), x), x)
+
+
+@pytest.mark.parametrize("num_values", [17, 256])
+@pytest.mark.parametrize("dequantization", ["uniform", "gaussian", "none"])
+def test_quantizing_undoes_dequantizing(dequantization, num_values):
+    """Of every value and any noise; but 0.01 z may reach other values, and does so both ways alike."""
+    settings, info = Data(dequantization=dequantization), DatasetInfo((1, 1, 1), num_values)
+    pixels = np.arange(num_values, dtype=np.uint8).repeat(50)
+    noisy = np.asarray(preprocessing(settings, info)(jax.random.key(0), jnp.asarray(pixels)))
+    found = quantize(settings, info)(noisy)
+    if dequantization == "gaussian":
+        inside = (pixels > 10) & (pixels < 245) if num_values == 256 else (pixels > 1) & (pixels < 15)
+        shift = found[inside].astype(float) - pixels[inside]
+        assert abs(shift.mean()) < 4 * shift.std() / np.sqrt(len(shift))
+    else:
+        np.testing.assert_array_equal(found, pixels)
+
+
+def test_quantizing_clips_and_does_not_truncate():
+    settings, info = Data(dequantization="none"), DatasetInfo((1, 1, 1), 256)
+    to_pixels = quantize(settings, info)
+    np.testing.assert_array_equal(to_pixels(np.array([-0.5, 0.999, 1.5])), [0, 255, 255])
+
+
+def test_pictures_have_the_range_of_bytes():
+    np.testing.assert_array_equal(
+        as_bytes(np.array([0, 8, 16], np.uint8), DatasetInfo((8, 8, 1), 17)), [0, 128, 255]
+    )
+    every = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(as_bytes(every, DatasetInfo((8, 8, 1), 256)), every)

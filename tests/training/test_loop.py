@@ -12,7 +12,7 @@ from ncsn_jax import training
 from ncsn_jax.errors import UserError
 from ncsn_jax.training import loop
 from ncsn_jax.training import step as step_module
-from ncsn_jax.training.workdir import check
+from ncsn_jax.training.workdir import check, checkpoint_steps
 
 
 def lines(workdir):
@@ -212,3 +212,29 @@ def test_a_directory_of_other_things_is_refused(tiny_config, tmp_path):
     with pytest.raises(UserError, match="not empty and holds no run"):
         training.train_and_evaluate(tiny_config, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_the_best_checkpoints_are_kept_beside_the_newest(tiny_config, tmp_path, monkeypatch):
+    """Held-out losses are given: the least is of step 20, the second of step 10; the newest is 40's."""
+    losses = {5: 9.0, 10: 2.0, 15: 8.0, 20: 1.0, 25: 7.0, 30: 6.0, 35: 5.0, 40: 4.0}
+    asked = []
+
+    def held_out_loss(*args):
+        def of_params(params):
+            asked.append(5 * (len(asked) + 1))
+            return losses[asked[-1]]
+
+        return of_params
+
+    monkeypatch.setattr(loop, "_held_out_loss", held_out_loss)
+    kept = changed(tiny_config, checkpoint_every=5, eval_every=40, keep_checkpoints=1, keep_best=2)
+    training.train_and_evaluate(kept, tmp_path / "run")
+    assert asked == sorted(losses)
+    assert checkpoint_steps(tmp_path / "run") == [10, 20, 40]
+    # None of them is deleted by going on, either, and a worse newest one stays the newest.
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["training"]["keep_best"] == 2
+    training.restore(tmp_path / "run", step=20)
+
+
+def test_without_a_best_only_the_newest_are_kept(uninterrupted):
+    assert checkpoint_steps(uninterrupted[1]) == [30, 40]

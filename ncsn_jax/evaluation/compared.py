@@ -1,0 +1,147 @@
+"""Samples held beside real examples: metrics of their features, and what as many real test examples get."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+from ncsn_jax.evaluation import metrics
+from ncsn_jax.evaluation.features import Extracted, Features
+from ncsn_jax.evaluation.results import Result, count_name
+
+MAX_REFERENCE = 10_000
+"""With how many training examples, drawn at random, samples are compared where that takes every pair."""
+MAX_NEIGHBOURS = 1_000
+"""Of how many samples the nearest training examples are looked for."""
+
+Results = dict[str, Result]
+
+
+@dataclasses.dataclass(frozen=True)
+class Real:
+    """The features of real examples.
+
+    Attributes:
+      of: identifies all that they follow from.
+      features: the map.
+      train: of all training examples, which samples are compared with.
+      test: of the test examples, in a fixed random order.
+    """
+
+    of: str
+    features: Features
+    train: Extracted
+    test: Extracted
+
+    @property
+    def reference(self) -> Float[np.ndarray, "n D"]:
+        """Of at most `MAX_REFERENCE` training examples, drawn at random."""
+        order = np.random.default_rng(0).permutation(len(self.train.features))
+        return self.train.features[np.sort(order[:MAX_REFERENCE])]
+
+    def name(self, metric: str, count: int) -> str:
+        """A metric's name with all that decides its value: of how many samples, in which features.
+
+        Only in those of Inception-v3 it may have the papers' name.
+        """
+        if self.features.name == "inception":
+            return f"{metric}-{count_name(count)}"
+        metric = {"FID": "FD", "KID": "KD"}.get(metric, metric)
+        return f"{metric}-{count_name(count)} ({self.features.name})"
+
+
+def frechet(real: Real, samples: Extracted) -> Results:
+    """The Fréchet distance to all training examples; its bias falls with the number of samples."""
+
+    def measure(x):
+        return {
+            "FID": Result(value=metrics.frechet_distance(x.features, real.train.features), better="lower")
+        }
+
+    return _beside_real(real, samples, measure)
+
+
+def kernel(real: Real, samples: Extracted) -> Results:
+    """The kernel distance, which has no bias, to the reference."""
+
+    def measure(x):
+        value, error = metrics.kernel_distance(x.features, real.reference)
+        return {"KID": Result(value=value, standard_error=error, better="lower")}
+
+    return _beside_real(real, samples, measure)
+
+
+def coverage(real: Real, samples: Extracted, *, num_neighbours: int) -> Results:
+    """Precision, recall, density and coverage, of the reference."""
+
+    def measure(x):
+        found = metrics.precision_recall_density_coverage(
+            real.reference, x.features, num_neighbours=num_neighbours
+        )
+        return {name: Result(value=value, better="higher") for name, value in found._asdict().items()}
+
+    return _beside_real(real, samples, measure)
+
+
+def inception_score(real: Real, samples: Extracted) -> Results:
+    """The inception score, of the classes of the features' network."""
+
+    def measure(x):
+        num_splits = min(10, len(x.features) // 2)
+        value, error = metrics.inception_score(x.probabilities, num_splits=num_splits)
+        return {"IS": Result(value=value, standard_error=error, better="higher")}
+
+    return _beside_real(real, samples, measure)
+
+
+def classes(real: Real, samples: Extracted) -> tuple[Results, dict]:
+    """How far the classes' shares are from those of the training examples: ½ Σ |pₖ − qₖ|; and the shares."""
+    expected = class_shares(real.train)
+
+    def measure(x):
+        distance = 0.5 * np.abs(class_shares(x) - expected).sum()
+        return {"class shares, total variation": Result(value=float(distance), better="lower")}
+
+    shares = {"samples": class_shares(samples).tolist(), "training data": expected.tolist()}
+    return _beside_real(real, samples, measure), shares
+
+
+def class_shares(extracted: Extracted) -> Float[np.ndarray, " K"]:
+    """Which share of the examples is taken for each class."""
+    assert extracted.probabilities is not None
+    counts = np.bincount(extracted.probabilities.argmax(1), minlength=extracted.probabilities.shape[1])
+    return counts / counts.sum()
+
+
+def neighbours(real: Real, samples: Extracted) -> Results:
+    """The median distance to the nearest training example, relative to that of test examples.
+
+    1 is as far as unseen data are; 0 would be copies.
+    """
+
+    def nearest(x):
+        distances, _ = metrics.nearest_neighbours(x[:MAX_NEIGHBOURS], real.train.features, count=1)
+        return float(np.median(distances))
+
+    count = min(len(samples.features), MAX_NEIGHBOURS)
+    ratio = nearest(samples.features) / nearest(real.test.features)
+    return {real.name("nearest training example, relative distance", count): Result(value=ratio, real=1.0)}
+
+
+def _beside_real(real: Real, samples: Extracted, measure: Callable[[Extracted], Results]) -> Results:
+    """A measure of all samples; of as many as there are test examples, if these are fewer; and of these.
+
+    Most measures depend on the number of samples: only what was measured of as many may be compared.
+    """
+    total, available = len(samples.features), len(real.test.features)
+    results = {}
+    for count in dict.fromkeys((total, min(total, available))):
+        measured = measure(samples.rows(slice(count)))
+        of_real = measure(real.test.rows(slice(count))) if count <= available else {}
+        for metric, result in measured.items():
+            known = of_real.get(metric)
+            results[real.name(metric, count)] = result.model_copy(
+                update={"real": None if known is None else known.value}
+            )
+    return results

@@ -1,0 +1,92 @@
+"""The pictures of an evaluation: nearest neighbours, curves over training steps and over noise levels."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Int, Shaped
+from matplotlib.figure import Figure
+
+from ncsn_jax import viz
+from ncsn_jax.data.datasets import Dataset, Source
+from ncsn_jax.evaluation import metrics, results
+from ncsn_jax.evaluation.compared import Real
+from ncsn_jax.evaluation.features import PIXELS, Extracted
+from ncsn_jax.evaluation.results import Subject
+
+SHOWN, NEIGHBOURS = 12, 4
+"""How many samples are shown with their nearest training images, and how many of these."""
+
+
+def write_neighbours(
+    path: Path, samples: Shaped[np.ndarray, "n *event"], extracted: Extracted, real: Real, dataset: Dataset
+) -> None:
+    """Samples, each beside its nearest training images: in pixels, and in features. Points have no picture.
+
+    Args:
+      path: the PNG.
+      samples: the first few, as they are stored.
+      extracted: the features of these, and more.
+      real: the training images' features.
+      dataset: the training images.
+    """
+    if jax.process_index() != 0 or dataset.info.num_values is None:
+        return
+    in_pixels = nearest_in_pixels(samples, dataset.train, NEIGHBOURS)
+    features = extracted.features[: len(samples)]
+    _, in_features = metrics.nearest_neighbours(features, real.train.features, count=NEIGHBOURS)
+    scale = dataset.info.num_values - 1
+    gap = np.ones((1, *samples.shape[1:]))
+    images = []
+    for sample, *found in zip(samples, in_pixels, in_features, strict=True):
+        images.append(sample[None] / scale)
+        for numbers in found:
+            images += [gap, np.stack([dataset.train[int(number)] for number in numbers]) / scale]
+    grid = viz.image_grid(np.concatenate(images), columns=3 + 2 * NEIGHBOURS)
+    viz.save_png(path, grid)
+
+
+def nearest_in_pixels(
+    samples: Shaped[np.ndarray, "n *event"], train: Source, count: int, *, block: int = 5_000
+) -> Int[np.ndarray, "n count"]:
+    """The numbers of the training images nearest to each sample, of which a block at a time is in memory."""
+    x = PIXELS.extract(samples).features
+    distances, numbers = np.empty((len(x), 0)), np.empty((len(x), 0), int)
+    for first in range(0, len(train), block):
+        examples = np.stack([train[i] for i in range(first, min(first + block, len(train)))])
+        found = metrics.nearest_neighbours(
+            x, PIXELS.extract(examples).features, count=min(count, len(examples))
+        )
+        distances = np.concatenate([distances, found[0]], axis=1)
+        numbers = np.concatenate([numbers, first + found[1]], axis=1)
+        order = np.argsort(distances, axis=1, kind="stable")[:, :count]
+        distances, numbers = (np.take_along_axis(a, order, axis=1) for a in (distances, numbers))
+    return numbers
+
+
+def write_curves(directory: Path, subjects: Sequence[Subject]) -> None:
+    """`curves.png`, every result over training steps, and `loss_by_level.png`, of every checkpoint."""
+    figure = results.curves(subjects)
+    if figure is not None:
+        viz.save_png(directory / "curves.png", viz.rendered(figure))
+    by_step = {s.step: s.metrics["loss"].details for s in subjects if "loss" in s.metrics}
+    if by_step:
+        viz.save_png(directory / "loss_by_level.png", viz.rendered(loss_by_level(by_step)))
+
+
+def loss_by_level(by_step: dict) -> Figure:
+    """The loss of test examples over the noise level, a curve a checkpoint."""
+    figure = Figure((6, 4), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for step, details in by_step.items():
+        axes.errorbar(
+            details["sigma"],
+            details["loss"],
+            details["standard_error"],
+            marker=".",
+            label=f"step {step}",
+        )
+    axes.set(xscale="log", xlabel="noise level σ", ylabel="loss of test examples")
+    axes.legend()
+    return figure

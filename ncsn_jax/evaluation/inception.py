@@ -1,0 +1,154 @@
+"""Features of Inception-v3, in which FID, KID and IS are measured: by torch-fidelity, the extra `fid`."""
+
+import hashlib
+import http.client
+import io
+import os
+import pickle
+import socket
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ncsn_jax.errors import UserError
+from ncsn_jax.evaluation.features import Extracted, Features
+
+_NUM_FEATURES, _NUM_CLASSES = 2048, 1008
+_TIMEOUT = 10.0
+"""How many seconds a download waits for an answer, or for the next bytes."""
+
+
+def inception(weights: str | None = None, *, batch_size: int = 64) -> Features:
+    """Inception-v3 as it was first used for FID, on a GPU if PyTorch has one.
+
+    An image, of any size, is resized to 299×299 as TensorFlow 1 does it. Its features are the last pooling
+    layer's, its probabilities the softmax over the classes of the logits without their bias. A grey image is
+    one whose three channels are equal.
+
+    Args:
+      weights: a file of the weights, as torch-fidelity has them; None downloads them, once, into PyTorch's
+        cache.
+      batch_size: how many images are in the network at a time.
+
+    Returns:
+      The map from images 0 … 255, uint8 `(n, height, width, 1 or 3)`, to features `(n, 2048)` and
+      probabilities `(n, 1008)`, both float32. It is known by the SHA-256 of the weights.
+
+    Raises:
+      UserError: if torch-fidelity isn't installed, the weights can't be downloaded, or the file isn't one of
+        such weights.
+
+    Reference:
+      Szegedy et al. 2015 (arXiv:1512.00567); Heusel et al. 2017 (arXiv:1706.08500); Obukhov et al. 2020,
+      torch-fidelity (doi:10.5281/zenodo.4957738).
+    """
+    network = _network(weights)
+    return Features("inception", f"inception-{_digest(network)}", lambda x: _extract(network, x, batch_size))
+
+
+def _network(weights: str | None):
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+        from torch_fidelity.feature_extractor_inceptionv3 import (  # pyright: ignore[reportMissingImports]
+            URL_INCEPTION_V3,
+            FeatureExtractorInceptionV3,
+        )
+    except ImportError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"Inception-v3's features take torch-fidelity: found {reason!r}; pip install 'ncsn_jax[fid]'"
+        ) from error
+    if weights is None:
+        path = _downloaded(URL_INCEPTION_V3)
+        name = f"Inception-v3's weights, downloaded to {path}"
+    else:
+        path, name = weights, f"config.evaluation.inception_weights={weights}"
+    accepted = f"accepted: a copy of {URL_INCEPTION_V3}"
+    state = _loaded(path, name, accepted)
+    # torch-fidelity would run whatever code a pickle has: it is given only what was read as plain tensors.
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    try:
+        network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=file
+        )
+    except RuntimeError as error:  # names or shapes
+        first = next(iter(state), None)
+        raise UserError(
+            f"{name}: found {len(state)} tensors of another network, the first {first!r}; {accepted}"
+        ) from error
+    return network.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _downloaded(url: str) -> str:
+    """The path of the weights in PyTorch's cache, where they are already or put now."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    path = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(url))
+    if os.path.exists(path):
+        return path
+    before = socket.getdefaulttimeout()
+    # PyTorch's download has no timeout of its own, and would wait for a silent network for ever.
+    socket.setdefaulttimeout(_TIMEOUT)
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        # The name ends in the first digits of the file's SHA-256.
+        digest = os.path.splitext(path)[0].rpartition("-")[2]
+        torch.hub.download_url_to_file(url, path, hash_prefix=digest)
+    except (OSError, http.client.HTTPException, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"Inception-v3's weights can't be downloaded from {url}: {reason}; where there is no network, "
+            "--config.evaluation.inception_weights=FILE takes a copy of that file"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+    return path
+
+
+def _loaded(path: str, name: str, accepted: str) -> dict:
+    """The file's state dict, read without running code."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        found = error.strerror or type(error).__name__
+    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError) as error:
+        found = f"no file of plain tensors ({type(error).__name__})"
+    else:
+        if isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values()):
+            return state
+        found = f"a {type(state).__name__} that isn't of tensors by name"
+    raise UserError(f"{name}: found {found}; {accepted}")
+
+
+def _digest(network) -> str:
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        array = value.cpu().numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _extract(network, images: UInt8[np.ndarray, "n h w c"], batch_size: int) -> Extracted:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    if images.shape[-1] not in (1, 3):
+        raise ValueError(f"images must have 1 or 3 channels, found {images.shape[-1]}")
+    device = next(network.parameters()).device
+    features = np.empty((len(images), _NUM_FEATURES), np.float32)
+    probabilities = np.empty((len(images), _NUM_CLASSES), np.float32)
+    for first in range(0, len(images), batch_size):
+        rows = slice(first, first + batch_size)
+        batch = (
+            torch.tensor(np.ascontiguousarray(images[rows]), device=device)
+            .permute(0, 3, 1, 2)
+            .expand(-1, 3, -1, -1)
+        )
+        with torch.inference_mode():
+            pooled, logits = network(batch)
+            features[rows] = pooled.cpu().numpy()
+            probabilities[rows] = logits.double().softmax(1).float().cpu().numpy()
+    return Extracted(features, probabilities)

@@ -1,0 +1,202 @@
+"""The evaluation loop: what is measured of which checkpoint, and the files it leaves."""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from ncsn_jax import data, training
+from ncsn_jax.config import METRICS, Config
+from ncsn_jax.data.datasets import Dataset
+from ncsn_jax.errors import UserError
+from ncsn_jax.evaluation import compared, figures, networks, results
+from ncsn_jax.evaluation.compared import Real, Results
+from ncsn_jax.evaluation.features import Features
+from ncsn_jax.evaluation.parts import fingerprint, wait_for_all
+from ncsn_jax.evaluation.real import kind_of_features, real_features
+from ncsn_jax.evaluation.results import Measured, Subject
+from ncsn_jax.evaluation.samples import Samples, drawn_samples, given_samples, sample_features
+from ncsn_jax.models import as_score_fn
+from ncsn_jax.models.score_fn import NetworkScore
+from ncsn_jax.training.workdir import checkpoint_steps
+
+OF_CLASSES = ("inception_score", "classes")
+OF_NETWORKS = ("likelihood", "loss")
+
+
+class Measure(NamedTuple):
+    """A metric of one subject: what it is measured of, and how; every process runs it."""
+
+    of: str
+    run: Callable[[], tuple[Results, dict[str, Any]]]
+
+
+def evaluate(
+    config: Config,
+    workdir: str | Path,
+    *,
+    steps: Sequence[int] | None = None,
+    images: str | None = None,
+    features: Features | None = None,
+) -> list[Subject]:
+    """Measures what a run's checkpoints, or something else, make of the config's data.
+
+    `eval/` in the workdir gets a JSON file of every checkpoint, or of the given images; pictures and curves;
+    and, in `parts/`, what these are computed from. Killed at any time and called again, it goes on; what was
+    measured of the same samples in the same way isn't measured again.
+
+    Args:
+      config: the run's; its `evaluation` says what is measured, its `sampling` how samples are drawn.
+      workdir: the run's directory; of images, any.
+      steps: of which checkpoints; of all there are if None.
+      images: a directory of images, or an array in a file (see `ncsn_jax.data.stored_images`), to be measured
+        instead of checkpoints.
+      features: where examples are compared, in place of the config's.
+
+    Returns:
+      What the files of these subjects hold.
+
+    Raises:
+      UserError: if there is no such checkpoint, or the metrics, images or data don't fit.
+    """
+    workdir = Path(workdir)
+    directory, parts = workdir / "eval", workdir / "eval" / "parts"
+    chosen = _chosen_metrics(config, of_images=images is not None, given=features is not None)
+    steps = [] if images else _chosen_steps(workdir, steps)
+    dataset = data.load(config.data)
+    # Not before it is needed: it may train a classifier, or read all of the dataset.
+    real = functools.cache(lambda: real_features(parts, config, dataset, features))
+
+    def of_samples(name: str, samples: Samples) -> dict[str, Measure]:
+        return _measures_of_samples(directory, config, dataset, real(), samples, name)
+
+    measured = []
+    if images:
+        name = f"images_{results.file_name(Path(images).expanduser().resolve().stem)}"
+        samples = given_samples(parts, data.stored_images(images, config.data, dataset.info))
+        measured.append(_measure(directory, Subject(name=name), of_samples(name, samples), chosen))
+    for step in steps:
+        name, score_fn = f"step_{step:08d}", as_score_fn(*training.restore(workdir, step=step))
+        of_network = fingerprint(score_fn.variables)
+        measures = _measures_of_network(parts, config, dataset, score_fn, of_network)
+        if set(chosen) - set(OF_NETWORKS):
+            samples = drawn_samples(parts, score_fn, of_network, config, dataset.info, name)
+            measures |= of_samples(name, samples)
+        measured.append(_measure(directory, Subject(name=name, step=step), measures, chosen))
+    if jax.process_index() == 0:
+        figures.write_curves(directory, results.read_all(directory))
+    return measured
+
+
+def _chosen_steps(workdir: Path, steps: Sequence[int] | None) -> Sequence[int]:
+    available = checkpoint_steps(workdir)
+    if not available:
+        raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint yet: train on")
+    for step in steps or []:
+        if step not in available:
+            raise UserError(f"--steps: {workdir} holds no checkpoint of step {step}, but of {available}")
+    return steps or available
+
+
+def _chosen_metrics(config: Config, *, of_images: bool, given: bool) -> tuple[str, ...]:
+    """The metrics that are asked for; of `all`, those that there can be."""
+    settings, is_image = config.evaluation, len(data.describe(config.data).shape) == 3
+    impossible = {}
+    if not is_image and settings.features not in ("auto", "pixels"):
+        raise UserError(
+            f"config.evaluation.features={settings.features!r}: config.data.name={config.data.name!r} are "
+            "points, compared as they are; accepted: 'auto' or 'pixels'"
+        )
+    if not is_image and of_images:
+        raise UserError(f"--images: config.data.name={config.data.name!r} are points")
+    if not given and kind_of_features(config) == "pixels":
+        impossible |= dict.fromkeys(OF_CLASSES, "pixels and points are in no classes")
+    if of_images:
+        impossible |= dict.fromkeys(OF_NETWORKS, "it is measured of a network, not of images")
+    elif config.model.name == "ncsn":
+        levels = "it asks for scores at any σ, found model.name='ncsn', which embeds discrete levels"
+        impossible["likelihood"] = levels
+    if settings.metrics == "all":
+        return tuple(name for name in METRICS if name not in impossible)
+    for name in settings.metrics:
+        if name in impossible:
+            raise UserError(f"config.evaluation.metrics: {name}: {impossible[name]}")
+    return settings.metrics
+
+
+def _measures_of_samples(
+    directory: Path, config: Config, dataset: Dataset, real: Real, samples: Samples, name: str
+) -> dict[str, Measure]:
+    num_neighbours = config.evaluation.num_neighbours
+    of = fingerprint(samples.of, samples.count, real.of, num_neighbours)
+
+    @functools.cache
+    def extracted():
+        return sample_features(directory / "parts", samples, real.features, dataset.info, name)
+
+    def neighbours():
+        shown = samples.first(figures.SHOWN)
+        figures.write_neighbours(directory / f"{name}_neighbours.png", shown, extracted(), real, dataset)
+        return compared.neighbours(real, extracted()), {}
+
+    return {
+        "frechet": Measure(of, lambda: (compared.frechet(real, extracted()), {})),
+        "kernel": Measure(of, lambda: (compared.kernel(real, extracted()), {})),
+        "coverage": Measure(
+            of, lambda: (compared.coverage(real, extracted(), num_neighbours=num_neighbours), {})
+        ),
+        "inception_score": Measure(of, lambda: (compared.inception_score(real, extracted()), {})),
+        "classes": Measure(of, lambda: compared.classes(real, extracted())),
+        "neighbours": Measure(of, neighbours),
+    }
+
+
+def _measures_of_network(
+    parts: Path, config: Config, dataset: Dataset, score_fn: NetworkScore, of_network: str
+) -> dict[str, Measure]:
+    of_data = config.data.model_dump(exclude={"data_dir"})
+    settings, batch_size = config.evaluation, config.sampling.batch_size
+    levels = config.model.noise_levels
+    of_loss = fingerprint(
+        of_network, of_data, batch_size, levels, config.training.power, settings.loss_examples
+    )
+    of_likelihood = fingerprint(
+        of_network,
+        of_data,
+        batch_size,
+        (levels[0], levels[-1]),
+        settings.model_dump(include={"likelihood_examples", "trace", "num_probes"}),
+        config.sampling.model_dump(include={"rtol", "atol"}),
+    )
+
+    def likelihood():
+        place = parts / f"likelihood-{of_likelihood}"
+        return networks.bits_per_dim(place, score_fn, config, dataset.test), {}
+
+    def loss():
+        return networks.loss_by_level(parts / f"loss-{of_loss}", score_fn, config, dataset.test)
+
+    return {"likelihood": Measure(of_likelihood, likelihood), "loss": Measure(of_loss, loss)}
+
+
+def _measure(
+    directory: Path, subject: Subject, measures: dict[str, Measure], chosen: Sequence[str]
+) -> Subject:
+    """Measures what hasn't been measured yet, and writes it down metric by metric."""
+    path = directory / f"{subject.name}.json"
+    subject = results.read(path) or subject
+    wait_for_all(f"{path} is read")
+    for name in chosen:
+        known, measure = subject.metrics.get(name), measures[name]
+        if known is None or known.of != measure.of:
+            try:
+                found, details = measure.run()
+            except ValueError as error:  # of too few examples
+                raise UserError(f"{subject.name}: config.evaluation.metrics: {name}: {error}") from error
+            subject.metrics[name] = Measured(of=measure.of, results=found, details=details)
+            if jax.process_index() == 0:
+                results.write(path, subject)
+    wait_for_all(f"{path} is written")
+    return subject

@@ -1,0 +1,159 @@
+"""What is measured of a network itself, on test examples: its likelihood, its loss at each noise level."""
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax import Array
+from jaxtyping import Shaped
+
+from ncsn_jax import data, sampling
+from ncsn_jax.config import Config
+from ncsn_jax.data.datasets import Source
+from ncsn_jax.errors import UserError
+from ncsn_jax.evaluation import likelihood
+from ncsn_jax.evaluation.parts import compute_parts
+from ncsn_jax.evaluation.results import Result, count_name
+from ncsn_jax.losses import denoising_score_matching, divergence
+from ncsn_jax.models.score_fn import NetworkScore
+from ncsn_jax.streams import stream
+
+MAX_EXACT = 16
+"""In how many dimensions at most the trace is exact by itself: it costs a derivative for each."""
+MAX_LEVELS = 50
+"""At how many noise levels at most the loss is measured."""
+
+Batch = Shaped[np.ndarray, "n *event"]
+
+
+def bits_per_dim(directory: Path, score_fn: NetworkScore, config: Config, test: Source) -> dict[str, Result]:
+    """Bits per dimension of test examples, by the probability flow, whatever the training dequantized.
+
+    Args:
+      directory: where the parts lie.
+      score_fn: the network, for any σ.
+      config: the run's; its `evaluation` says how many examples, and how the trace is found.
+      test: the stored examples.
+
+    Raises:
+      UserError: if the solver gave up on some of them.
+    """
+    info, settings = data.describe(config.data), config.evaluation
+    count, batch_size = min(settings.likelihood_examples, len(test)), config.sampling.batch_size
+    run = _log_likelihood(config)  # pyright: ignore[reportArgumentType]
+    key = stream(config.seed, "likelihood")
+
+    def compute(part):
+        numbers = _part(part, count, batch_size)
+        x = np.stack([test[int(number)] for number in numbers])
+        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(numbers)
+        return {"log_likelihood": _on_devices(run, score_fn, batch_size, keys, x)}
+
+    parts = compute_parts(directory, -(-count // batch_size), compute, desc="likelihood")
+    values = parts.together("log_likelihood").astype(np.float64)
+    lost = np.count_nonzero(~np.isfinite(values))
+    if lost:
+        raise UserError(
+            f"likelihood: the solver gave up on {lost} of {count} test examples, with "
+            f"config.sampling.rtol={config.sampling.rtol} and atol={config.sampling.atol}; accepted: more"
+        )
+    dim = math.prod(info.shape)
+    bits = np.array([likelihood.bits_per_dim(value, dim, num_values=info.num_values) for value in values])
+    error = bits.std(ddof=1) / np.sqrt(count) if count > 1 else None
+    name = f"bits/dim, {count_name(count)} test examples"
+    return {name: Result(value=bits.mean(), standard_error=error, better="lower")}
+
+
+def loss_by_level(
+    directory: Path, score_fn: NetworkScore, config: Config, test: Source
+) -> tuple[dict[str, Result], dict]:
+    """The denoising loss of test examples at each of the model's noise levels, or at 50 of more.
+
+    Args:
+      directory: where the parts lie.
+      score_fn: the network.
+      config: the run's.
+      test: the stored examples.
+
+    Returns:
+      The mean over the levels; and by level, σ, the mean loss and its standard error.
+    """
+    count, batch_size = min(config.evaluation.loss_examples, len(test)), config.sampling.batch_size
+    levels = config.model.noise_levels
+    chosen = np.unique(np.linspace(0, len(levels) - 1, min(len(levels), MAX_LEVELS)).round().astype(int))
+    sigmas = [levels[i] for i in chosen]
+    run = _loss(config)  # pyright: ignore[reportArgumentType]
+    key = stream(config.seed, "levels")
+
+    def compute(part):
+        losses = []
+        for first in range(0, count, batch_size):
+            numbers = np.arange(first, min(first + batch_size, count))
+            x = np.stack([test[int(number)] for number in numbers])
+            level_key = jax.random.fold_in(key, part)
+            keys = jax.vmap(functools.partial(jax.random.fold_in, level_key))(numbers)
+            sigma = np.full(len(numbers), sigmas[part], np.float32)
+            losses.append(_on_devices(run, score_fn, batch_size, keys, x, sigma))
+        return {"loss": np.concatenate(losses)[None]}
+
+    losses = compute_parts(directory, len(sigmas), compute, desc="loss by level").together("loss")
+    means, errors = losses.mean(1, dtype=np.float64), losses.std(1, ddof=1) / np.sqrt(count)
+    name = f"loss, {count_name(count)} test examples"
+    error = losses.mean(0).std(ddof=1) / np.sqrt(count)
+    total = Result(value=means.mean(), standard_error=error, better="lower")
+    return {name: total}, {"sigma": sigmas, "loss": means.tolist(), "standard_error": errors.tolist()}
+
+
+def _part(part: int, count: int, batch_size: int) -> np.ndarray:
+    return np.arange(part * batch_size, min((part + 1) * batch_size, count))
+
+
+@functools.cache
+def _log_likelihood(config: Config) -> Callable:
+    """log p of a stored example; of an image, as a density on [0, 1], where it is dequantized uniformly."""
+    info, settings = data.describe(config.data), config.evaluation
+    sigmas = config.model.noise_levels
+    dequantized = config.data.model_copy(update={"dequantization": "uniform", "transform": "none"})
+    prepare = data.preprocessing(dequantized, info)
+    forward = data.TRANSFORMS[config.data.transform].forward
+    exact = settings.trace == "exact" or (settings.trace == "auto" and np.prod(info.shape) <= MAX_EXACT)
+
+    def log_likelihood(key, score_fn, x):
+        dequantization_key, probe_key = jax.random.split(key)
+        x = prepare(dequantization_key, x)
+        y = forward(x)
+        probes = likelihood.hutchinson(probe_key, y, num_probes=settings.num_probes)
+        value = likelihood.log_likelihood(
+            score_fn,
+            y,
+            sigmas[-1],
+            sigmas[0],
+            divergence=divergence if exact else probes,
+            rtol=config.sampling.rtol,
+            atol=config.sampling.atol,
+        )
+        return value + likelihood.log_jacobian(forward, x)
+
+    return sampling.pmapped(log_likelihood, (0, None, 0))
+
+
+@functools.cache
+def _loss(config: Config) -> Callable:
+    prepare = data.preprocessing(config.data, data.describe(config.data))
+    power = config.training.power
+
+    def loss(key, score_fn, x, sigma):
+        prepare_key, noise_key = jax.random.split(key)
+        return denoising_score_matching(noise_key, score_fn, prepare(prepare_key, x), sigma, power=power)
+
+    return sampling.pmapped(loss, (0, None, 0, 0))
+
+
+def _on_devices(run: Callable, score_fn: NetworkScore, batch_size: int, keys: Array, *arrays) -> np.ndarray:
+    """Values of up to `batch_size` examples, laid out in one shape; what is padded is cut off again."""
+    (layout,), count = sampling.batches(batch_size, batch_size), len(keys)
+    first, *others = (array[np.minimum(layout, count - 1)] for array in (keys, *arrays))
+    return np.asarray(run(first, score_fn, *others)).reshape(-1)[:count]

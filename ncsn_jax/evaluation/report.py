@@ -1,0 +1,435 @@
+"""The report of a run: one HTML page of what lies in its directory, which loads nothing from anywhere."""
+
+import base64
+import contextlib
+import io
+import json
+import math
+import re
+import shlex
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard, TypeVar
+
+import jax
+import matplotlib
+import numpy as np
+from cycler import cycler
+from jaxtyping import Float
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
+from PIL import Image
+
+from ncsn_jax.config import Config, changes
+from ncsn_jax.errors import UserError
+from ncsn_jax.evaluation import results
+from ncsn_jax.evaluation.parts import write_whole
+from ncsn_jax.evaluation.results import Subject
+from ncsn_jax.training.workdir import abstract_state, load_run
+
+TEMPLATE = "report.html.jinja"
+MAX_PREVIEWS, MAX_NEIGHBOURS, MAX_LEVELS = 12, 4, 6
+"""The most previews and pictures of neighbours, and curves over the noise level, that are shown: of more,
+the first, the last and some between."""
+
+RESTORATIONS = {
+    "inpaint": "Inpainting",
+    "superres": "Super-resolution",
+    "colorize": "Colorization",
+    "denoise": "Denoising",
+    "interpolate": "Interpolation",
+}
+
+INK = "#123456"
+"""Stands for the colour of the page's text in matplotlib's SVG."""
+STYLE = {
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "svg.fonttype": "none",
+    "lines.linewidth": 1.2,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": cycler(color=["#3f83d9", "#df7a35", "#3da06a", "#b35fc4", "#c8a02b", "#8a8f98"]),
+    "legend.frameon": False,
+    **dict.fromkeys(["text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"], INK),
+}
+
+Item = TypeVar("Item")
+Rows = Float[np.ndarray, "n 2"]
+
+
+class Picture(NamedTuple):
+    """An image inside the page; `alt` says what it shows to those who don't see it."""
+
+    uri: str
+    width: int
+    height: int
+    alt: str
+
+
+class Chart(NamedTuple):
+    """A drawing inside the page."""
+
+    title: str
+    svg: Markup
+
+
+class Row(NamedTuple):
+    """One result: of every subject, and of real test data."""
+
+    name: str
+    better: str | None
+    cells: list[results.Result | None]
+    best: int | None
+    real: float | None
+
+
+def write_report(workdir: Path) -> Path:
+    """Writes `report.html`: the config, training, samples, metrics and cost of a run, in one page.
+
+    It holds its pictures itself, loads and runs nothing, and is the same, byte for byte, of the same files.
+    What the run has no files of is left out, or the page names the command that makes them.
+
+    Args:
+      workdir: the run's directory.
+
+    Returns:
+      The page's path.
+
+    Raises:
+      UserError: if there is no run, or a file of `eval/` isn't this program's.
+    """
+    config, metrics = load_run(workdir), read_metrics(workdir / "metrics.jsonl")
+    subjects = results.read_all(workdir / "eval")
+    defaults = Config(model=type(config.model)())  # the settings of other networks aren't its own
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figures"] = _figures
+    page = environment.get_template(TEMPLATE).render(
+        name=workdir.resolve().name,
+        command=f"python main.py --workdir {shlex.quote(str(workdir))}",
+        facts=_facts(workdir, config, metrics),
+        changed=changes(defaults, config),
+        config=config.model_dump_json(indent=2),
+        training=_training_charts(metrics),
+        **_samples(workdir / "samples"),
+        subjects=[_title(subject) for subject in subjects],
+        rows=_table(subjects),
+        over_steps=_result_charts(subjects),
+        details=_level_charts(subjects) + _class_charts(subjects),
+        **_neighbours(workdir / "eval"),
+        restorations=_restorations(workdir),
+        cost=_cost(workdir, config, metrics),
+    )
+    path = workdir / "report.html"
+    write_whole(path, lambda file: file.write(page.encode()))
+    return path
+
+
+def read_metrics(path: Path) -> dict[str, Rows]:
+    """The numbers of a run by name, each as rows of (step, value).
+
+    Lines that aren't whole, and values that aren't finite, are passed over; there may be no file at all.
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    for line in text.splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        step = values.pop("step", None) if isinstance(values, dict) else None
+        if not _is_number(step):
+            continue
+        for name, value in values.items():
+            if _is_number(value):
+                found.setdefault(name, []).append((step, value))
+    return {name: np.array(rows, float) for name, rows in found.items()}
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _facts(workdir: Path, config: Config, metrics: Mapping[str, Rows]) -> dict[str, str]:
+    model, training = config.model, config.training
+    facts = {"dataset": config.data.name, "network": model.name}
+    if config.data.data_dir and config.data.name == "folder":
+        facts["dataset"] += f" {config.data.data_dir}"
+    if model.sigmas != "auto":
+        levels = model.noise_levels
+        facts["noise levels"] = f"{len(levels)}, σ from {levels[0]:g} to {levels[-1]:g}"
+    facts["step"] = f"{_last_step(workdir, metrics):,} of {training.num_steps:,}"
+    files = [workdir / "config.json", workdir / "metrics.jsonl"]
+    files += [*workdir.glob("samples/*.*"), *workdir.glob("eval/*.*")]
+    newest = max(file.stat().st_mtime for file in files if file.is_file())
+    facts["newest data"] = f"{datetime.fromtimestamp(newest, UTC):%Y-%m-%d %H:%M} UTC"
+    return facts
+
+
+def _last_step(workdir: Path, metrics: Mapping[str, Rows]) -> int:
+    logged = [int(rows[:, 0].max()) for rows in metrics.values()]
+    return max([0, *logged, *(int(path.name) for path in _checkpoints(workdir))])
+
+
+def _checkpoints(workdir: Path) -> list[Path]:
+    # Not by Orbax, which would clear up what a training that is still running is about to write.
+    return [path for path in workdir.glob("checkpoints/*") if path.name.isdecimal()]
+
+
+def _cost(workdir: Path, config: Config, metrics: Mapping[str, Rows]) -> dict[str, str]:
+    step, batch_size = _last_step(workdir, metrics), config.training.batch_size
+    cost = {}
+    try:
+        leaves = jax.tree.leaves(abstract_state(config).params)
+        cost["parameters"] = f"{sum(leaf.size for leaf in leaves):,}"
+    except (UserError, ValueError):  # a dataset of another version of this program
+        pass
+    cost |= {"training steps": f"{step:,}", "examples seen": f"{step * batch_size:,}, {batch_size} a step"}
+    compiled, speed = metrics.get("first_step_seconds"), metrics.get("examples_per_second")
+    if compiled is not None:
+        times = "" if len(compiled) == 1 else f", in {len(compiled)} starts"
+        cost["compilation and first step"] = f"{compiled[:, 1].sum():.3g} s{times}"
+    if speed is not None and (speed[:, 1] > 0).all():
+        cost["examples a second (median)"] = f"{statistics.median(speed[:, 1].tolist()):.4g}"
+        examples = np.diff(speed[:, 0], prepend=0) * batch_size
+        seconds = (examples / speed[:, 1]).sum() + (0 if compiled is None else compiled[:, 1].sum())
+        cost["training took about"] = _duration(seconds)
+    checkpoints = _checkpoints(workdir)
+    if checkpoints:
+        files = [file for directory in checkpoints for file in directory.rglob("*") if file.is_file()]
+        size = _size(sum(file.stat().st_size for file in files))
+        cost["checkpoints on disk"] = f"{len(checkpoints)}, {size} together"
+    return cost
+
+
+def _figures(value: float, count: int) -> str:
+    """A number to so many figures, without an exponent where it isn't huge or tiny.
+
+    >>> _figures(213.4, 2), _figures(0.05367, 2), _figures(12.8214, 4)
+    ('210', '0.054', '12.82')
+    """
+    rounded = float(f"{value:.{count}g}")
+    return f"{rounded:,.0f}" if 10**count <= abs(rounded) < 1e7 else f"{rounded:.{count}g}"
+
+
+def _duration(seconds: float) -> str:
+    unit, name = next(((u, n) for u, n in ((3600, "hours"), (60, "minutes")) if seconds >= u), (1, "seconds"))
+    return f"{seconds / unit:.3g} {name}"
+
+
+def _size(count: int) -> str:
+    power = min(max(len(str(count)) - 1, 0) // 3, 4)
+    return f"{count / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def _samples(directory: Path) -> dict[str, Any]:
+    previews = sorted(path for path in directory.glob("step_*.png") if path.stem[5:].isdecimal())
+    shown = [
+        (f"step {int(path.stem[5:]):,}", picture)
+        for path in _spread(previews, MAX_PREVIEWS)
+        if (picture := _picture(path, f"samples at step {int(path.stem[5:])}"))
+    ]
+    return {
+        "previews": shown,
+        "num_previews": len(previews),
+        "grid": _picture(directory / "grid.png", "a grid of samples"),
+        "animation": _picture(directory / "annealing.gif", "an animation from noise to samples"),
+    }
+
+
+def _neighbours(directory: Path) -> dict[str, Any]:
+    paths = sorted(directory.glob("*_neighbours.png"))
+    named = [(path, _step_name(path.stem.removesuffix("_neighbours"))) for path in paths]
+    shown = [
+        (name, picture)
+        for path, name in _spread(named, MAX_NEIGHBOURS)
+        if (picture := _picture(path, f"samples of {name} beside their nearest training images"))
+    ]
+    return {"neighbours": shown, "num_neighbours": len(paths)}
+
+
+def _restorations(workdir: Path) -> list[tuple[str, str, Picture]]:
+    found = []
+    for mode, title in RESTORATIONS.items():
+        directory = workdir / mode
+        picture = _picture(directory / "grid.png", f"images of {title.lower()}")
+        if picture is None:
+            continue
+        caption = "Each row passes from one image to another."
+        if mode != "interpolate":
+            columns = ["the original"] if (directory / "originals.npy").exists() else []
+            columns += ["what was seen of it" if columns else "what was seen of the image"]
+            columns += ["its expectation E[x₀ | y]"] if (directory / "means.npy").exists() else []
+            caption = f"An image a row; columns: {', '.join(columns)}, then restorations."
+        found.append((title, caption, picture))
+    return found
+
+
+def _spread(items: Sequence[Item], count: int) -> list[Item]:
+    """At most so many of the items: the first, the last, and some between."""
+    numbers = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[number] for number in numbers]
+
+
+def _picture(path: Path, alt: str) -> Picture | None:
+    """An image in a file; None if there is none, or it isn't whole enough to tell its size."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+        content = base64.b64encode(path.read_bytes()).decode()
+    except (OSError, SyntaxError, ValueError):
+        return None
+    return Picture(f"data:image/{path.suffix[1:]};base64,{content}", width, height, alt)
+
+
+def _title(subject: Subject) -> str:
+    return subject.name if subject.step is None else f"step {subject.step:,}"
+
+
+def _step_name(name: str) -> str:
+    step = name.removeprefix("step_")
+    return f"step {int(step):,}" if step.isdecimal() else name
+
+
+def _names(subjects: Iterable[Subject]) -> list[str]:
+    return list(dict.fromkeys(name for subject in subjects for name in subject.results))
+
+
+def _table(subjects: Sequence[Subject]) -> list[Row]:
+    rows = []
+    for name in _names(subjects):
+        cells = [subject.results.get(name) for subject in subjects]
+        found = [cell for cell in cells if cell is not None]
+        best = results.best(subjects, name)
+        real = next((cell.real for cell in found if cell.real is not None), None)
+        number = None if best is None else next(i for i, s in enumerate(subjects) if s is best)
+        rows.append(Row(name, found[0].better, cells, number, real))
+    return rows
+
+
+def _training_charts(metrics: Mapping[str, Rows]) -> list[Chart]:
+    wanted = {
+        "Loss": {"training": "loss", "held out": "test_loss"},
+        "Gradient norm": {"": "gradient_norm"},
+        "Examples a second": {"": "examples_per_second"},
+    }
+    charts: list[Chart] = []
+    for title, names in wanted.items():
+        series = {label: metrics[name] for label, name in names.items() if name in metrics}
+        if not series:
+            continue
+        with _drawn(charts, title) as axes:
+            for label, rows in series.items():
+                axes.plot(rows[:, 0], rows[:, 1], marker="." if len(rows) < 30 else "", label=label)
+            _scale(axes, np.concatenate([rows[:, 1] for rows in series.values()]))
+            _steps(axes)
+            if any(series):
+                axes.legend()
+    return charts
+
+
+def _result_charts(subjects: Sequence[Subject]) -> list[Chart]:
+    """Every result over training steps, that of real test data dashed; none of fewer than two steps."""
+    trained = [subject for subject in subjects if subject.step is not None]
+    charts: list[Chart] = []
+    for name in _names(trained):
+        found = [(s.step, s.results[name]) for s in trained if name in s.results]
+        if len(found) < 2:
+            continue
+        with _drawn(charts, name) as axes:
+            steps, values = zip(*found, strict=True)
+            errors = [value.standard_error or 0 for value in values]
+            axes.errorbar(steps, [value.value for value in values], errors, marker=".", capsize=2)
+            real = [value.real for value in values if value.real is not None]
+            if real:
+                axes.axhline(real[0], color="#8a8f98", linestyle="--")
+            _steps(axes)
+    return charts
+
+
+def _level_charts(subjects: Sequence[Subject]) -> list[Chart]:
+    found = [(s, s.metrics["loss"].details) for s in subjects if s.step is not None and "loss" in s.metrics]
+    shown = [(s, details) for s, details in found if {"sigma", "loss"} <= details.keys()]
+    charts: list[Chart] = []
+    if not shown:
+        return charts
+    with _drawn(charts, "Loss of test examples by noise level") as axes:
+        for subject, details in _spread(shown, MAX_LEVELS):
+            errors = details.get("standard_error")
+            axes.errorbar(details["sigma"], details["loss"], errors, marker=".", label=_title(subject))
+        axes.set(xscale="log", xlabel="noise level σ")
+        _plain_numbers(axes.xaxis)
+        axes.legend()
+    return charts
+
+
+def _class_charts(subjects: Sequence[Subject]) -> list[Chart]:
+    """The classes of the newest checkpoint's samples, and of given images, beside the training data's."""
+    found = [(s, s.metrics["classes"].details) for s in subjects if "classes" in s.metrics]
+    found = [(s, details) for s, details in found if "samples" in details]
+    newest = [(s, details) for s, details in found if s.step is not None][-1:]
+    charts: list[Chart] = []
+    for subject, details in newest + [(s, details) for s, details in found if s.step is None]:
+        with _drawn(charts, f"Classes: {_title(subject)}") as axes:
+            edges = np.arange(len(details["samples"]) + 1) - 0.5
+            axes.stairs(details["samples"], edges, fill=True, alpha=0.6, label="samples")
+            if "training data" in details:
+                axes.stairs(details["training data"], edges, color="C1", label="training data", linewidth=1.5)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
+            axes.set(xlabel="class", ylabel="share", xlim=(edges[0], edges[-1]))
+            axes.set_ylim(0, 1.3 * axes.get_ylim()[1])  # room for the legend
+            axes.legend(ncols=2, loc="upper right")
+    return charts
+
+
+def _steps(axes: Axes) -> None:
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _scale(axes: Axes, values: Float[np.ndarray, " n"]) -> None:
+    """A logarithmic scale for values that are positive and far apart."""
+    if values.min() > 0 and values.max() > 10 * values.min():
+        axes.set_yscale("log")
+        _plain_numbers(axes.yaxis)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Labels of a logarithmic axis; matplotlib's own are formulas, in fonts that a browser hasn't."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+@contextlib.contextmanager
+def _drawn(charts: list[Chart], title: str) -> Iterator[Axes]:
+    """Axes to draw on; what is drawn becomes one more chart, in the page's colours."""
+    # The salt makes the ids of a chart no other chart's, and the same in every page.
+    style: dict[Any, Any] = STYLE | {"svg.hashsalt": title}
+    with matplotlib.rc_context(style):
+        figure = Figure((4.0, 2.4), layout="constrained")
+        axes = figure.subplots()
+        axes.grid(color=INK, alpha=0.12, linewidth=0.6)
+        yield axes
+        file = io.StringIO()
+        metadata = dict.fromkeys(["Creator", "Date", "Format", "Type"])
+        figure.savefig(file, format="svg", transparent=True, metadata=metadata)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    used = set(re.findall(r"#([\w.-]+)", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
+    start = Markup('<svg role="img" aria-label="{}"').format(title)
+    charts.append(Chart(title, start + Markup(svg.removeprefix("<svg"))))

@@ -1,0 +1,27 @@
+"""A trained run on points, with four checkpoints, and a cache directory of the tests' own."""
+
+import pytest
+
+from ncsn_jax import training
+from ncsn_jax.config import Evaluation
+from ncsn_jax.evaluation import compared
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_config, tmp_path_factory):
+    """The directory of a run, and its config: 10 samples a checkpoint, in three parts."""
+    settings = Evaluation(num_samples=10, likelihood_examples=6, loss_examples=6, num_neighbours=2)
+    kept = tiny_config.training.model_copy(update={"keep_checkpoints": 4})
+    config = tiny_config.model_copy(update={"evaluation": settings, "training": kept})
+    workdir = tmp_path_factory.mktemp("evaluated") / "run"
+    training.train_and_evaluate(config, workdir)
+    return workdir, config
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_and_apart(tmp_path_factory):
+    """Classifiers are kept for the session, not in the user's cache; few pairs of examples are compared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compared, "MAX_REFERENCE", 500)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield

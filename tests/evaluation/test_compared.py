@@ -1,0 +1,85 @@
+"""Samples beside real examples: names, floors of as many, and what a copy or a lost class looks like."""
+
+import numpy as np
+import pytest
+
+from ncsn_jax.evaluation import compared, metrics
+from ncsn_jax.evaluation.compared import Real
+from ncsn_jax.evaluation.features import PIXELS, Extracted, Features
+
+RNG = np.random.default_rng(0)
+
+
+def gaussian(n, shift=0.0):
+    probabilities = RNG.dirichlet(np.ones(3), n)
+    return Extracted((shift + RNG.standard_normal((n, 4))).astype(np.float32), probabilities)
+
+
+TRAIN, TEST = gaussian(2000), gaussian(300)
+REAL = Real("of", Features("classifier", "f", PIXELS.extract), TRAIN, TEST)
+
+
+def test_what_is_measured_of_more_than_the_test_examples_is_measured_of_as_many_too():
+    samples = gaussian(1000, shift=0.5)
+    found = compared.frechet(REAL, samples)
+    assert list(found) == ["FD-1k (classifier)", "FD-300 (classifier)"]
+    whole, few = found.values()
+    assert whole.value == metrics.frechet_distance(samples.features, TRAIN.features)
+    assert whole.real is None
+    assert few.value == metrics.frechet_distance(samples.features[:300], TRAIN.features)
+    assert few.real == metrics.frechet_distance(TEST.features, TRAIN.features)
+    assert few.real < 0.2 < few.value
+
+
+def test_fewer_samples_are_held_beside_as_many_test_examples():
+    found = compared.kernel(REAL, gaussian(100, shift=1.0))
+    assert list(found) == ["KD-100 (classifier)"]
+    (result,) = found.values()
+    assert result.real == metrics.kernel_distance(TEST.features[:100], REAL.reference).value
+    assert result.value > 4 * result.standard_error
+
+
+def test_only_inceptions_metrics_have_the_papers_names():
+    inception = Real("of", Features("inception", "f", PIXELS.extract), TRAIN, TEST)
+    assert list(compared.frechet(inception, TEST)) == ["FID-300"]
+    assert list(compared.kernel(inception, TEST)) == ["KID-300"]
+    assert list(compared.inception_score(inception, TEST)) == ["IS-300"]
+
+
+def test_real_test_examples_are_their_own_floor():
+    for measure in (compared.frechet, compared.kernel, compared.inception_score):
+        (result,) = measure(REAL, TEST).values()
+        assert result.value == result.real
+    for result in compared.coverage(REAL, TEST, num_neighbours=3).values():
+        assert result.value == result.real > 0.2
+
+
+def test_the_reference_of_pairs_is_drawn_from_all_training_examples(monkeypatch):
+    monkeypatch.setattr(compared, "MAX_REFERENCE", 500)
+    assert REAL.reference.shape == (500, 4)
+    assert len(np.unique(REAL.reference, axis=0)) == 500
+    rows = {row.tobytes() for row in TRAIN.features}
+    assert all(row.tobytes() in rows for row in REAL.reference)
+    assert not np.array_equal(REAL.reference, TRAIN.features[:500])
+
+
+def test_class_shares_are_counted_and_a_lost_class_is_seen():
+    samples = gaussian(300)
+    samples = samples._replace(probabilities=np.eye(3)[np.arange(300) % 2])
+    results, shares = compared.classes(REAL, samples)
+    assert shares["samples"] == [0.5, 0.5, 0.0]
+    expected = np.bincount(TRAIN.probabilities.argmax(1), minlength=3) / 2000
+    np.testing.assert_allclose(shares["training data"], expected)
+    (result,) = results.values()
+    assert result.value == pytest.approx(0.5 * np.abs(np.array([0.5, 0.5, 0]) - expected).sum())
+    assert result.real < 0.15 < result.value
+
+
+def test_copies_of_training_examples_are_seen():
+    def ratio(samples):
+        (result,) = compared.neighbours(REAL, samples).values()
+        return result.value
+
+    assert ratio(TRAIN.rows(slice(200))) == 0.0
+    assert 0.8 < ratio(gaussian(300)) < 1.25
+    assert ratio(gaussian(300, shift=3.0)) > 1.5

@@ -1,0 +1,285 @@
+"""Evaluation end to end: a run on points, and images that something else has made."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from ncsn_jax import as_score_fn, data, evaluation, sampling, training
+from ncsn_jax.config import Config, Data, Evaluation, NcsnModel
+from ncsn_jax.errors import UserError
+from ncsn_jax.evaluation import Features, loop, metrics, parts
+from ncsn_jax.losses import denoising_score_matching
+from ncsn_jax.streams import stream
+
+STEPS = [10, 20, 30, 40]
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, tmp_path_factory):
+    """A copy of the run, evaluated without an interruption: its directory, config and results."""
+    workdir, config = trained
+    copy = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(workdir, copy)
+    return copy, config, evaluation.evaluate(config, copy)
+
+
+def changed(config, **settings):
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update=settings)})
+
+
+def results(workdir):
+    return {path.name: path.read_text() for path in (workdir / "eval").glob("*.json")}
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """The parts that are computed, as they are."""
+    found = []
+    original = parts.write_whole
+
+    def recorded(path, write):
+        original(path, write)
+        found.append(path)
+
+    for module in (parts, loop.results):
+        monkeypatch.setattr(module, "write_whole", recorded)
+    return found
+
+
+def test_every_checkpoint_gets_a_file_and_all_get_curves(evaluated):
+    workdir, _, subjects = evaluated
+    assert [subject.step for subject in subjects] == STEPS
+    assert sorted(results(workdir)) == [f"step_{step:08d}.json" for step in STEPS]
+    for name in ("curves.png", "loss_by_level.png"):
+        with Image.open(workdir / "eval" / name) as image:
+            assert image.width > 300
+    for subject in subjects:
+        assert set(subject.metrics) == {"frechet", "kernel", "coverage", "neighbours", "likelihood", "loss"}
+        assert all(np.isfinite(result.value) for result in subject.results.values())
+        assert "FD-10 (pixels)" in subject.results
+
+
+def test_what_is_judged_are_the_samples_of_mode_sample(evaluated):
+    workdir, config, subjects = evaluated
+    score_fn = as_score_fn(*training.restore(workdir, step=20))
+    settings, drawn = config.sampling, []
+    for numbers in sampling.batches(10, settings.batch_size):
+        *_, x = sampling.draw(score_fn, (2,), config.model.noise_levels, settings, numbers)
+        drawn.append(sampling.rows(x))
+    x, dataset = np.concatenate(drawn)[:10], data.load(config.data)
+    found = subjects[1].results["FD-10 (pixels)"]
+    np.testing.assert_allclose(found.value, metrics.frechet_distance(x, dataset.train), rtol=1e-5)
+    # None of the ten is dropped, though a part has four.
+    assert abs(found.value - metrics.frechet_distance(x[:8], dataset.train)) > 1e-3 * found.value
+
+
+def test_the_loss_at_a_level_is_the_objectives(evaluated):
+    workdir, config, subjects = evaluated
+    score_fn = as_score_fn(*training.restore(workdir, step=40))
+    details = subjects[-1].metrics["loss"].details
+    assert details["sigma"] == list(config.model.noise_levels)
+    x = jnp.asarray(data.load(config.data).test[:6])
+    for level, sigma in enumerate(details["sigma"]):
+        key = jax.random.fold_in(stream(config.seed, "levels"), level)
+        keys = jax.vmap(lambda i, key=key: jax.random.split(jax.random.fold_in(key, i))[1])(jnp.arange(6))
+        losses = jax.vmap(lambda k, x, s=sigma: denoising_score_matching(k, score_fn, x, s))(keys, x)
+        np.testing.assert_allclose(details["loss"][level], losses.mean(), rtol=1e-4)
+    (total,) = subjects[-1].metrics["loss"].results.values()
+    np.testing.assert_allclose(total.value, np.mean(details["loss"]), rtol=1e-6)
+
+
+def test_bits_are_those_of_the_log_likelihood(evaluated):
+    workdir, config, subjects = evaluated
+    score_fn = as_score_fn(*training.restore(workdir, step=30))
+    x, levels = jnp.asarray(data.load(config.data).test[:6]), config.model.noise_levels
+    values = jax.vmap(lambda x: evaluation.log_likelihood(score_fn, x, levels[-1], levels[0]))(x)
+    bits = -np.asarray(values) / (2 * np.log(2))
+    found = subjects[2].results["bits/dim, 6 test examples"]
+    np.testing.assert_allclose(found.value, bits.mean(), rtol=1e-4)
+    np.testing.assert_allclose(found.standard_error, bits.std(ddof=1) / np.sqrt(6), rtol=1e-3)
+
+
+def test_a_second_evaluation_computes_nothing(evaluated, computed, monkeypatch):
+    workdir, config, subjects = evaluated
+    for name in ("frechet_distance", "kernel_distance", "precision_recall_density_coverage"):
+        monkeypatch.setattr(metrics, name, None)
+    assert evaluation.evaluate(config, workdir) == subjects
+    assert computed == []
+
+
+def test_what_has_changed_is_measured_anew_and_the_rest_is_kept(evaluated, computed, tmp_path):
+    workdir, config, subjects = evaluated
+    shutil.copytree(workdir, tmp_path / "run")
+    more = changed(config, num_samples=11, metrics=("frechet", "loss"))
+    (subject,) = evaluation.evaluate(more, tmp_path / "run", steps=[20])
+    assert "FD-11 (pixels)" in subject.results
+    assert "FD-10 (pixels)" not in subject.results
+    assert subject.metrics["kernel"] == subjects[1].metrics["kernel"]
+    # 11 samples are the same three parts as 10.
+    assert [path.suffix for path in computed] == [".json"]
+    _, variables = training.restore(tmp_path / "run", step=20)
+    of = parts.fingerprint(variables)
+    assert of != parts.fingerprint(training.restore(tmp_path / "run", step=30)[1])
+
+
+def test_an_interrupted_evaluation_ends_as_the_whole_one_and_repeats_nothing(
+    trained, evaluated, computed, tmp_path, monkeypatch
+):
+    workdir, config = trained
+    shutil.copytree(workdir, tmp_path / "run")
+    interruptions = iter([3, 60, 75, 90, 100])
+    original, left = parts.write_whole, next(interruptions)
+
+    def interrupted(path, write):
+        nonlocal left
+        if len(computed) == left:
+            left = next(interruptions, None)
+            raise KeyboardInterrupt
+        original(path, write)
+
+    for module in (parts, loop.results):
+        monkeypatch.setattr(module, "write_whole", interrupted)
+    count = 0
+    while True:
+        try:
+            evaluation.evaluate(config, tmp_path / "run")
+            break
+        except KeyboardInterrupt:
+            count += 1
+    assert count == 5
+    files = [path for path in computed if path.suffix == ".npz"]
+    assert len(files) == len(set(files))
+    assert results(tmp_path / "run") == results(evaluated[0])
+
+
+def test_samples_that_are_not_finite_are_said(trained, tmp_path):
+    workdir, config = trained
+    shutil.copytree(workdir, tmp_path / "run")
+    wild = config.model_copy(update={"sampling": config.sampling.model_copy(update={"step_size": 1e39})})
+    with pytest.raises(
+        UserError, match=r"step_00000010: 4 of 4 samples are not finite: config\.sampling asks"
+    ):
+        evaluation.evaluate(wild, tmp_path / "run", steps=[10])
+
+
+def test_too_few_samples_for_a_metric_are_said(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    few = changed(trained[1], num_samples=2, metrics=("frechet", "kernel"))
+    with pytest.raises(UserError, match=r"step_00000010: config\.evaluation\.metrics: kernel: .*at least 3"):
+        evaluation.evaluate(few, tmp_path / "run", steps=[10])
+
+
+def test_a_solver_that_gives_up_is_said(trained, tmp_path):
+    workdir, config = trained
+    shutil.copytree(workdir, tmp_path / "run")
+    strict = config.sampling.model_copy(update={"rtol": 1e-20, "atol": 1e-20})
+    strict = changed(config.model_copy(update={"sampling": strict}), metrics=("likelihood",))
+    with pytest.raises(
+        UserError, match=r"the solver gave up on 6 of 6 test examples, with config\.sampling\."
+    ):
+        evaluation.evaluate(strict, tmp_path / "run", steps=[10])
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "message"),
+    [
+        ({}, {"steps": [11]}, r"--steps: .* holds no checkpoint of step 11, but of \[10, 20, 30, 40\]"),
+        ({"metrics": ("classes",)}, {}, "metrics: classes: pixels and points are in no classes"),
+        ({"features": "inception"}, {}, "features='inception': config.data.name='two_moons' are points"),
+        ({}, {"images": "nowhere"}, "--images: config.data.name='two_moons' are points"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(trained, settings, options, message):
+    workdir, config = trained
+    with pytest.raises(UserError, match=message):
+        evaluation.evaluate(changed(config, **settings), workdir, **options)
+    assert not (workdir / "eval").exists()
+
+
+def test_networks_of_discrete_levels_have_no_likelihood(tmp_path):
+    config = Config(
+        data=Data(name="digits"), model=NcsnModel(), evaluation=Evaluation(metrics=("likelihood",))
+    )
+    with pytest.raises(UserError, match=r"likelihood: it asks .* any σ, found model\.name='ncsn'"):
+        evaluation.evaluate(config, tmp_path)
+    with pytest.raises(UserError, match="holds no checkpoint yet: train on"):
+        evaluation.evaluate(config.model_copy(update={"evaluation": Evaluation()}), tmp_path)
+
+
+# --- images ---
+
+
+@pytest.fixture(scope="module")
+def digits(data_dir):
+    return Config(
+        data=Data(name="digits", data_dir=data_dir),
+        model=NcsnModel(),
+        evaluation=Evaluation(features="pixels"),
+    )
+
+
+def test_images_that_something_else_has_made_are_measured(digits, tmp_path):
+    dataset = data.load(digits.data)
+    pictures = data.as_bytes(dataset.train[:300], dataset.info)
+    np.savez(tmp_path / "copies.npz", pictures)
+    for i, picture in enumerate(pictures):
+        (tmp_path / "copies").mkdir(exist_ok=True)
+        Image.fromarray(picture[..., 0]).save(tmp_path / "copies" / f"{i:03}.png")
+    (of_array,) = evaluation.evaluate(digits, tmp_path / "run", images=str(tmp_path / "copies.npz"))
+    (of_folder,) = evaluation.evaluate(digits, tmp_path / "run", images=str(tmp_path / "copies"))
+    assert of_array.results == of_folder.results
+    assert of_array.name == "images_copies"
+    found = of_array.results
+    expected = metrics.frechet_distance(
+        dataset.train[:300].reshape(300, -1) / 16, dataset.train[:].reshape(-1, 64) / 16
+    )
+    np.testing.assert_allclose(found["FD-300 (pixels)"].value, expected, rtol=1e-2)  # 17 greys in 8 bits
+    assert found["nearest training example, relative distance-300 (pixels)"].value == 0.0
+    with Image.open(tmp_path / "run" / "eval" / "images_copies_neighbours.png") as image:
+        columns, rows = 11, 12
+        assert abs(image.width / image.height - columns / rows) < 0.05
+        pixels = np.asarray(image)
+        side = image.width // columns
+        # A copy's nearest training image is itself.
+        np.testing.assert_array_equal(pixels[:side, :side], pixels[:side, 2 * side : 3 * side])
+
+
+def test_a_users_own_features_take_the_place_of_the_configs(digits, tmp_path):
+    np.save(tmp_path / "noise.npy", np.random.default_rng(0).uniform(size=(50, 8, 8, 1)).astype(np.float32))
+
+    def brightness(images):
+        assert images.dtype == np.uint8
+        return evaluation.Extracted(images.mean((1, 2)) / 255, None)
+
+    mine = Features("brightness", "brightness 1", brightness)
+    chosen = changed(digits, metrics=("frechet",))
+    images = str(tmp_path / "noise.npy")
+    (subject,) = evaluation.evaluate(chosen, tmp_path, images=images, features=mine)
+    dataset = data.load(digits.data)
+    noise = data.quantize(digits.data, dataset.info)(np.load(images)).mean((1, 2)) / 16
+    expected = metrics.frechet_distance(noise, dataset.train[:].mean((1, 2)) / 16)
+    np.testing.assert_allclose(subject.results["FD-50 (brightness)"].value, expected, rtol=0.05)
+
+
+def test_the_classifier_knows_digits_and_is_trained_once(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("ncsn_jax.evaluation.classifier.NUM_STEPS", 300)
+    np.save(tmp_path / "ones.npy", np.zeros((20, 8, 8, 1), np.uint8))
+    chosen = changed(digits, features="auto", metrics=("classes", "inception_score"))
+    images = str(tmp_path / "ones.npy")
+    (subject,) = evaluation.evaluate(chosen, tmp_path / "a", images=images)
+    shares = subject.metrics["classes"].details
+    assert sorted(shares["samples"]) == [0.0] * 9 + [1.0]
+    np.testing.assert_allclose(shares["training data"], 0.1, atol=0.01)  # as stratified
+    assert subject.results["IS-20 (classifier)"].value == pytest.approx(1.0, abs=1e-6)
+    described = json.loads((tmp_path / "a" / "eval" / "parts" / "real.json").read_text())
+    assert "test images" in described["features"]
+    accuracy = float(described["features"].split("right on ")[1].split("%")[0])
+    assert 95 < accuracy < 100
+    monkeypatch.setattr("ncsn_jax.evaluation.classifier._trained", None)
+    (again,) = evaluation.evaluate(chosen, tmp_path / "b", images=images)
+    assert again == subject

@@ -1,0 +1,290 @@
+"""The report of a run: what is on the page, and that it needs nothing else."""
+
+import json
+import os
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from ncsn_jax import viz
+from ncsn_jax.config import Config, Data, Ncsnv2Model
+from ncsn_jax.errors import UserError
+from ncsn_jax.evaluation import report, results
+from ncsn_jax.evaluation.report import write_report
+from ncsn_jax.evaluation.results import Measured, Result, Subject
+
+HOSTILE = "<script>alert('x')</script>\"&<img src=http://example.org/x>"
+VOID = {"meta", "img", "br", "hr", "link", "input", "base"}
+
+
+class Page(HTMLParser):
+    """Reads a page; fails where a tag isn't closed, or closed by another."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.links, self.ids, self.text = [], [], [], [], {}
+        self.section = None
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.tags.append((tag, attributes))
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.section = attributes["id"] if tag == "section" else self.section
+        self.links += [
+            value or "" for name, value in attrs if name.split(":")[-1] in ("src", "href", "srcset", "action")
+        ]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        if tag in ("dt", "dd", "th", "td"):
+            self.handle_data(" ")
+
+    def handle_data(self, data):
+        self.text[self.section] = self.text.get(self.section, "") + data
+
+    def images(self):
+        return [attributes for tag, attributes in self.tags if tag == "img"]
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((4, 4, 1), 128, np.uint8)
+    if path.suffix == ".gif":
+        viz.save_gif(path, [pixels, pixels // 2])
+    else:
+        viz.save_png(path, pixels)
+
+
+def subject(step, value, *, name=None):
+    measured = {
+        "frechet": Measured(
+            of="x",
+            results={
+                "FD-1k (classifier)": Result(value=value, standard_error=0.25, real=0.0625, better="lower")
+            },
+        ),
+        "classes": Measured(
+            of="x",
+            results={"class shares": Result(value=0.125)},
+            details={"samples": [0.25, 0.75], "training data": [0.5, 0.5]},
+        ),
+        "loss": Measured(
+            of="x",
+            results={"loss, 8 test examples": Result(value=2 * value, better="lower")},
+            details={"sigma": [1.0, 0.1], "loss": [2.0, 3.0], "standard_error": [0.1, 0.2]},
+        ),
+    }
+    return Subject(name=name or f"step_{step:08d}", step=step, metrics=measured)
+
+
+@pytest.fixture
+def empty(tmp_path, tiny_config):
+    """A run of which there is nothing but its config."""
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "config.json").write_text(tiny_config.model_dump_json())
+    return workdir
+
+
+@pytest.fixture
+def full(empty):
+    """A run that has everything, and whose log was torn."""
+    lines = [{"step": 1, "first_step_seconds": 6.0}]
+    lines += [
+        {"step": step, "loss": 2.0 / step, "gradient_norm": 1.0, "examples_per_second": 80.0 / 60}
+        for step in (10, 20, 30, 40)
+    ]
+    lines += [{"step": 40, "test_loss": 0.5}]
+    text = "\n".join(map(json.dumps, lines))
+    (empty / "metrics.jsonl").write_text(text + '\n{"step": 50, "lo')
+    for name in (
+        *(f"samples/step_{step:08d}.png" for step in (20, 40)),
+        "samples/grid.png",
+        "samples/annealing.gif",
+        "eval/step_00000040_neighbours.png",
+        *(f"{mode}/grid.png" for mode in report.RESTORATIONS),
+    ):
+        picture(empty / name)
+    (empty / "denoise" / "means.npy").touch()
+    (empty / "inpaint" / "originals.npy").touch()
+    for found in (subject(20, 2.5), subject(40, 1.25), subject(None, 3.0, name="images_theirs")):
+        results.write(empty / "eval" / f"{found.name}.json", found)
+    for step in (20, 40):
+        checkpoint = empty / "checkpoints" / str(step) / "default"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "array").write_bytes(bytes(1500))
+    return empty
+
+
+def page_of(workdir):
+    path = write_report(workdir)
+    assert path == workdir / "report.html"
+    return Page(path.read_text())
+
+
+def words(page, section):
+    return " ".join(page.text[section].split())
+
+
+def test_all_of_a_run_is_on_the_page(full):
+    page = page_of(full)
+    sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
+    assert sections == ["training", "samples", "metrics", "neighbours", "restorations", "cost", "config"]
+    header = words(page, None)
+    for words_of_header in ("dataset two_moons", "network mlp", "step 40 of 40", "3, σ from 1 to 0.01"):
+        assert words_of_header in header
+    assert all(title in words(page, "training") for title in ("Loss", "Gradient norm", "Examples a second"))
+    assert "step 20" in words(page, "samples")
+    assert "step 40" in words(page, "samples")
+    metrics = words(page, "metrics")
+    row = "FD-1k (classifier) ↓ 0.0625 2.5 ± 0.25 ★ 1.25 ± 0.25 3 ± 0.25"
+    assert row in metrics.replace("\xa0", " ")
+    assert "Classes: step 40" in metrics
+    assert "Classes: images_theirs" in metrics
+    assert "Loss of test examples by noise level" in metrics
+    assert "step 40: sample | nearest in pixels | nearest in features" in words(page, "neighbours")
+    restored = words(page, "restorations")
+    assert all(title in restored for title in report.RESTORATIONS.values())
+    assert "the original, what was seen of it, then restorations" in restored
+    assert "what was seen of the image, its expectation E[x₀ | y], then restorations" in restored
+    assert len(page.images()) == 2 + 2 + 1 + 5
+
+
+def test_the_cost_is_counted(full):
+    cost = words(page_of(full), "cost")
+    # The layers are (x, log σ) → 8 → 8 → 2, with biases; 40 steps of 8 examples, 4/3 a second, after 6 s.
+    assert "training steps 40" in cost
+    assert "examples seen 320, 8 a step" in cost
+    assert "compilation and first step 6 s" in cost
+    assert "examples a second (median) 1.333" in cost
+    assert "training took about 4.1 minutes" in cost
+    assert "checkpoints on disk 2, 3 kB together" in cost
+    assert f"parameters {(3 + 1) * 8 + (8 + 1) * 8 + (8 + 1) * 2} " in cost
+
+
+def test_settings_that_differ_come_first(full):
+    text = words(page_of(full), "config")
+    before, after = text.split("All settings")
+    assert "training.num_steps 40 200000" in before
+    assert "model.num_features 8 128" in before
+    assert "model.num_filters" not in before  # another network's
+    assert "data.dequantization" not in before
+    assert '"dequantization": "uniform"' in after
+
+
+def test_the_page_is_complete_in_itself(full):
+    page = page_of(full)
+    assert page.links
+    assert all(link.startswith(("data:image/", "#")) for link in page.links)
+    anchors = {link[1:] for link in page.links if link.startswith("#")}
+    assert anchors <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
+    assert all(image["alt"] and int(image["width"]) == 4 for image in page.images())
+    assert ("html", {"lang": "en"}) in page.tags
+    policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    text = (full / "report.html").read_text()
+    assert "url(http" not in text
+    assert "@import" not in text
+
+
+def test_the_same_run_gives_the_same_bytes(full):
+    first = write_report(full).read_bytes()
+    assert write_report(full).read_bytes() == first
+    assert not list(full.glob("*.partial"))
+
+
+def test_only_the_report_is_written(full):
+    before = {path: path.stat().st_mtime_ns for path in full.rglob("*") if path.is_file()}
+    write_report(full)
+    after = {path: path.stat().st_mtime_ns for path in full.rglob("*") if path.is_file()}
+    assert after == before | {full / "report.html": after[full / "report.html"]}
+
+
+def test_hostile_names_are_text(tmp_path):
+    workdir = tmp_path / "<script>alert('x')<" / 'a "run" & <b onclick=x>'
+    (workdir / "eval").mkdir(parents=True)
+    config = Config(data=Data(name="folder", data_dir=HOSTILE, image_size=8), model=Ncsnv2Model())
+    (workdir / "config.json").write_text(config.model_dump_json())
+    (workdir / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 1.0, HOSTILE: 1.0}))
+    for step in (1, 2):
+        hostile = subject(step, 1.0)
+        hostile.metrics["x"] = Measured(of="x", results={f"{HOSTILE} $\\frac$": Result(value=1.0)})
+        results.write(workdir / "eval" / f"{step}.json", hostile)
+    results.write(workdir / "eval" / "x.json", subject(None, 1.0, name=f"{HOSTILE} $\\frac$"))
+    picture(workdir / "eval" / "<img src=x>_neighbours.png")
+    page = page_of(workdir)
+    assert not {"script", "b"} & {tag for tag, _ in page.tags}
+    assert all(image["src"].startswith("data:") for image in page.images())
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert 'a "run" & <b onclick=x>' in words(page, None)
+    assert f"dataset folder {HOSTILE}" in words(page, None)
+    assert HOSTILE in words(page, "metrics")
+
+
+def test_what_is_missing_is_named_with_its_command(empty):
+    page = page_of(empty)
+    command = f"python main.py --workdir {empty}"
+    assert f"this trains on: {command}" in words(page, "training")
+    assert f"{command} --mode sample" in words(page, "samples")
+    assert f"{command} --mode evaluate" in words(page, "metrics")
+    assert not {"neighbours", "restorations"} & set(page.ids)
+    assert page.images() == []
+    assert "training steps 0" in words(page, "cost")
+    assert "checkpoints" not in words(page, "cost")
+
+
+def test_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        write_report(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [b'{"step": 20, "loss": ', b'{"step": 20, "loss": "x"}\n', b'{"loss": 3.0}\n', b"[1]\n", b"\xff\xfe\n"],
+)
+def test_lines_that_are_torn_are_passed_over(tmp_path, torn):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 10, "loss": 2.0, "gradient_norm": NaN}\n' + torn)
+    found = report.read_metrics(path)
+    assert found.keys() == {"loss"}
+    np.testing.assert_array_equal(found["loss"], [[10, 2.0]])
+
+
+def test_no_log_is_an_empty_one(tmp_path):
+    assert report.read_metrics(tmp_path / "metrics.jsonl") == {}
+
+
+def test_pictures_that_are_not_whole_are_left_out(full):
+    (full / "samples" / "grid.png").write_bytes(b"\x89PNG\r\n")
+    (full / "samples" / "step_00000020.png").write_bytes(b"")
+    assert len(page_of(full).images()) == 10 - 2
+
+
+def test_of_many_previews_some_are_shown(full):
+    for step in range(1, 31):
+        picture(full / "samples" / f"step_{step:08d}.png")
+    text = words(page_of(full), "samples")
+    assert f"{report.MAX_PREVIEWS} of 31 previews" in text
+    assert "step 1 " in text
+    assert "step 40" in text
+
+
+def test_the_newest_data_are_dated(full):
+    for path in full.rglob("*.*"):
+        os.utime(path, (0, 0))
+    os.utime(full / "metrics.jsonl", (86_400, 86_400))
+    assert "1970-01-02 00:00 UTC" in words(page_of(full), None)
