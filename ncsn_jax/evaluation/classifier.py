@@ -20,6 +20,8 @@ from ncsn_jax.evaluation.features import Extracted, Features, in_batches
 from ncsn_jax.evaluation.parts import fingerprint
 
 NUM_STEPS, BATCH_SIZE, LEARNING_RATE = 1500, 128, 2e-3
+VERSION = 2
+"""Of the network and its training: raised when they change, so that older weights aren't read any more."""
 
 
 class Classifier(nn.Module):
@@ -66,7 +68,7 @@ def classifier(name: str, train: Labelled, test: Labelled) -> Features:
     model = Classifier(num_classes=int(train.labels.max()) + 1)
     x = jax.ShapeDtypeStruct((1, *train.images.shape[1:]), jnp.float32)
     params = model.lazy_init(jax.random.key(0, impl="threefry2x32"), x)
-    recipe = fingerprint(NUM_STEPS, BATCH_SIZE, LEARNING_RATE, params, train)
+    recipe = fingerprint(VERSION, NUM_STEPS, BATCH_SIZE, LEARNING_RATE, params, train)
     path = platformdirs.user_cache_path("ncsn_jax") / "classifiers" / f"{name}-{recipe}.msgpack"
     if jax.process_index() == 0:
         params = _read(path, params) or _trained(path, model, params, train, name)
