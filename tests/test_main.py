@@ -171,6 +171,7 @@ def test_what_a_trained_run_cannot_do_is_said(trained, run, arguments, message):
     assert files(trained) == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_on_images_ends_bit_for_bit_as_the_whole_one(trained, run, tmp_path, monkeypatch):
     original = training.loop.StepLog.add
 
