@@ -117,7 +117,8 @@ def class_shares(extracted: Extracted) -> Float[np.ndarray, " K"]:
 def neighbours(real: Real, samples: Extracted) -> Results:
     """The median distance to the nearest training example, relative to that of test examples.
 
-    1 is as far as unseen data are; 0 would be copies.
+    1 is as far as unseen data are; 0 would be copies. Where half of the test examples coincide with training
+    examples, there is no such ratio, and no result.
     """
 
     def nearest(x):
@@ -125,8 +126,11 @@ def neighbours(real: Real, samples: Extracted) -> Results:
         return float(np.median(distances))
 
     count = min(len(samples.features), MAX_NEIGHBOURS)
-    ratio = nearest(samples.features) / nearest(real.test.features)
-    return {real.name("nearest training example, relative distance", count): Result(value=ratio, real=1.0)}
+    distance, of_real = nearest(samples.features), nearest(real.test.features)
+    if of_real == 0:
+        return {}
+    result = Result(value=distance / of_real, real=1.0)
+    return {real.name("nearest training example, relative distance", count): result}
 
 
 def _beside_real(real: Real, samples: Extracted, measure: Callable[[Extracted], Results]) -> Results:

@@ -141,7 +141,7 @@ def _measures_of_samples(
         figures.write_neighbours(directory / f"{name}_neighbours.png", shown, extracted(), real, dataset)
         return compared.neighbours(real, extracted()), {}
 
-    return {
+    measures = {
         "frechet": Measure(of, lambda: (compared.frechet(real, extracted()), {})),
         "kernel": Measure(of, lambda: (compared.kernel(real, extracted()), {})),
         "coverage": Measure(
@@ -151,6 +151,12 @@ def _measures_of_samples(
         "classes": Measure(of, lambda: compared.classes(real, extracted())),
         "neighbours": Measure(of, neighbours),
     }
+    if real.train.probabilities is not None:
+        return measures
+    for metric in OF_CLASSES:  # of a user's features, only what they extract tells that
+        if metric in config.evaluation.metrics:
+            raise UserError(f"config.evaluation.metrics: {metric}: {real.features.name!r} tells no classes")
+    return {metric: measure for metric, measure in measures.items() if metric not in OF_CLASSES}
 
 
 def _measures_of_network(
@@ -189,6 +195,8 @@ def _measure(
     subject = results.read(path) or subject
     wait_for_all(f"{path} is read")
     for name in chosen:
+        if name not in measures:  # features that tell no classes
+            continue
         known, measure = subject.metrics.get(name), measures[name]
         if known is None or known.of != measure.of:
             try:

@@ -83,3 +83,5 @@ def test_copies_of_training_examples_are_seen():
     assert ratio(TRAIN.rows(slice(200))) == 0.0
     assert 0.8 < ratio(gaussian(300)) < 1.25
     assert ratio(gaussian(300, shift=3.0)) > 1.5
+    leaked = Real("of", REAL.features, TRAIN, TRAIN.rows(slice(300)))
+    assert compared.neighbours(leaked, gaussian(300)) == {}

@@ -257,9 +257,11 @@ def test_a_users_own_features_take_the_place_of_the_configs(digits, tmp_path):
         return evaluation.Extracted(images.mean((1, 2)) / 255, None)
 
     mine = Features("brightness", "brightness 1", brightness)
-    chosen = changed(digits, metrics=("frechet",))
     images = str(tmp_path / "noise.npy")
-    (subject,) = evaluation.evaluate(chosen, tmp_path, images=images, features=mine)
+    (subject,) = evaluation.evaluate(digits, tmp_path, images=images, features=mine)
+    assert set(subject.metrics) == {"frechet", "kernel", "coverage", "neighbours"}  # it tells no classes
+    with pytest.raises(UserError, match="metrics: classes: 'brightness' tells no classes"):
+        evaluation.evaluate(changed(digits, metrics=("classes",)), tmp_path, images=images, features=mine)
     dataset = data.load(digits.data)
     noise = data.quantize(digits.data, dataset.info)(np.load(images)).mean((1, 2)) / 16
     expected = metrics.frechet_distance(noise, dataset.train[:].mean((1, 2)) / 16)
