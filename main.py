@@ -10,18 +10,37 @@
 
 A run is its workdir: the same command again goes on where it stopped. Where DIR holds a run, --workdir DIR
 stands for its config, too: --config may be left out.
+
+On several hosts, the same command runs on each (docs/pods.md). The exit status is 0 when all is done, 1 after
+an error that one line explains, 130 after Ctrl-C, and 143 when the machine was wanted back and training is
+saved.
 """
 
+import contextlib
 import importlib
+import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-import jax
-from absl import flags, logging
+from absl import flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
+from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ncsn_jax import config, data, evaluation, interpolating, restoring, sampling, suggest_noise, training
-from ncsn_jax.errors import UserError
+from ncsn_jax import (
+    config,
+    data,
+    evaluation,
+    hosts,
+    interpolating,
+    restoring,
+    sampling,
+    suggest_noise,
+    training,
+)
+from ncsn_jax.errors import PreemptedError, UserError
+from ncsn_jax.locking import only_writer
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.training import importing
 from ncsn_jax.training.workdir import load_run
@@ -64,6 +83,22 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
         None,
         "Of --mode evaluate: which checkpoints, such as 1000,2000; all, if none are named.",
         flag_values=values,
+    )
+    flags.DEFINE_string(
+        "coordinator_address",
+        None,
+        "Of several processes where no TPU pod, Slurm or GKE tells it: HOST:PORT of process 0.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "num_processes",
+        None,
+        "With it: how many processes there are. 1 is alone, whatever the cluster says.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "process_id", None, "With it: which of them this is, from 0.", lower_bound=0, flag_values=values
     )
     try:
         config_flags.DEFINE_config_file(
@@ -166,7 +201,7 @@ def evaluate(workdir: Path, values: flags.FlagValues) -> None:
     if values.images is not None and values.steps is not None:
         raise UserError("--steps: --images are of no checkpoint; accepted: one of the two")
     subjects = evaluation.evaluate(parsed, workdir, steps=steps(values), images=values.images)
-    if jax.process_index() == 0:
+    if hosts.is_first():
         directory = workdir / "eval"
         print(evaluation.table(subjects))
         print(evaluation.about_real(directory / "parts"))
@@ -235,15 +270,21 @@ def num_samples(values: flags.FlagValues) -> dict[str, int]:
 
 
 def draw(workdir: Path, parsed: config.Config) -> None:
-    """Writes samples, a grid and the annealing's animation to the workdir."""
+    """Writes samples, a grid and the annealing's animation to the workdir; the first process does."""
     model, variables = training.restore(workdir)
     directory = workdir / "samples"
     shape, transform = data.describe(parsed.data).shape, data.TRANSFORMS[parsed.data.transform]
     score_fn = as_score_fn(model, variables)
-    sampling.write_samples(
-        directory, score_fn, shape, parsed.model.noise_levels, parsed.sampling, transform=transform
-    )
-    print(f"{directory}: grid.png, annealing.gif, samples.npy ({parsed.sampling.num_samples} samples)")
+
+    def write() -> str:
+        with only_writer(directory):
+            sampling.write_samples(
+                directory, score_fn, shape, parsed.model.noise_levels, parsed.sampling, transform=transform
+            )
+        print(f"{directory}: grid.png, annealing.gif, samples.npy ({parsed.sampling.num_samples} samples)")
+        return ""
+
+    hosts.from_first(write)
 
 
 MODES = {
@@ -259,15 +300,20 @@ MODES = {
 
 def main(argv: list[str]) -> int:
     """Runs the program; returns its exit status."""
-    logging.set_verbosity(logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.FATAL)  # what Orbax logs of an error, the error says
     try:
         values = parse_flags(argv)
+        hosts.join(values.coordinator_address, values.num_processes, values.process_id)
         name = Path(config_flags.get_config_filename(values["config"])).name
         workdir = Path(values.workdir or f"runs/{name.replace('.py', '').replace(':', '_')}")
-        MODES[values.mode](workdir, values)
+        with messages():
+            MODES[values.mode](workdir, values)
     except (UserError, OSError) as error:
         print("main.py:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 1
+    except PreemptedError as error:
+        print(f"main.py: {error}; the same command goes on", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print(
             "main.py: interrupted; the same command goes on from the last checkpoint",
@@ -275,6 +321,21 @@ def main(argv: list[str]) -> int:
         )
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def messages() -> Iterator[None]:
+    """Writes what the package says to stderr, line by line, above any progress bar."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("main.py: %(message)s"))
+    hosts.logger.addHandler(handler)
+    hosts.logger.propagate = False
+    try:
+        with logging_redirect_tqdm([hosts.logger]):
+            yield
+    finally:
+        hosts.logger.removeHandler(handler)
+        hosts.logger.propagate = True
 
 
 if __name__ == "__main__":

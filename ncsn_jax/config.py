@@ -35,7 +35,7 @@ from ncsn_jax.models.layers import (
     InstanceNormPlus,
     VarianceNorm,
 )
-from ncsn_jax.noise import geometric_sigmas
+from ncsn_jax.noise import geometric_levels
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -122,7 +122,7 @@ class NoiseLevels(Settings):
     @model_validator(mode="after")
     def _sigmas_descend(self) -> "NoiseLevels":
         if self.sigmas == "geometric":
-            geometric_sigmas(self.sigma_begin, self.sigma_end, self.num_scales)
+            geometric_levels(self.sigma_begin, self.sigma_end, self.num_scales)
         return self
 
     @property
@@ -132,7 +132,7 @@ class NoiseLevels(Settings):
             raise ValueError("sigmas='auto': the noise levels aren't chosen yet")
         if not isinstance(self.sigmas, str):
             return self.sigmas
-        return tuple(geometric_sigmas(self.sigma_begin, self.sigma_end, self.num_scales).tolist())
+        return tuple(geometric_levels(self.sigma_begin, self.sigma_end, self.num_scales).tolist())
 
 
 ACTIVATIONS = {
@@ -258,6 +258,15 @@ class Training(Settings):
     """How many of the newest checkpoints are kept."""
     keep_best: NonNegativeInt = 0
     """How many more are kept for their held-out loss, which is then evaluated at every checkpoint."""
+    checkpoint_dir: Annotated[str, Field(min_length=1)] | None = None
+    """Where checkpoints lie, such as `gs://bucket/run`: a place that all processes see. `checkpoints/` in the
+    workdir if None."""
+    max_failed_saves: NonNegativeInt = 100
+    """How many saves in a row may fail, for a full disk or a vanished one, before training stops. What
+    couldn't be saved is saved, at a later step, at the next line of the log."""
+    max_skipped_steps: NonNegativeInt = 0
+    """How many steps of a run may have a loss or a gradient that isn't finite, and are skipped, before
+    training stops."""
     preview_every: PositiveInt = 5_000
     preview_samples: PositiveInt = 64
 

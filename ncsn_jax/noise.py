@@ -38,6 +38,16 @@ def geometric_sigmas(sigma_begin: float, sigma_end: float, num_scales: int) -> F
     >>> geometric_sigmas(1.0, 0.01, 3)
     Array([1.  , 0.1 , 0.01], dtype=float32)
     """
+    return jnp.asarray(geometric_levels(sigma_begin, sigma_end, num_scales))
+
+
+def geometric_levels(
+    sigma_begin: float, sigma_end: float, num_scales: int
+) -> Float[np.ndarray, " num_scales"]:
+    """As `geometric_sigmas`, in the host's memory.
+
+    A process must not touch its devices before it has met the others, and the config is read before.
+    """
     return _descending(
         lambda: np.geomspace(sigma_begin, sigma_end, num_scales), sigma_begin, sigma_end, num_scales
     )
@@ -71,22 +81,23 @@ def karras_sigmas(
     """
     if not rho > 0:
         raise ValueError(f"rho must be positive, found {rho}")
-    return _descending(
+    levels = _descending(
         lambda: np.linspace(sigma_begin ** (1 / rho), sigma_end ** (1 / rho), num_scales) ** rho,
         sigma_begin,
         sigma_end,
         num_scales,
     )
+    return jnp.asarray(levels)
 
 
-def _descending(levels, sigma_begin, sigma_end, num_scales) -> Float[Array, " num_scales"]:
+def _descending(levels, sigma_begin, sigma_end, num_scales) -> Float[np.ndarray, " num_scales"]:
     """The levels, computed in double precision and rounded once, if they descend."""
     if num_scales < 1:
         raise ValueError(f"num_scales must be at least 1, found {num_scales}")
     if 0 < sigma_end < sigma_begin < np.inf:
         sigmas = levels().astype(np.float32)
         if sigmas[-1] > 0 and np.all(np.diff(sigmas) < 0):
-            return jnp.asarray(sigmas)
+            return sigmas
     raise ValueError(
         "noise levels descend, in single precision, from sigma_begin to sigma_end > 0: "
         f"found sigma_begin={sigma_begin}, sigma_end={sigma_end}, num_scales={num_scales}"

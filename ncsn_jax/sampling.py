@@ -7,6 +7,7 @@ result equals that of its function in `ncsn_jax.langevin` or `ncsn_jax.samplers`
 import collections
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -203,6 +204,8 @@ def write_batches(
     """
     partial = path.with_name(path.name + ".partial")
     file = np.lib.format.open_memmap(partial, "w+", np.float32, (*counts, *shape))
+    with partial.open("r+b") as whole:  # on a full disk, an error here and not a bus error later
+        os.posix_fallocate(whole.fileno(), 0, partial.stat().st_size)
     samples = file.reshape(-1, *shape)
     count, first, num_finite = len(samples), 0, 0
     every = -(-num_steps // MAX_FRAMES)
@@ -234,12 +237,16 @@ def preview(
     count: int,
     *,
     transform: Transform = IDENTITY,
-) -> viz.Picture:
-    """A picture of the first `count` samples of the seed."""
+    is_unwanted: Callable[[], bool] = lambda: False,
+) -> viz.Picture | None:
+    """A picture of the first `count` samples of the seed; None if it is unwanted before it is drawn."""
     (numbers,) = batches(count, count)
-    states = draw(score_fn, shape, sigmas, settings, numbers, transform=transform)
-    (x,) = collections.deque(states, maxlen=1)
-    return viz.pictures([rows(x)[:count]])[0]
+    last = collections.deque(maxlen=1)
+    for x in draw(score_fn, shape, sigmas, settings, numbers, transform=transform):
+        last.append(jax.block_until_ready(x))
+        if is_unwanted():
+            return None
+    return viz.pictures([rows(last[0])[:count]])[0]
 
 
 def rows(x: Float[Array, "devices batch *event"]) -> Float[np.ndarray, "n *event"]:

@@ -18,6 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ncsn_jax.files import write_whole
+
 Picture = UInt8[np.ndarray, "height width channels"]
 """Pixels, grey or RGB, 8 bits a channel."""
 
@@ -78,7 +80,7 @@ def image_grid(
 
 def save_png(path: str | Path, picture: Picture) -> None:
     """Writes a picture as PNG."""
-    _image(picture).save(path, "PNG", optimize=True)
+    write_whole(Path(path), lambda file: _image(picture).save(file, "PNG", optimize=True))
 
 
 def save_gif(path: str | Path, frames: Sequence[Picture], *, seconds: float = 4.0) -> None:
@@ -92,7 +94,8 @@ def save_gif(path: str | Path, frames: Sequence[Picture], *, seconds: float = 4.
     each = round(1000 * seconds / len(frames))
     first, *rest = map(_image, frames)
     durations = [each] * len(rest) + [2000]
-    first.save(path, "GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+    options = dict(save_all=True, append_images=rest, duration=durations, loop=0)
+    write_whole(Path(path), lambda file: first.save(file, "GIF", **options))
 
 
 def rendered(figure: Figure) -> Picture:

@@ -427,7 +427,7 @@ def test_an_official_checkpoint_is_imported_sampled_and_trained_on(run, checkpoi
         *(word for word in TINY if "model" not in word),
     )
     assert status == 0
-    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "config.json"]
+    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "config.json", "lock"]
     imported = load_run(workdir)
     assert (imported.data.name, imported.model.num_filters, imported.model.num_scales) == ("digits", 8, 10)
     _, before = training.restore(workdir, ema=False)
@@ -549,7 +549,10 @@ def test_a_folder_of_images_is_trained_and_sampled(run, folder, tmp_path):
     chosen = load_run(tmp_path / "run")
     assert chosen.model.sigmas == "geometric"
     assert 2.0 < chosen.model.sigma_begin < np.sqrt(8 * 8 * 3)
-    # The same command again takes what was chosen, whatever has become of the folder.
-    (folder / "00.png").unlink()
+    # The same command again takes what was chosen, and doesn't go on with other images.
     assert run(*arguments, "--config.data.corrupt=skip")[0] == 0
     assert load_run(tmp_path / "run") == chosen
+    (folder / "00.png").unlink()
+    status, errors = run(*arguments, "--config.data.corrupt=skip")
+    assert status == 1
+    assert "bring back the files as they were" in errors[-1]

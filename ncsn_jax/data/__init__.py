@@ -2,6 +2,7 @@
 
 from ncsn_jax.data.chosen import chosen_images, stored_images
 from ncsn_jax.data.datasets import Dataset, DatasetInfo, describe, has_labels, load, load_labels
+from ncsn_jax.data.fingerprint import fingerprint
 from ncsn_jax.data.pipeline import Batch, evaluation_batches, training_batches
 from ncsn_jax.data.preprocessing import (
     TRANSFORMS,
@@ -26,6 +27,7 @@ __all__ = [
     "describe",
     "evaluation_batches",
     "expected_image",
+    "fingerprint",
     "has_labels",
     "load",
     "load_labels",

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from jaxtyping import Int, Shaped
 from matplotlib.figure import Figure
 
-from ncsn_jax import viz
+from ncsn_jax import hosts, viz
 from ncsn_jax.data.datasets import Dataset, Source
 from ncsn_jax.evaluation import metrics, results
 from ncsn_jax.evaluation.compared import Real
@@ -31,7 +30,7 @@ def write_neighbours(
       real: the training images' features.
       dataset: the training images.
     """
-    if jax.process_index() != 0 or dataset.info.num_values is None:
+    if not hosts.is_first() or dataset.info.num_values is None:
         return
     in_pixels = nearest_in_pixels(samples, dataset.train, NEIGHBOURS)
     features = extracted.features[: len(samples)]

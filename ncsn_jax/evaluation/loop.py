@@ -5,22 +5,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
-from ncsn_jax import data, training
+from ncsn_jax import data, hosts, training
 from ncsn_jax.config import METRICS, Config
 from ncsn_jax.data.datasets import Dataset
 from ncsn_jax.errors import UserError
 from ncsn_jax.evaluation import compared, figures, networks, results
 from ncsn_jax.evaluation.compared import Real, Results
 from ncsn_jax.evaluation.features import Features
-from ncsn_jax.evaluation.parts import fingerprint, wait_for_all
+from ncsn_jax.evaluation.parts import fingerprint
 from ncsn_jax.evaluation.real import kind_of_features, real_features
 from ncsn_jax.evaluation.results import Measured, Subject
 from ncsn_jax.evaluation.samples import Samples, drawn_samples, given_samples, sample_features
+from ncsn_jax.hosts import wait_for_all
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.models.score_fn import NetworkScore
-from ncsn_jax.training.workdir import checkpoint_steps
+from ncsn_jax.training.workdir import checkpoint_dir, checkpoint_steps
 
 OF_CLASSES = ("inception_score", "classes")
 OF_NETWORKS = ("likelihood", "loss")
@@ -64,7 +63,7 @@ def evaluate(
     workdir = Path(workdir)
     directory, parts = workdir / "eval", workdir / "eval" / "parts"
     chosen = _chosen_metrics(config, of_images=images is not None, given=features is not None)
-    steps = [] if images else _chosen_steps(workdir, steps)
+    steps = [] if images else _chosen_steps(workdir, config, steps)
     dataset = data.load(config.data)
     # Not before it is needed: it may train a classifier, or read all of the dataset.
     real = functools.cache(lambda: real_features(parts, config, dataset, features))
@@ -85,15 +84,15 @@ def evaluate(
             samples = drawn_samples(parts, score_fn, of_network, config, dataset.info, name)
             measures |= of_samples(name, samples)
         measured.append(_measure(directory, Subject(name=name, step=step), measures, chosen))
-    if jax.process_index() == 0:
+    if hosts.is_first():
         figures.write_curves(directory, results.read_all(directory))
     return measured
 
 
-def _chosen_steps(workdir: Path, steps: Sequence[int] | None) -> Sequence[int]:
-    available = checkpoint_steps(workdir)
+def _chosen_steps(workdir: Path, config: Config, steps: Sequence[int] | None) -> Sequence[int]:
+    available = checkpoint_steps(workdir, config)
     if not available:
-        raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint yet: train on")
+        raise UserError(f"{checkpoint_dir(workdir, config)} holds no checkpoint yet: train on")
     for step in steps or []:
         if step not in available:
             raise UserError(f"--steps: {workdir} holds no checkpoint of step {step}, but of {available}")
@@ -204,7 +203,7 @@ def _measure(
             except ValueError as error:  # of too few examples
                 raise UserError(f"{subject.name}: config.evaluation.metrics: {name}: {error}") from error
             subject.metrics[name] = Measured(of=measure.of, results=found, details=details)
-            if jax.process_index() == 0:
+            if hosts.is_first():
                 results.write(path, subject)
     wait_for_all(f"{path} is written")
     return subject

@@ -11,10 +11,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from ncsn_jax.errors import UserError
+from ncsn_jax.files import write_whole
+from ncsn_jax.hosts import wait_for_all
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -67,20 +68,6 @@ def compute_parts(directory: Path, count: int, compute: Callable[[int], Arrays],
         if not path.exists():
             raise UserError(f"{path}: another process's part isn't here; accepted: a workdir that all share")
     return Parts(paths)
-
-
-def write_whole(path: Path, write: Callable[[Any], None]) -> None:
-    """Writes a file that is there whole or not at all, whenever the process is killed."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        write(file)
-    partial.replace(path)
-
-
-def wait_for_all(what: str) -> None:
-    """Returns when every process is here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
 
 
 def fingerprint(*values: Any) -> str:

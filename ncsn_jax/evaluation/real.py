@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Shaped
 
-from ncsn_jax import data
+from ncsn_jax import data, hosts
 from ncsn_jax.config import Config
 from ncsn_jax.data.datasets import Dataset, DatasetInfo, Source
 from ncsn_jax.errors import UserError
@@ -16,7 +15,8 @@ from ncsn_jax.evaluation.classifier import Labelled, classifier
 from ncsn_jax.evaluation.compared import Real
 from ncsn_jax.evaluation.features import PIXELS, Extracted, Features, joined
 from ncsn_jax.evaluation.inception import inception
-from ncsn_jax.evaluation.parts import Arrays, Parts, compute_parts, fingerprint, write_whole
+from ncsn_jax.evaluation.parts import Arrays, Parts, compute_parts, fingerprint
+from ncsn_jax.files import write_whole
 
 REAL = "real.json"
 PART = 1_000
@@ -62,7 +62,7 @@ def real_features(directory: Path, config: Config, dataset: Dataset, given: Feat
 
     (of_train, train), (of_test, test) = extracted("train", dataset.train), extracted("test", dataset.test)
     order = np.random.default_rng(0).permutation(len(test.features))
-    if jax.process_index() == 0:
+    if hosts.is_first():
         text = json.dumps(_described(features, dataset), indent=1, ensure_ascii=False)
         write_whole(directory / REAL, lambda file: file.write(text.encode()))
     return Real(fingerprint(of_train, of_test), features, train, test.rows(order))

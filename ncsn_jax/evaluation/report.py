@@ -29,8 +29,8 @@ from PIL import Image
 from ncsn_jax.config import Config, changes
 from ncsn_jax.errors import UserError
 from ncsn_jax.evaluation import results
-from ncsn_jax.evaluation.parts import write_whole
 from ncsn_jax.evaluation.results import Subject
+from ncsn_jax.files import write_whole
 from ncsn_jax.training.workdir import abstract_state, load_run
 
 TEMPLATE = "report.html.jinja"

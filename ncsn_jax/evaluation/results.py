@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ncsn_jax.errors import UserError
-from ncsn_jax.evaluation.parts import write_whole
+from ncsn_jax.files import write_whole
 
 
 class Result(BaseModel):

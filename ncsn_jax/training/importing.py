@@ -1,6 +1,5 @@
 """From an official PyTorch checkpoint to a run: config, parameters, moving average, optimizer state, step."""
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +15,13 @@ from ncsn_jax.config import NCSN_NORMS, NCSNV2_NORMS, Config, MlpModel
 from ncsn_jax.errors import UserError
 from ncsn_jax.interop import from_torch, load_torch_checkpoint
 from ncsn_jax.interop.torch_names import params_from_torch, params_to_torch
+from ncsn_jax.locking import only_writer
 from ncsn_jax.models import NCSN
 from ncsn_jax.noise import geometric_sigmas
 from ncsn_jax.training import workdir as run
 from ncsn_jax.training.checkpoints import Checkpoints
 from ncsn_jax.training.parallel import replicate
+from ncsn_jax.training.record import make_record, run_facts
 from ncsn_jax.training.state import TrainState
 
 
@@ -155,15 +156,19 @@ def import_run(official: OfficialRun, settings: Config, workdir: Path) -> None:
         params=official.params,
         opt_state=opt_state,
         ema_params=official.params if official.ema_params is None else official.ema_params,
+        num_skipped=jnp.zeros((), jnp.int32),
     )
-    workdir.mkdir(parents=True, exist_ok=True)
-    # A checkpoint that is whole, and then the config: half of a run could be neither used nor imported again.
-    with tempfile.TemporaryDirectory(prefix="import.", dir=workdir) as directory:
-        partial = Path(directory) / "checkpoints"
-        with Checkpoints(partial, keep=settings.training.keep_checkpoints) as checkpoints:
-            checkpoints.save(official.step, replicate(state))
-        partial.rename(workdir / "checkpoints")
-    run.claim(workdir, settings)
+    directory = run.checkpoint_dir(workdir, settings)
+    with only_writer(workdir):
+        run.check(workdir, settings)
+        # A checkpoint that is whole, and then the config: killed between, it can be imported again.
+        with Checkpoints(directory, keep=settings.training.keep_checkpoints) as checkpoints:
+            if checkpoints.steps:
+                raise UserError(f"{directory} holds checkpoints already: choose another --workdir")
+            state = replicate(state)
+            facts = run_facts(settings, data=None)
+            checkpoints.save(official.step, state, make_record(facts, official.step, state, test_loss=None))
+        run.claim(workdir, settings)
 
 
 def report(official: OfficialRun, settings: Config, workdir: Path) -> str:

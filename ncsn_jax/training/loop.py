@@ -1,24 +1,32 @@
 """The training loop: steps, and what is logged, evaluated, saved and drawn between them."""
 
+import contextlib
 import functools
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 
-from ncsn_jax import data, sampling, viz
-from ncsn_jax.config import Config
-from ncsn_jax.errors import UserError
+from ncsn_jax import data, hosts, sampling, viz
+from ncsn_jax.config import Config, flatten, parse
+from ncsn_jax.errors import PreemptedError, UserError
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.plan import plan
 from ncsn_jax.streams import stream
 from ncsn_jax.suggest_noise import resolved
 from ncsn_jax.training import workdir as run
 from ncsn_jax.training.checkpoints import Checkpoints
-from ncsn_jax.training.metrics import MetricsWriter, StepLog
+from ncsn_jax.training.metrics import MetricsWriter, NoMetrics, StepLog
 from ncsn_jax.training.objective import objective
 from ncsn_jax.training.parallel import pmap_evaluation, pmap_step, replicate, replicated
+from ncsn_jax.training.preemption import Notice
+from ncsn_jax.training.record import Record, run_facts, versions
+from ncsn_jax.training.saving import Saver
 from ncsn_jax.training.state import TrainState
 from ncsn_jax.training.step import evaluation_step, example_loss, train_step
 
@@ -27,11 +35,14 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
     """Trains a score network, or goes on training it, in a directory.
 
     The directory gets `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `samples/`. If it
-    holds checkpoints of this run, training goes on from the newest, and ends bit for bit where it would
-    have ended uninterrupted.
+    holds checkpoints of this run, training goes on from the newest that is whole, and ends bit for bit where
+    it would have ended uninterrupted.
+
+    Of several processes (see `ncsn_jax.hosts`), all call it; the first one's directory is written, and
+    checkpoints are written by all.
 
     Args:
-      config: the run's settings.
+      config: the run's settings, the same in every process but for `data.data_dir`.
       workdir: the run's directory; made if need be.
 
     Returns:
@@ -39,28 +50,61 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
 
     Raises:
       UserError: if the settings don't fit the machine, the dataset or the directory, which is then
-        untouched; or if the loss stops being finite, when the last good checkpoint stays.
+        untouched; if more steps aren't finite, or more saves fail, than the settings allow, when the last
+        good checkpoint stays.
+      PreemptedError: if the process is told to end (SIGTERM, or the cluster's notice) after the first step;
+        the state is saved.
     """
-    workdir, settings = Path(workdir), config.training
-    devices = jax.device_count()
-    if settings.batch_size % devices:
+    workdir = Path(workdir)
+    hosts.require_equal(_agreed(config))
+    load_dataset = functools.cache(lambda: data.load(config.data))
+    config = _with_levels_of_first(config, workdir, load_dataset)
+    dataset = hosts.together(lambda: _checked_dataset(config, load_dataset))
+    with run.opened(workdir, config):
+        return _train(config, workdir, dataset)
+
+
+def _agreed(config: Config) -> dict[str, Any]:
+    """What all processes must have in common."""
+    of_config = {f"config.{name}": value for name, value in flatten(config.model_dump()).items()}
+    of_config.pop("config.data.data_dir")
+    return of_config | {f"version of {name}": version for name, version in versions().items()}
+
+
+def _with_levels_of_first(config: Config, workdir: Path, load_dataset: Callable[[], data.Dataset]) -> Config:
+    """The config with its noise levels resolved by the first process, whose the workdir is."""
+
+    def resolve() -> str:
+        chosen = resolved(config, workdir, load_dataset)
+        run.abstract_state(chosen)
+        run.check(workdir, chosen)
+        return chosen.model_dump_json()
+
+    chosen = parse(json.loads(hosts.from_first(resolve)))
+    return chosen.model_copy(update={"data": config.data})  # the files may lie elsewhere on each host
+
+
+def _checked_dataset(config: Config, load_dataset: Callable[[], data.Dataset]) -> data.Dataset:
+    """The dataset, if the settings fit it and the machine."""
+    batch_size, devices = config.training.batch_size, jax.device_count()
+    if batch_size % devices:
         raise UserError(
-            f"config.training.batch_size={settings.batch_size} is not divisible by "
-            f"the number of devices, {devices}"
+            f"config.training.batch_size={batch_size} is not divisible by the number of devices, {devices}"
         )
-    load_dataset = functools.cache(functools.partial(data.load, config.data))
-    config = resolved(config, workdir, load_dataset)
-    abstract = run.abstract_state(config)
     plan(config.sampling, config.model.noise_levels)  # refuses now what previews would refuse hours later
-    run.check(workdir, config)
     dataset = load_dataset()
-    if settings.batch_size > len(dataset.train):
+    if batch_size > len(dataset.train):
         raise UserError(
-            f"config.training.batch_size={settings.batch_size} is more than "
+            f"config.training.batch_size={batch_size} is more than "
             f"the {len(dataset.train)} training examples of {config.data.name!r}"
         )
-    run.claim(workdir, config)
+    return dataset
 
+
+def _train(config: Config, workdir: Path, dataset: data.Dataset) -> TrainState:
+    settings = config.training
+    facts = run_facts(config, data.fingerprint(dataset))
+    hosts.require_equal({"data": facts["data"]})
     loss = functools.partial(
         example_loss,
         config.network(),
@@ -79,53 +123,127 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
     train_key = stream(config.seed, "training")
 
     def due(step: int, every: int) -> bool:
-        return step % every == 0 or step == settings.num_steps
+        return step > 0 and (step % every == 0 or step == settings.num_steps)
 
-    directory, keep, keep_best = workdir / "checkpoints", settings.keep_checkpoints, settings.keep_best
-    with Checkpoints(directory, keep=keep, keep_best=keep_best) as checkpoints:
-        state = _first_state(checkpoints, config, abstract)
-        first_step = int(state.step)
-        batches = data.training_batches(
-            dataset.train,
-            batch_size=settings.batch_size,
-            seed=config.seed,
-            first_step=first_step,
+    with contextlib.ExitStack() as stack:
+        directory = run.checkpoint_dir(workdir, config)
+        _require_shared(directory)
+        checkpoints = stack.enter_context(
+            Checkpoints(directory, keep=settings.keep_checkpoints, keep_best=settings.keep_best)
         )
-        progress = tqdm(initial=first_step, total=settings.num_steps, unit="step", desc=str(workdir))
-        with MetricsWriter(workdir, first_step) as metrics, progress:
-            log = StepLog(metrics, progress, settings.batch_size)
-            for step in range(first_step + 1, settings.num_steps + 1):
+        state = _first_state(checkpoints, config, workdir, facts)
+        first_step = int(state.step)
+        metrics = stack.enter_context(MetricsWriter(workdir, first_step) if hosts.is_first() else NoMetrics())
+        saver = Saver(checkpoints, settings, facts, metrics.sync)
+        notice = stack.enter_context(Notice())
+        progress = stack.enter_context(
+            tqdm(
+                initial=first_step,
+                total=settings.num_steps,
+                unit="step",
+                desc=str(workdir),
+                disable=not hosts.is_first(),
+            )
+        )
+        log = StepLog(metrics, progress, settings, int(state.num_skipped))
+        batches = data.training_batches(
+            dataset.train, batch_size=settings.batch_size, seed=config.seed, first_step=first_step
+        )
+        # A process that had to end has left these undone.
+        is_evaluated = not hosts.any_of(not metrics.is_evaluated)
+        is_drawn = not hosts.any_of(hosts.is_first() and not _preview_path(workdir, first_step).exists())
+
+        for step in range(first_step, settings.num_steps + 1):
+            is_restored = step == first_step
+            if not is_restored:
                 state, values = step_fn(state, next(batches), train_key)
                 log.add(step, values)
-
+                notice.arm()
                 if due(step, settings.log_every) or due(step, settings.checkpoint_every):
                     log.write()
-                saved, test_loss = due(step, settings.checkpoint_every), None
-                if due(step, settings.eval_every) or (saved and keep_best):
-                    log.check()
-                    with log.paused():
-                        test_loss = held_out_loss(state.ema_params)
-                        metrics.scalars(step, test_loss=test_loss)
-                if due(step, settings.preview_every):
-                    log.check()
-                    with log.paused():
-                        _preview(workdir, step, state, config, metrics)
-                # Last: what a restored step has written is whole, and what is lost is made again.
-                if saved:
-                    metrics.flush()
-                    checkpoints.save(step, state, test_loss=test_loss)
+
+            is_ranked = bool(settings.keep_best) and due(step, settings.checkpoint_every)
+            test_loss = None
+            if (due(step, settings.eval_every) or is_ranked) and not (is_restored and is_evaluated):
+                log.check()
+                with log.paused():
+                    test_loss = held_out_loss(state.ema_params, notice.has_come)
+                if test_loss is not None:
+                    metrics.scalars(step, test_loss=test_loss)
+            if due(step, settings.preview_every) and not (is_restored and is_drawn):
+                log.check()
+                with log.paused():
+                    _preview(workdir, step, state, config, metrics, notice.has_come)
+            if is_restored:
+                continue
+
+            is_over = notice.is_due(step)
+            # Last: what a restored step has written is whole, and what is lost is made again.
+            if (
+                is_over
+                or due(step, settings.checkpoint_every)
+                or (due(step, settings.log_every) and saver.is_behind())
+            ):
+                log.write()
+                is_last = is_over or step == settings.num_steps
+                (saver.finish if is_last else saver.save)(step, state, test_loss)
+            if is_over:
+                raise PreemptedError(f"saved at step {step}, as the machine is wanted back")
     return state
 
 
-def _first_state(checkpoints: Checkpoints, config: Config, abstract: TrainState) -> TrainState:
-    """The newest checkpoint's state, or the initial one, on all devices."""
-    if not checkpoints.steps:
-        return replicate(run.initial_state(config))
-    sharding = replicated()
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract
-    )
-    return checkpoints.restore(checkpoints.steps[-1], like)
+def _first_state(checkpoints: Checkpoints, config: Config, workdir: Path, facts: Record) -> TrainState:
+    """The newest sound checkpoint's state, or the initial one, on all devices; says which."""
+    found = run.newest_sound_state(checkpoints, config, replicated())
+    if found is None:
+        hosts.say(f"{workdir}: begins a run on {config.data.name!r}")
+        return replicate(jax.device_get(run.initial_state(config)))
+    state, record, damaged = found
+    place = f"{checkpoints.directory}/{record['step']}"
+    if record["data"] not in (None, facts["data"]):
+        raise UserError(
+            f"{place} was trained on {record['data']} of config.data.name={config.data.name!r}, and there is "
+            f"{facts['data']} now: bring back the files as they were, or choose another --workdir"
+        )
+    changed = run.require_same(place, parse(record["config"]), config)
+    for group in ("topology", "versions"):
+        changed += [
+            f"{name} {new}, not {old}"
+            for name, new in facts[group].items()
+            if (old := record[group].get(name)) != new
+        ]
+    names = checkpoints.set_aside(list(damaged))
+    for name, (step, reason) in zip(names, damaged.items(), strict=True):
+        hosts.say(f"{checkpoints.directory}/{step} is damaged ({reason}); it is called {name} now")
+    with_what = f", with {', '.join(changed)}" if changed else ""
+    hosts.say(f"{workdir}: goes on from step {record['step']}{with_what}")
+    return state
+
+
+def _require_shared(directory: epath.Path) -> None:
+    """Makes sure that all processes see the place of the checkpoints; makes it if need be."""
+    if jax.process_count() == 1:
+        return
+    mark = directory / "seen.partial"
+
+    def write() -> str:
+        directory.mkdir(parents=True, exist_ok=True)
+        mark.write_text("")
+        return ""
+
+    def look() -> None:
+        if not mark.exists():
+            raise UserError(
+                f"{directory} isn't seen by all processes: name a place that is, such as "
+                "--config.training.checkpoint_dir=gs://bucket/run"
+            )
+
+    hosts.from_first(write)
+    try:
+        hosts.together(look)
+    finally:
+        if hosts.is_first():
+            mark.unlink()
 
 
 def _held_out_loss(loss, examples, config: Config):
@@ -134,25 +252,56 @@ def _held_out_loss(loss, examples, config: Config):
     key = stream(config.seed, "evaluation")
     settings = config.training
 
-    def held_out_loss(params) -> float:
+    def held_out_loss(params, is_unwanted) -> float | None:
+        """The loss; None if it is unwanted before it is known."""
         batches = data.evaluation_batches(
             examples, count=settings.eval_examples, batch_size=settings.batch_size
         )
-        sums = [evaluate(params, batch, key) for batch in batches]
-        total, count = np.sum(jax.device_get(sums), axis=0)
+        sums = []
+        for batch in batches:
+            if is_unwanted():
+                return None
+            sums.append(jax.device_get(evaluate(params, batch, key)))
+        total, count = np.sum(sums, axis=0)
         return float(total / count)
 
     return held_out_loss
 
 
-def _preview(workdir: Path, step: int, state, config: Config, metrics: MetricsWriter) -> None:
-    """Draws a picture of samples from the moving average."""
-    score_fn = as_score_fn(config.network(), {"params": state.ema_params})
+def _preview(
+    workdir: Path,
+    step: int,
+    state: TrainState,
+    config: Config,
+    metrics: MetricsWriter | NoMetrics,
+    is_unwanted: Callable[[], bool],
+) -> None:
+    """Draws a picture of samples from the moving average, unless it is unwanted before it is drawn.
+
+    Every process draws it: one that waited for another would wait in a collective.
+    """
+    score_fn = as_score_fn(config.network(), {"params": jax.device_get(state.ema_params)})
     shape, transform = data.describe(config.data).shape, data.TRANSFORMS[config.data.transform]
     count = config.training.preview_samples
     picture = sampling.preview(
-        score_fn, shape, config.model.noise_levels, config.sampling, count, transform=transform
+        score_fn,
+        shape,
+        config.model.noise_levels,
+        config.sampling,
+        count,
+        transform=transform,
+        is_unwanted=is_unwanted,
     )
-    (workdir / "samples").mkdir(exist_ok=True)
-    viz.save_png(workdir / "samples" / f"step_{step:08d}.png", picture)
+    if picture is None or not hosts.is_first():
+        return
+    path = _preview_path(workdir, step)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        viz.save_png(path, picture)
+    except OSError as error:
+        hosts.say(f"{path} can't be written ({error.strerror or error}); training goes on without it")
     metrics.picture(step, "samples", picture)
+
+
+def _preview_path(workdir: Path, step: int) -> Path:
+    return workdir / "samples" / f"step_{step:08d}.png"

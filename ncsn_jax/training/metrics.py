@@ -2,21 +2,33 @@
 
 import contextlib
 import json
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.record_writer import masked_crc32c
 from tqdm import tqdm
 
+from ncsn_jax import hosts
+from ncsn_jax.config import Training
 from ncsn_jax.errors import UserError
+from ncsn_jax.files import AppendedFile, write_whole
+
+MEANS = ("loss", "gradient_norm")
+"""What is averaged over the steps between two lines."""
 
 
 class MetricsWriter:
     """Writes scalars and pictures of training steps; after a resume it goes on from the restored step.
+
+    What a full disk doesn't take is written when there is space.
 
     Args:
       workdir: the run's directory; it gets `metrics.jsonl` and `tensorboard/`.
@@ -25,34 +37,80 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: Path, first_step: int):
-        path = workdir / "metrics.jsonl"
+        path, events = workdir / "metrics.jsonl", workdir / "tensorboard"
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= first_step]
-        partial = workdir / "metrics.jsonl.partial"
-        partial.write_text("".join(kept))
-        partial.rename(path)
-        self._file = path.open("a", buffering=1)
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        write_whole(path, lambda file: file.write("".join(kept).encode()))
+        self.is_evaluated = any(
+            line["step"] == first_step and "test_loss" in line for line in map(json.loads, kept)
+        )
+        """Whether the held-out loss of the first step is among the lines."""
+        self._lines = AppendedFile(path)
+        events.mkdir(exist_ok=True)
+        self._events = AppendedFile(events / f"events.out.tfevents.{time.time_ns()}")
+        self._is_full = False
+        for fields in ({}, {"session_log": SessionLog(status=SessionLog.START)}):
+            self._add_event(first_step + 1, file_version="brain.Event:2", **fields)
 
     def scalars(self, step: int, **values: float) -> None:
         """Adds one line to `metrics.jsonl` and one point to each curve."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.append((json.dumps({"step": step, **values}) + "\n").encode())
         for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+            self._add_event(step, summary=summary.scalar(name, value))
+        self._try_to_write()
 
     def picture(self, step: int, name: str, image: UInt8[np.ndarray, "h w c"]) -> None:
         """Adds a picture to the TensorBoard events."""
-        self._events.add_image(name, image, step, dataformats="HWC")
+        self._add_event(step, summary=summary.image(name, image, dataformats="HWC"))
+        self._try_to_write()
 
-    def flush(self) -> None:
-        """Leaves nothing in buffers: the lines are written one by one, the events here."""
-        self._events.flush()
+    def sync(self) -> None:
+        """Returns when all is on the disk; raises an OSError if the disk doesn't take it."""
+        self._lines.sync()
+        self._events.sync()
+
+    def _add_event(self, step: int, **fields: Any) -> None:
+        data = Event(wall_time=time.time(), step=step, **fields).SerializeToString()
+        length = struct.pack("<Q", len(data))
+        for part in (length, data):  # TFRecord: each with its checksum
+            self._events.append(part + struct.pack("<I", masked_crc32c(part)))
+
+    def _try_to_write(self) -> None:
+        try:
+            self._lines.write()
+            self._events.write()
+            self._is_full = False
+        except OSError as error:
+            if not self._is_full:
+                hosts.say(f"metrics can't be written ({error.strerror}); they will be when they can")
+            self._is_full = True
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, *_) -> None:
-        self._file.close()
+        self._lines.close()
         self._events.close()
+
+
+class NoMetrics:
+    """The metrics of a process that isn't the first: it writes none."""
+
+    is_evaluated = True
+
+    def scalars(self, step: int, **values: float) -> None:
+        """Does nothing."""
+
+    def picture(self, step: int, name: str, image: UInt8[np.ndarray, "h w c"]) -> None:
+        """Does nothing."""
+
+    def sync(self) -> None:
+        """Does nothing."""
+
+    def __enter__(self) -> "NoMetrics":
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
 
 
 class StepLog:
@@ -61,13 +119,19 @@ class StepLog:
     Args:
       metrics: where the means go.
       progress: the bar, one unit a step.
-      batch_size: examples a step.
+      settings: `batch_size`, and `max_skipped_steps`.
+      num_skipped: how many steps have been skipped so far.
     """
 
-    def __init__(self, metrics: MetricsWriter, progress: tqdm, batch_size: int):
+    def __init__(
+        self, metrics: MetricsWriter | NoMetrics, progress: tqdm, settings: Training, num_skipped: int
+    ):
         self._metrics = metrics
         self._progress = progress
-        self._batch_size = batch_size
+        self._batch_size = settings.batch_size
+        self._max_skipped = settings.max_skipped_steps
+        self._num_skipped = num_skipped
+        self._checked = 0
         self._pending: dict[int, dict[str, jax.Array]] = {}
         self._timed_steps = 0
         self._started = time.monotonic()
@@ -87,26 +151,44 @@ class StepLog:
             self._timed_steps += 1
 
     def check(self) -> None:
-        """Makes sure that every step so far was finite.
+        """Reports the steps that weren't finite, each once.
 
         Raises:
-          UserError: names the first step that wasn't.
+          UserError: if they are more than the settings allow; it names the last.
         """
-        for step, values in jax.device_get(self._pending).items():
-            for name in ("loss", "gradient_norm"):
-                if not np.isfinite(values[name]):
-                    raise UserError(
-                        f"the {name} of step {step} is {values[name]}: stopped; the last checkpoint is "
-                        "from before it. In a new --workdir, a smaller training.learning_rate, "
-                        "a training.gradient_clip or training.warmup_steps may help"
-                    )
+        unchecked = {step: values for step, values in self._pending.items() if step > self._checked}
+        self._checked = max(self._pending, default=self._checked)
+        for step, values in jax.device_get(unchecked).items():
+            total = int(values["num_skipped"])
+            if total == self._num_skipped:
+                continue
+            self._num_skipped = total
+            self._metrics.scalars(step, skipped_steps=float(total))
+            found = (
+                f"the loss of step {step} is {values['loss']:g}, and its gradient's norm "
+                f"{values['gradient_norm']:g}"
+            )
+            if total > self._max_skipped:
+                raise UserError(
+                    f"{found}: stopped, as config.training.max_skipped_steps={self._max_skipped}; the last "
+                    "checkpoint is from before it, and the same command makes the same step again. A larger "
+                    "max_skipped_steps leaves such steps out; in a new --workdir, a smaller "
+                    "training.learning_rate, a training.gradient_clip or training.warmup_steps may help"
+                )
+            hosts.say(f"{found}: the step is skipped, {total} of at most {self._max_skipped}")
 
     def write(self) -> None:
-        """Writes the means of the steps since the last call, and their speed."""
+        """Writes the means of the steps since the last call that were finite, and their speed."""
         self.check()
+        if not self._pending:
+            return
         step = max(self._pending)
         pending = jax.device_get(list(self._pending.values()))
-        means = jax.tree.map(lambda *values: float(np.mean(values)), *pending)
+        rows = np.array([[values[name] for name in MEANS] for values in pending])
+        finite = rows[np.isfinite(rows).all(axis=1)]
+        means: dict[str, float] = {}
+        if len(finite):
+            means |= zip(MEANS, finite.mean(axis=0).tolist(), strict=True)
         if self._timed_steps:
             seconds = time.monotonic() - self._started
             means["examples_per_second"] = self._timed_steps * self._batch_size / seconds

@@ -15,16 +15,18 @@ class TrainState(struct.PyTreeNode):
     """The state of a run: all that a checkpoint holds.
 
     Attributes:
-      step: how many updates were made, an int32 scalar.
+      step: how many steps were made, an int32 scalar.
       params: the network's parameters.
       opt_state: the optimizer's state.
       ema_params: the exponential moving average of the parameters, what is evaluated and sampled.
+      num_skipped: how many of the steps made no update, for their loss or gradient wasn't finite; int32.
     """
 
     step: Any
     params: Any
     opt_state: optax.OptState
     ema_params: Any
+    num_skipped: Any
 
 
 def create_state(
@@ -50,6 +52,7 @@ def create_state(
         params=params,
         opt_state=optimizer.init(params),
         ema_params=jax.tree.map(jnp.copy, params),
+        num_skipped=jnp.zeros((), jnp.int32),
     )
 
 

@@ -62,6 +62,8 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """One update from one device's share of the batch; run it under an axis named `DEVICES`.
 
+    Where the loss or the gradient isn't finite, nothing changes but the counts of steps and of skipped steps.
+
     Args:
       state: the state, the same on every device.
       batch: this device's stored examples, `(batch, *event)`, and their indices, `(batch,)`.
@@ -72,7 +74,8 @@ def train_step(
       ema_rate: r in ema ← r·ema + (1−r)·params.
 
     Returns:
-      The next state, and the mean `loss` and the global `gradient_norm` of the step.
+      The next state; the mean `loss` and the global `gradient_norm` of the step; and `num_skipped`, how many
+      steps were skipped so far.
     """
     keys = example_keys(jax.random.fold_in(key, state.step), batch["index"])
 
@@ -81,15 +84,19 @@ def train_step(
 
     value, gradient = jax.value_and_grad(mean_loss)(state.params)
     value, gradient = jax.lax.pmean((value, gradient), DEVICES)
+    norm = optax.tree.norm(gradient)
+    is_finite = jnp.isfinite(value) & jnp.isfinite(norm)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    state = TrainState(
-        step=state.step + 1,
+    updated = state.replace(
         params=params,
         opt_state=opt_state,
         ema_params=optax.incremental_update(params, state.ema_params, 1.0 - ema_rate),
     )
-    return state, {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
+    state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), updated, state)
+    num_skipped = state.num_skipped + ~is_finite
+    state = state.replace(step=state.step + 1, num_skipped=num_skipped)
+    return state, {"loss": value, "gradient_norm": norm, "num_skipped": num_skipped}
 
 
 def evaluation_step(

@@ -1,34 +1,44 @@
 """A run's directory: whose it is, what may change when it goes on, and the way back to its model."""
 
+import contextlib
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import optax
+from etils import epath
 from flax import linen as nn
+from jax.sharding import Sharding
 
-from ncsn_jax import data
-from ncsn_jax.config import Config, changes
+from ncsn_jax import data, hosts
+from ncsn_jax.config import Config, changes, parse
 from ncsn_jax.config import load as load_config
 from ncsn_jax.errors import UserError
+from ncsn_jax.files import write_whole
+from ncsn_jax.locking import LOCK, only_writer
 from ncsn_jax.streams import stream
-from ncsn_jax.training.checkpoints import Checkpoints
+from ncsn_jax.training.checkpoints import Checkpoints, DamagedError
+from ncsn_jax.training.record import Record, shapes
 from ncsn_jax.training.state import TrainState, adam, create_state
 
-PARTIAL = "config.json.partial"
+LEFT_BY_A_START = ("checkpoints", "config.json.partial", LOCK)
+"""What may stand in a directory without a config: whose checkpoints they are, their records tell."""
 MAY_CHANGE = (
     "data.data_dir",
     "evaluation.",
     "restoration.",
     "sampling.",
+    "training.checkpoint_dir",
     "training.checkpoint_every",
     "training.eval_every",
     "training.eval_examples",
     "training.keep_best",
     "training.keep_checkpoints",
     "training.log_every",
+    "training.max_",
     "training.preview_",
 )
 """The settings, or their prefixes, that decide nothing about the parameters a run ends with."""
@@ -70,6 +80,28 @@ def _create(config: Config):
     )
 
 
+@contextlib.contextmanager
+def opened(workdir: Path, config: Config) -> Iterator[None]:
+    """Makes the directory this config's run, which no other process may train meanwhile.
+
+    The first process does it; every process must ask.
+
+    Raises:
+      UserError: if it can't be (see `check`), or another process trains there.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def claim_it() -> str:
+            check(workdir, config)
+            stack.enter_context(only_writer(workdir))
+            check(workdir, config)  # another process may have come and gone
+            claim(workdir, config)
+            return ""
+
+        hosts.from_first(claim_it)
+        yield
+
+
 def check(workdir: Path, config: Config) -> None:
     """Makes sure that the directory can hold this run; writes nothing.
 
@@ -78,43 +110,62 @@ def check(workdir: Path, config: Config) -> None:
     """
     path = workdir / "config.json"
     if path.exists():
-        refused = {
-            name: values
-            for name, values in changes(load_config(path), config).items()
-            if not name.startswith(MAY_CHANGE)
-            and not (name == "training.num_steps" and config.training.schedule == "constant")
-        }
-        if refused:
-            found = ", ".join(f"{name}={old!r}, not {new!r}" for name, (old, new) in refused.items())
-            raise UserError(
-                f"{workdir} holds a run with {found}: go on with its settings, or choose another --workdir"
-            )
-        trained = checkpoint_steps(workdir)
+        require_same(str(workdir), load_config(path), config)
+        trained = checkpoint_steps(workdir, config)
         if trained and trained[-1] > config.training.num_steps:
             raise UserError(
                 f"{workdir} is trained to step {trained[-1]}, more than "
                 f"config.training.num_steps={config.training.num_steps}: ask for more, or choose another "
                 "--workdir"
             )
-    elif workdir.is_dir() and any(p.name != PARTIAL for p in workdir.iterdir()):
+    elif workdir.is_dir() and any(p.name not in LEFT_BY_A_START for p in workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and holds no run (no config.json): choose another --workdir")
     existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{workdir} can't be written ({existing} is not a writable directory)")
 
 
-def checkpoint_steps(workdir: Path) -> list[int]:
+def require_same(place: str, trained: Config, config: Config) -> list[str]:
+    """Makes sure that a run can go on with a config.
+
+    Returns:
+      What changes that may, such as "training.log_every=50, not 100".
+
+    Raises:
+      UserError: if what must not change does; it names each.
+    """
+    may_change, refused = [], []
+    for name, (old, new) in changes(trained, config).items():
+        if name.startswith(MAY_CHANGE) or (
+            name == "training.num_steps" and config.training.schedule == "constant"
+        ):
+            may_change.append(f"{name}={new!r}, not {old!r}")
+        else:
+            refused.append(f"{name}={old!r}, not {new!r}")
+    if refused:
+        raise UserError(
+            f"{place} holds a run with {', '.join(refused)}: go on with its settings, or choose another "
+            "--workdir"
+        )
+    return may_change
+
+
+def checkpoint_dir(workdir: Path, config: Config) -> epath.Path:
+    """Where a run's checkpoints lie."""
+    return epath.Path(config.training.checkpoint_dir or workdir / "checkpoints")
+
+
+def checkpoint_steps(workdir: Path, config: Config) -> list[int]:
     """The steps of a run's checkpoints, ascending."""
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with Checkpoints(checkpoint_dir(workdir, config)) as checkpoints:
         return checkpoints.steps
 
 
 def claim(workdir: Path, config: Config) -> None:
     """Makes the directory this config's run."""
     workdir.mkdir(parents=True, exist_ok=True)
-    partial = workdir / PARTIAL
-    partial.write_text(config.model_dump_json(indent=2) + "\n")
-    partial.rename(workdir / "config.json")
+    text = config.model_dump_json(indent=2) + "\n"
+    write_whole(workdir / "config.json", lambda file: file.write(text.encode()))
 
 
 def load_run(workdir: Path) -> Config:
@@ -129,6 +180,65 @@ def load_run(workdir: Path) -> Config:
     return load_config(path)
 
 
+def newest_sound_state(
+    checkpoints: Checkpoints, config: Config, sharding: Sharding
+) -> tuple[TrainState, Record, dict[int, str]] | None:
+    """The state of the newest checkpoint that is whole.
+
+    Args:
+      checkpoints: the run's.
+      config: the run's settings.
+      sharding: where the state is to lie.
+
+    Returns:
+      The state, its record, and which newer checkpoints are damaged, and why; None if there is no checkpoint.
+
+    Raises:
+      UserError: if none is whole, or the newest whole one is of another run.
+    """
+    damaged: dict[int, str] = {}
+    for step in reversed(checkpoints.steps):
+        try:
+            return *sound_state(checkpoints, step, config, sharding), damaged
+        except DamagedError as error:
+            damaged[step] = str(error)
+    if damaged:
+        found = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
+        raise UserError(
+            f"{checkpoints.directory}: no checkpoint is whole ({found}): bring one back from a copy, or "
+            "choose another --workdir"
+        )
+    return None
+
+
+def sound_state(
+    checkpoints: Checkpoints, step: int, config: Config, sharding: Sharding
+) -> tuple[TrainState, Record]:
+    """The state of a checkpoint, and its record.
+
+    Raises:
+      DamagedError: if it isn't as it was written.
+      UserError: if it is of another run.
+    """
+    place = f"{checkpoints.directory}/{step}"
+    record = checkpoints.read_record(step)
+    try:
+        trained = parse(record["config"])
+    except UserError as error:
+        raise UserError(f"{place} is of another version of this program: {error}") from error
+    require_same(place, trained, config)
+    abstract = abstract_state(config)
+    if [leaf[:3] for leaf in record["leaves"]] != shapes(abstract):
+        raise UserError(
+            f"{place} holds other arrays than this version's network has: go on with the version that wrote "
+            f"it ({record['versions']})"
+        )
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract
+    )
+    return checkpoints.restore(step, like, record), record
+
+
 def restore(
     workdir: str | Path, *, step: int | None = None, ema: bool = True
 ) -> tuple[nn.Module, dict[str, Any]]:
@@ -136,30 +246,33 @@ def restore(
 
     Args:
       workdir: the directory of a run.
-      step: which checkpoint; the newest if None.
+      step: which checkpoint; the newest that is whole if None.
       ema: whether to take the moving average of the parameters, or else the parameters themselves.
 
     Returns:
       The network and its variables, ready for `as_score_fn` or `model.apply`.
 
     Raises:
-      UserError: if there is no run, no checkpoint, or none of that step.
+      UserError: if there is no run, no checkpoint that is whole, or none of that step.
     """
     workdir = Path(workdir)
     config = load_run(workdir)
-    directory = workdir / "checkpoints"
-    with Checkpoints(directory) as checkpoints:
-        steps = checkpoints.steps
+    on_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    with Checkpoints(checkpoint_dir(workdir, config)) as checkpoints:
+        directory, steps = checkpoints.directory, checkpoints.steps
         if not steps:
             raise UserError(f"{directory} holds no checkpoint yet: train on")
         if step is None:
-            step = steps[-1]
-        elif step not in steps:
+            found = newest_sound_state(checkpoints, config, on_device)
+            assert found is not None  # there are steps
+            state, _, damaged = found
+            for number, reason in damaged.items():
+                hosts.say(f"{directory}/{number} is damaged ({reason}): the one before it is taken")
+        elif step in steps:
+            try:
+                state, _ = sound_state(checkpoints, step, config, on_device)
+            except DamagedError as error:
+                raise UserError(f"{directory}/{step} is damaged: {error}") from error
+        else:
             raise UserError(f"{directory} holds no checkpoint of step {step}, but of {steps}")
-        on_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_device),
-            abstract_state(config),
-        )
-        state = checkpoints.restore(step, like)
     return config.network(), {"params": state.ema_params if ema else state.params}

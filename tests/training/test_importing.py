@@ -124,11 +124,7 @@ def test_training_goes_on_with_the_step_that_torch_would_make(imported):
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         (step,) = checkpoints.steps
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-            run.abstract_state(config),
-        )
-        state = checkpoints.restore(step, like)
+        state, _ = run.sound_state(checkpoints, step, config, device)
     assert int(state.step) == step == (STEP if config.model.name == "ncsn" else RUN_STEP)
     rng = np.random.default_rng(1)
     gradient = jax.tree.map(lambda p: 1e-3 * rng.normal(size=p.shape).astype(np.float32), state.params)
@@ -307,7 +303,11 @@ def test_a_workdir_may_be_an_empty_directory_or_a_link_to_one(tmp_path, official
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "elsewhere")
     importing.import_run(found, importing.imported_config(found, Config()), tmp_path / "run")
-    assert sorted(p.name for p in (tmp_path / "elsewhere").iterdir()) == ["checkpoints", "config.json"]
+    assert sorted(p.name for p in (tmp_path / "elsewhere").iterdir()) == [
+        "checkpoints",
+        "config.json",
+        "lock",
+    ]
     assert training.restore(tmp_path / "run")[0].num_filters == 8
 
 

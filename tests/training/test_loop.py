@@ -135,9 +135,9 @@ def test_a_missing_step_is_named(uninterrupted):
         training.restore(uninterrupted[1], step=7)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_the_last_good_checkpoint(
-    tiny_config, tmp_path, monkeypatch
-):
+@pytest.fixture
+def not_finite(monkeypatch):
+    """Makes the losses of some steps NaN: those whose batches are zero."""
     original = loop.example_loss
 
     def example_loss(*args, flip, **kwargs):
@@ -147,16 +147,54 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_last_good_checkpoint(
     monkeypatch.setattr(loop, "example_loss", example_loss)
     batches = loop.data.training_batches
 
-    def zero_from_step_16(examples, **options):
-        for step, batch in enumerate(batches(examples, **options), start=options["first_step"] + 1):
-            yield batch if step < 16 else batch | {"x": batch["x"] * 0}
+    def at(*steps):
+        def some_zero(examples, **options):
+            for step, batch in enumerate(batches(examples, **options), start=options["first_step"] + 1):
+                yield batch | {"x": batch["x"] * 0} if step in steps else batch
 
-    monkeypatch.setattr(loop.data, "training_batches", zero_from_step_16)
-    with pytest.raises(UserError, match=r"the loss of step 16 is (inf|nan): stopped"):
-        training.train_and_evaluate(tiny_config, tmp_path / "run")
-    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["10"]
+        monkeypatch.setattr(loop.data, "training_batches", some_zero)
+
+    return at
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_met_again(tiny_config, tmp_path, not_finite):
+    not_finite(16)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"the loss of step 16 is inf.*: stopped"):
+            training.train_and_evaluate(tiny_config, tmp_path / "run")
+        assert checkpoint_steps(tmp_path / "run", tiny_config) == [10]
+        assert [line for line in lines(tmp_path / "run") if "skipped_steps" in line] == [
+            {"step": 16, "skipped_steps": 1.0}
+        ]
     _, variables = training.restore(tmp_path / "run")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
+    # What stopped it may be skipped then.
+    allowed = changed(tiny_config, max_skipped_steps=1)
+    assert int(training.train_and_evaluate(allowed, tmp_path / "run").step) == 40
+
+
+def test_steps_that_are_not_finite_change_nothing_but_the_count(
+    uninterrupted, tiny_config, tmp_path, not_finite, caplog
+):
+    """The last step is skipped: the state is the one before it."""
+    not_finite(40)
+    state = training.train_and_evaluate(changed(tiny_config, max_skipped_steps=2), tmp_path / "run")
+    assert int(state.num_skipped) == 1
+    assert "the loss of step 40 is inf" in caplog.text
+    assert "the step is skipped, 1 of at most 2" in caplog.text
+    assert {"step": 40, "skipped_steps": 1.0} in lines(tmp_path / "run")
+    not_finite()
+    before = training.train_and_evaluate(changed(tiny_config, num_steps=39), tmp_path / "before")
+    for name in ("params", "opt_state", "ema_params"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(state, name), getattr(before, name))
+
+
+def test_skipped_steps_are_counted_over_resumes(tiny_config, tmp_path, not_finite):
+    not_finite(5, 16, 27)
+    with pytest.raises(UserError, match="the loss of step 27 is inf"):
+        training.train_and_evaluate(changed(tiny_config, max_skipped_steps=2), tmp_path / "run")
+    with pytest.raises(UserError, match="the loss of step 27 is inf"):
+        training.train_and_evaluate(changed(tiny_config, max_skipped_steps=2), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +258,7 @@ def test_the_best_checkpoints_are_kept_beside_the_newest(tiny_config, tmp_path, 
     asked = []
 
     def held_out_loss(*args):
-        def of_params(params):
+        def of_params(params, is_unwanted):
             asked.append(5 * (len(asked) + 1))
             return losses[asked[-1]]
 
@@ -230,9 +268,9 @@ def test_the_best_checkpoints_are_kept_beside_the_newest(tiny_config, tmp_path, 
     kept = changed(tiny_config, checkpoint_every=5, eval_every=40, keep_checkpoints=1, keep_best=2)
     training.train_and_evaluate(kept, tmp_path / "run")
     assert asked == sorted(losses)
-    assert checkpoint_steps(tmp_path / "run") == [10, 20, 40]
+    assert checkpoint_steps(tmp_path / "run", kept) == [10, 20, 40]
     training.restore(tmp_path / "run", step=20)
 
 
-def test_without_a_best_only_the_newest_are_kept(uninterrupted):
-    assert checkpoint_steps(uninterrupted[1]) == [30, 40]
+def test_without_a_best_only_the_newest_are_kept(uninterrupted, tiny_config):
+    assert checkpoint_steps(uninterrupted[1], tiny_config) == [30, 40]

@@ -1,0 +1,134 @@
+"""The processes of a program: how they meet, agree and wait. A process alone is a group of one.
+
+On a TPU pod, under Slurm or on GKE, one process runs on every host, each with the same command.
+"""
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from ncsn_jax.errors import UserError
+
+T = TypeVar("T")
+
+logger = logging.getLogger("ncsn_jax")
+
+
+def join(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Meets the other processes, if there are any; to be called before any computation.
+
+    Without arguments, the cluster tells where they are: a TPU pod, Slurm, Open MPI or GKE does, and so do the
+    variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Where nothing tells, this process
+    is alone, as it is with `num_processes=1`.
+
+    Args:
+      coordinator_address: HOST:PORT of process 0.
+      num_processes: how many there are.
+      process_id: which of them this is, from 0.
+
+    Raises:
+      UserError: if only some of the arguments are given, or the others aren't found.
+    """
+    given = (coordinator_address, num_processes, process_id)
+    if num_processes == 1 or jax.distributed.is_initialized():
+        return
+    if any(value is not None for value in given) and None in given:
+        raise UserError(
+            "--coordinator_address, --num_processes and --process_id: some are missing; accepted: all of "
+            "them, none, or --num_processes=1"
+        )
+    is_named = coordinator_address is not None or "JAX_COORDINATOR_ADDRESS" in os.environ
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a kind of cluster can't be looked for
+            jax.distributed.initialize(coordinator_address, num_processes, process_id)
+    except ValueError as error:
+        if is_named:
+            raise UserError(f"--coordinator_address={coordinator_address}: {error}") from error
+    except RuntimeError as error:
+        if not is_named and "before any JAX calls" in str(error) and jax.process_count() == 1:
+            return  # called from a notebook, alone
+        raise UserError(f"the other processes aren't found ({' '.join(str(error).split())[:200]})") from error
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes what is written once."""
+    return jax.process_index() == 0
+
+
+def say(message: str) -> None:
+    """Tells the user something that is no error; once, not once a process."""
+    if is_first():
+        logger.warning(message)
+
+
+def exchange(text: str) -> list[str]:
+    """What each process has given, by process; all must call it."""
+    if jax.process_count() == 1:
+        return [text]
+    own = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(own.size))
+    padded = np.zeros(lengths.max() + 1, np.uint8)
+    padded[: own.size] = own
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[:length]).decode() for row, length in zip(rows, lengths, strict=True)]
+
+
+def any_of(flag: bool) -> bool:
+    """Whether the flag of any process is set."""
+    return any(exchange("x" if flag else ""))
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def together(function: Callable[[], T]) -> T:
+    """Calls a function in every process; where one fails by the user's mistake, all do.
+
+    Raises:
+      UserError: the first process's that has one.
+    """
+    result: Any = None
+    message = ""
+    cause = None
+    try:
+        result = function()
+    except (UserError, OSError) as error:
+        message, cause = " ".join(str(error).splitlines()), error
+    for process, other in enumerate(exchange(message)):
+        if other:
+            place = f" (process {process})" if jax.process_count() > 1 else ""
+            raise UserError(f"{other}{place}") from cause
+    return result
+
+
+def from_first(function: Callable[[], str]) -> str:
+    """The text that a function returns in the first process, which alone calls it; its errors are all's."""
+    return exchange(together(lambda: function() if is_first() else ""))[0]
+
+
+def require_equal(facts: Mapping[str, Any]) -> None:
+    """Makes sure that all processes know the same facts.
+
+    Raises:
+      UserError: if not; it names what differs between the first process and the first that knows others.
+    """
+    everyones = [json.loads(text) for text in exchange(json.dumps(dict(facts)))]
+    for process, other in enumerate(everyones):
+        names = [n for n in everyones[0] | other if everyones[0].get(n) != other.get(n)]
+        if names:
+            found = ", ".join(f"{n}={other.get(n)!r}, not {everyones[0].get(n)!r}" for n in names[:5])
+            raise UserError(
+                f"process {process} has {found} as process 0 has: start the same version of the program with "
+                "the same command everywhere"
+            )

@@ -1,0 +1,97 @@
+"""What a checkpoint says of itself: of whose run it is, and a checksum of every array.
+
+The record is committed with the arrays, and carries a checksum of its own: what can't be trusted is told
+from what is of another run.
+"""
+
+import concurrent.futures
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ncsn_jax.config import Config
+
+Record = dict[str, Any]
+"""JSON: `step`, `config`, `data`, `topology`, `versions`, `test_loss`, `leaves`; `sha256` of all these."""
+
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def run_facts(config: Config, data: dict[str, Any] | None) -> Record:
+    """What the record of every checkpoint of a run says.
+
+    Args:
+      config: the run's settings, with its seed.
+      data: the dataset's fingerprint, if known.
+    """
+    return {
+        "config": json.loads(config.model_dump_json()),
+        "data": data,
+        "topology": {
+            "processes": jax.process_count(),
+            "devices": jax.device_count(),
+            "platform": jax.devices()[0].platform,
+        },
+        "versions": versions(),
+    }
+
+
+def make_record(facts: Record, step: int, state: Any, test_loss: float | None) -> Record:
+    """The record of a state.
+
+    Args:
+      facts: `run_facts`.
+      step: how many updates made it.
+      state: its arrays.
+      test_loss: its held-out loss, if known.
+    """
+    record = facts | {"step": step, "test_loss": test_loss, "leaves": checksums(state)}
+    return record | {"sha256": _sha256(record)}
+
+
+def is_whole(record: Any) -> bool:
+    """Whether the record is as it was written."""
+    if not isinstance(record, dict) or "sha256" not in record:
+        return False
+    return record["sha256"] == _sha256({name: record[name] for name in record if name != "sha256"})
+
+
+def checksums(tree: Any) -> list[list]:
+    """The path, shape, dtype and SHA-256 of every array."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda leaf: _checksum(jax.tree_util.keystr(leaf[0]), leaf[1]), leaves))
+
+
+def shapes(tree: Any) -> list[list]:
+    """The path, shape and dtype of every array, possibly abstract: `checksums` without the SHA-256."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [[jax.tree_util.keystr(path), list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves]
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that decide a result, and a checksum of this one's code."""
+    package = Path(__file__).parents[1]
+    code = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        code.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return {"ncsn_jax": code.hexdigest()[:16]} | {p: importlib.metadata.version(p) for p in PACKAGES}
+
+
+def _checksum(path: str, leaf: Any) -> list:
+    array = np.ascontiguousarray(leaf)
+    return [
+        path,
+        list(leaf.shape),
+        str(array.dtype),
+        hashlib.sha256(array.reshape(-1).view(np.uint8)).hexdigest(),
+    ]
+
+
+def _sha256(record: Any) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
