@@ -23,7 +23,13 @@ from ncsn_jax.training import workdir as run
 from ncsn_jax.training.checkpoints import Checkpoints
 from ncsn_jax.training.metrics import MetricsWriter, NoMetrics, StepLog
 from ncsn_jax.training.objective import objective
-from ncsn_jax.training.parallel import pmap_evaluation, pmap_step, replicate, replicated
+from ncsn_jax.training.parallel import (
+    as_local,
+    pmap_evaluation,
+    pmap_step,
+    replicate,
+    replicated,
+)
 from ncsn_jax.training.preemption import Notice
 from ncsn_jax.training.record import Record, run_facts, versions
 from ncsn_jax.training.saving import Saver
@@ -194,10 +200,10 @@ def _train(config: Config, workdir: Path, dataset: data.Dataset) -> TrainState:
 
 def _first_state(checkpoints: Checkpoints, config: Config, workdir: Path, facts: Record) -> TrainState:
     """The newest sound checkpoint's state, or the initial one, on all devices; says which."""
-    found = run.newest_sound_state(checkpoints, config, replicated())
+    found = run.newest_sound_state(checkpoints, config, replicated(jax.devices()))
     if found is None:
         hosts.say(f"{workdir}: begins a run on {config.data.name!r}")
-        return replicate(jax.device_get(run.initial_state(config)))
+        return replicate(run.initial_state(config))
     state, record, damaged = found
     place = f"{checkpoints.directory}/{record['step']}"
     if record["data"] not in (None, facts["data"]):
@@ -217,7 +223,7 @@ def _first_state(checkpoints: Checkpoints, config: Config, workdir: Path, facts:
         hosts.say(f"{checkpoints.directory}/{step} is damaged ({reason}); it is called {name} now")
     with_what = f", with {', '.join(changed)}" if changed else ""
     hosts.say(f"{workdir}: goes on from step {record['step']}{with_what}")
-    return state
+    return as_local(state)
 
 
 def _require_shared(directory: epath.Path) -> None:

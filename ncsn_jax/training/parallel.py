@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ncsn_jax.training.step import DEVICES
@@ -42,14 +43,25 @@ def pmap_evaluation(step, devices: Devices | None = None):
 
 
 def replicated(devices: Devices | None = None) -> NamedSharding:
-    """The sharding of pmap's broadcast results: one copy on each device.
+    """The sharding of pmap's broadcast results: one copy on each device of this process.
 
     A first state without it would make the step compile twice.
     """
-    mesh = Mesh(np.asarray(devices or jax.devices()), (DEVICES,))
-    return NamedSharding(mesh, PartitionSpec())
+    return NamedSharding(Mesh(np.asarray(devices or jax.local_devices()), (DEVICES,)), PartitionSpec())
 
 
 def replicate(tree: Any, devices: Devices | None = None) -> Any:
-    """The tree with one copy on each device."""
+    """The tree with one copy on each device of this process."""
     return jax.device_put(tree, replicated(devices))
+
+
+def as_global(tree: Any) -> Any:
+    """A replicated tree as one of the devices of all processes, which they save and restore together."""
+    mesh = Mesh(np.asarray(jax.devices()), (DEVICES,))
+    return multihost_utils.host_local_array_to_global_array(tree, mesh, PartitionSpec())
+
+
+def as_local(tree: Any) -> Any:
+    """A tree of the devices of all processes as one of this process's: `as_global` undone."""
+    mesh = Mesh(np.asarray(jax.devices()), (DEVICES,))
+    return multihost_utils.global_array_to_host_local_array(tree, mesh, PartitionSpec())

@@ -9,9 +9,12 @@ from ncsn_jax import hosts
 from ncsn_jax.config import Training
 from ncsn_jax.errors import UserError
 from ncsn_jax.training.checkpoints import Checkpoints
+from ncsn_jax.training.parallel import as_global
 from ncsn_jax.training.record import Record, make_record
 from ncsn_jax.training.state import TrainState
 
+OS_ERROR = re.compile(r"os_error_code='(\d+)'")
+"""How TensorStore's errors, all of one type, tell the operating system's."""
 LONGEST_WAIT = 30.0
 """Seconds between two attempts to save the last state of a run."""
 
@@ -55,10 +58,16 @@ class Saver:
         self._settle()
         self._pending = step
         error = None
+        state = as_global(state)
+        record = make_record(self._facts, step, state, test_loss)
         try:
             self._write_metrics()
-            self._checkpoints.save(step, state, make_record(self._facts, step, state, test_loss))
-        except Exception as caught:  # Orbax raises many types, also for a full disk
+            self._checkpoints.save(step, state, record)
+        except OSError as caught:
+            error = caught
+        except ValueError as caught:
+            if not OS_ERROR.search(str(caught)):
+                raise
             error = caught
         self._take(error)
 
@@ -82,7 +91,7 @@ class Saver:
         error = None
         try:
             self._checkpoints.wait()
-        except Exception as caught:
+        except Exception as caught:  # Orbax raises many types
             error = caught
         self._take(error)
         if self._pending is not None:
@@ -120,5 +129,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split())
-    code = re.search(r"os_error_code='(\d+)'", text)  # of TensorStore
+    code = OS_ERROR.search(text)
     return os.strerror(int(code[1])) if code else f"{type(error).__name__}: {text[:200]}"
