@@ -37,22 +37,35 @@ def main() -> None:
         for name in configs:
             subprocess.run([sys.executable, "-m", "benchmarks.speed", name], check=True)
         return
-    path, _, argument = configs[0].partition(":")
+    measure(configs[0], load(configs[0]))
+
+
+def load(name: str) -> config.Config:
+    """The config that `configs/NAME.py[:ARGUMENT]` makes."""
+    path, _, argument = name.partition(":")
     get_config = runpy.run_path(path)["get_config"]
-    measure(configs[0], config.parse(get_config(*filter(None, [argument])).to_dict()))
+    return config.parse(get_config(*filter(None, [argument])).to_dict())
 
 
-def measure(name: str, run: config.Config) -> None:
-    info = data.describe(run.data)
-    model, batch_size = run.network(), run.training.batch_size
-    sigmas, preprocess = run.model.noise_levels, data.preprocessing(run.data, info)
-    loss = example_loss(model, objective(sigmas, run.training), preprocess, flip=False)
+def training(run: config.Config):
+    """The config's training step on all devices, and batches of noise for it."""
+    info, batch_size = data.describe(run.data), run.training.batch_size
+    loss = example_loss(
+        run.network(),
+        objective(run.model.noise_levels, run.training),
+        data.preprocessing(run.data, info),
+        flip=run.data.random_flip,
+    )
     step = functools.partial(train_step, loss=loss, optimizer=optimizer(run), ema_rate=run.training.ema_rate)
     rng, shape = np.random.default_rng(0), (2 * batch_size, *info.shape)
     images = info.num_values is not None
     examples = rng.integers(0, 256, shape, np.uint8) if images else rng.normal(size=shape).astype(np.float32)
-    batches = data.training_batches(examples, batch_size=batch_size, seed=0)
-    state, run_step = replicate(initial_state(run)), pmap_step(step)
+    return pmap_step(step), data.training_batches(examples, batch_size=batch_size, seed=0)
+
+
+def measure(name: str, run: config.Config) -> None:
+    batch_size, shape, sigmas = run.training.batch_size, data.describe(run.data).shape, run.model.noise_levels
+    state, (run_step, batches) = replicate(initial_state(run)), training(run)
     seconds = []
     for _ in range(1 + STEPS):
         began = time.monotonic()
@@ -61,9 +74,9 @@ def measure(name: str, run: config.Config) -> None:
         seconds.append(time.monotonic() - began)
     first_step, step_seconds = seconds[0], np.median(seconds[1:])
 
-    score_fn = as_score_fn(model, {"params": state.ema_params})
+    score_fn = as_score_fn(run.network(), {"params": state.ema_params})
     numbers = sampling.batches(run.sampling.batch_size, run.sampling.batch_size)[0]
-    draw = functools.partial(sampling.draw, score_fn, info.shape, sigmas, run.sampling, numbers)
+    draw = functools.partial(sampling.draw, score_fn, shape, sigmas, run.sampling, numbers)
     began = time.monotonic()
     states = draw()
     next(states)
