@@ -1,0 +1,61 @@
+"""What the step's programs exchange between devices, and that accelerators get the same program."""
+
+import functools
+from collections import Counter
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax import export
+
+from benchmarks.collectives import all_reduces
+from ncsn_jax.config import Training
+from ncsn_jax.data import dequantize
+from ncsn_jax.training import create_state, example_loss, train_step
+from ncsn_jax.training.objective import objective
+from ncsn_jax.training.parallel import pmap_step
+
+SHAPE = (6, 6, 1)
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def training(request, tiny_score):
+    """The step on some devices, and the shapes of its arguments."""
+    denoising, preprocess = objective((1.0, 0.1), Training()), functools.partial(dequantize, num_values=17)
+    loss = example_loss(tiny_score, denoising, preprocess, flip=True)
+    optimizer = optax.adam(1e-3)
+    step = functools.partial(train_step, loss=loss, optimizer=optimizer, ema_rate=0.9)
+
+    def arguments():
+        key, layout = jax.random.key(0), (request.param, 2)
+        batch = {"x": np.zeros((*layout, *SHAPE), np.uint8), "index": np.zeros(layout, np.int32)}
+        return create_state(key, tiny_score, SHAPE, optimizer), batch, key
+
+    return pmap_step(step, jax.devices()[: request.param]), jax.eval_shape(arguments)
+
+
+def assert_each_parameter_is_reduced_once(program, state):
+    """And no more than 4 scalars."""
+    reduced = Counter(array for arrays in all_reduces(program) for array in arrays)
+    parameters = Counter(("f32", leaf.size) for leaf in jax.tree.leaves(state.params))
+    assert parameters <= reduced
+    scalars = reduced - parameters
+    assert {size for _, size in scalars} <= {1}
+    assert scalars.total() <= 4
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_the_step_exports_for_accelerators(training, platform):
+    step, arguments = training
+    exported = export.export(jax.jit(step), platforms=[platform])(*arguments)
+    assert exported.platforms == (platform,)
+    assert exported.nr_devices == arguments[1]["index"].shape[0]
+    assert_each_parameter_is_reduced_once(exported.mlir_module(), arguments[0])
+
+
+def test_the_compiler_combines_all_reduces(training):
+    step, arguments = training
+    program = step.lower(*arguments).compile().as_text()
+    assert_each_parameter_is_reduced_once(program, arguments[0])
+    assert len(all_reduces(program)) == 1
