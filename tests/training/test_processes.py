@@ -1,0 +1,152 @@
+"""Real processes: several as one, SIGTERM, and what stops them all."""
+
+import itertools
+import json
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from ncsn_jax import training
+from ncsn_jax.training.workdir import checkpoint_steps, load_run
+from tests import processes
+
+pytestmark = pytest.mark.slow
+
+TOPOLOGIES = {"2×2": (2, 2), "1×4": (1, 4), "1×1": (1, 1)}
+"""Processes × devices."""
+
+
+def arguments(workdir, *more):
+    options = {
+        "model.num_features": 8,
+        "model.num_scales": 3,
+        "training.num_steps": 20,
+        "training.batch_size": 8,
+        "training.schedule": "constant",
+        "training.log_every": 1,
+        "training.checkpoint_every": 10,
+        "training.preview_samples": 2,
+        "training.eval_examples": 8,
+        "sampling.num_samples": 2,
+        "sampling.steps_per_scale": 2,
+    }
+    flags = [f"--config.{name}={value}" for name, value in options.items()]
+    config = processes.ROOT / "configs" / "toy.py"
+    return [f"--config={config}:two_moons", f"--workdir={workdir}", *flags, *more]
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir):
+    return [line["loss"] for line in lines(workdir) if "loss" in line]
+
+
+def run(topology, *words, **options):
+    count, devices = TOPOLOGIES[topology]
+    return processes.finish(processes.start(words, processes=count, devices=devices), **options)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The directory of a run on each topology."""
+    directory = tmp_path_factory.mktemp("whole")
+    for topology in TOPOLOGIES:
+        run(topology, *arguments(directory / topology))
+    return directory
+
+
+def test_losses_do_not_depend_on_the_topology(whole):
+    found = {topology: losses(whole / topology) for topology in TOPOLOGIES}
+    assert len(found["1×1"]) == 20
+    for topology in TOPOLOGIES:
+        np.testing.assert_allclose(found[topology], found["1×1"], rtol=1e-5)
+        assert checkpoint_steps(whole / topology, load_run(whole / topology)) == [10, 20]
+
+
+@pytest.mark.parametrize(("first", "then"), list(itertools.permutations(TOPOLOGIES, 2)))
+def test_checkpoints_are_exchanged(whole, tmp_path, first, then):
+    """Half of the steps on one topology, half on another: bit for bit what was saved, then the same losses."""
+    run(first, *arguments(tmp_path, "--config.training.num_steps=10"))
+    (error, *_) = run(then, *arguments(tmp_path))
+    assert "goes on from step 10, with training.num_steps=20, not 10" in error
+    if (TOPOLOGIES[first][0]) != TOPOLOGIES[then][0]:
+        assert f"processes {TOPOLOGIES[then][0]}, not {TOPOLOGIES[first][0]}" in error
+    np.testing.assert_allclose(losses(tmp_path), losses(whole / "1×1"), rtol=1e-5)
+
+
+@pytest.mark.parametrize("difference", ["--config.training.learning_rate=2e-3", "--config.seed=7"])
+def test_processes_with_different_configs_stop_before_the_first_step(tmp_path, difference):
+    started = processes.start(arguments(tmp_path / "run"), processes=2, of_last=[difference])
+    name = difference.removeprefix("--").split("=")[0]
+    for error in processes.finish(started, status=1):
+        (line,) = [line for line in error.splitlines() if line.startswith("main.py")]
+        assert f"process 1 has {name}=" in line
+        assert "as process 0 has" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_mistake_of_one_process_ends_all(tmp_path):
+    """The first process's workdir is a file; the other's isn't looked at."""
+    (tmp_path / "file").write_text("precious")
+    started = processes.start(
+        arguments(tmp_path / "file"), processes=2, of_last=[f"--workdir={tmp_path}/run"]
+    )
+    for error in processes.finish(started, status=1, timeout=60):
+        assert f"{tmp_path}/file can't be written" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def until(started, workdir, step):
+    """Waits until a line of the metrics tells of a step."""
+    metrics = workdir / "metrics.jsonl"
+    while not (metrics.exists() and any(f'"step": {step},' in line for line in metrics.open())):
+        assert [process.poll() for process in started] == [None] * len(started)
+        started[0].stderr.read(64)  # waits until the progress bar moves
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_sigterm_saves_and_ends(tmp_path, count):
+    """The last process gets the signal; all save the same step, and the same command makes the others."""
+    command = arguments(
+        tmp_path, "--config.training.num_steps=100000", "--config.training.checkpoint_every=100000"
+    )
+    started = processes.start(command, processes=count)
+    until(started, tmp_path, 30)
+    started[-1].send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    errors = processes.finish(started, status=143)
+    assert time.monotonic() - began < 10
+    (step,) = checkpoint_steps(tmp_path, load_run(tmp_path))
+    assert step >= 30
+    for error in errors:
+        assert f"saved at step {step}, as the machine is wanted back; the same command goes on" in error
+    assert lines(tmp_path)[-1]["step"] == step  # none was lost
+    training.restore(tmp_path)
+
+
+def test_sigterm_before_the_first_step_just_ends(tmp_path):
+    (process,) = processes.start(arguments(tmp_path / "run"))
+    while not (tmp_path / "run" / "config.json").exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    processes.finish([process], status=-signal.SIGTERM)
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+    run("1×1", *arguments(tmp_path / "run"))
+
+
+def test_a_preempted_run_ends_as_an_uninterrupted_one(whole, tmp_path):
+    """Stopped between two checkpoints, it goes on from where it was."""
+    (process,) = processes.start(arguments(tmp_path, "--config.training.num_steps=3000"))
+    until([process], tmp_path, 100)
+    process.send_signal(signal.SIGTERM)
+    processes.finish([process], status=143)
+    for workdir in (tmp_path, tmp_path / "whole"):
+        run("1×1", *arguments(workdir, "--config.training.num_steps=3000"))
+    states = [training.restore(workdir)[1] for workdir in (tmp_path, tmp_path / "whole")]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    assert losses(tmp_path) == losses(tmp_path / "whole")
