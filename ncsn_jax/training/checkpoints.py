@@ -150,7 +150,7 @@ class _Best(PreservationPolicy):
     def should_preserve(self, checkpoints, *, context) -> Sequence[bool]:
         steps = [checkpoint.step for checkpoint in checkpoints]
         best = sorted(steps, key=self._loss)[: self._count]
-        return [step in best and np.isfinite(self._loss(step)) for step in steps]
+        return [step in best and self._loss(step) < np.inf for step in steps]
 
     def _loss(self, step: int) -> float:
         """The held-out loss; infinite where none is known."""

@@ -70,7 +70,7 @@ def test_losses_do_not_depend_on_the_topology(whole):
 
 @pytest.mark.parametrize(("first", "then"), list(itertools.permutations(TOPOLOGIES, 2)))
 def test_checkpoints_are_exchanged(whole, tmp_path, first, then):
-    """Half of the steps on one topology, half on another: bit for bit what was saved, then the same losses."""
+    """Half of the steps on one topology, half on another: the losses are those of the whole run."""
     run(first, *arguments(tmp_path, "--config.training.num_steps=10"))
     (error, *_) = run(then, *arguments(tmp_path))
     assert "goes on from step 10, with training.num_steps=20, not 10" in error

@@ -1,0 +1,206 @@
+"""Damage to checkpoints, and saves that fail."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ncsn_jax import data, training
+from ncsn_jax.config import MlpModel
+from ncsn_jax.errors import UserError
+from ncsn_jax.training import saving
+from ncsn_jax.training.checkpoints import Checkpoints
+from ncsn_jax.training.loop import _first_state
+from ncsn_jax.training.record import run_facts
+
+
+@pytest.fixture(scope="module")
+def tiny_config(tiny_config):
+    """With arrays of some kilobytes: Orbax writes smaller ones into the index of its files."""
+    return tiny_config.model_copy(update={"model": MlpModel(num_features=64, num_layers=2, num_scales=3)})
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_config, tmp_path_factory):
+    """A run with checkpoints of steps 30 and 40, and their parameters."""
+    workdir = tmp_path_factory.mktemp("checkpoints") / "run"
+    training.train_and_evaluate(tiny_config, workdir)
+    return workdir, {step: training.restore(workdir, step=step, ema=False)[1] for step in (30, 40)}
+
+
+def files(directory: Path) -> dict[Path, bytes]:
+    return {path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def truncated(path: Path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path: Path):
+    path.write_bytes(b"")
+
+
+def deleted(path: Path):
+    path.unlink()
+
+
+def flipped(path: Path):
+    """The middle byte, one bit of it."""
+    content = bytearray(path.read_bytes())
+    if content:
+        content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("damage", [truncated, emptied, deleted, flipped])
+def test_damage_is_never_used_and_loses_nothing(trained, tiny_config, tmp_path, damage):
+    """Every file of the newest checkpoint: either its values are right, or the one before it is taken."""
+    original, params = trained
+    facts = run_facts(tiny_config, data.fingerprint(data.load(tiny_config.data)))
+    names = sorted(files(original / "checkpoints" / "40"))
+    assert len(names) >= 10
+    fell_back = []
+    for name in names:
+        workdir = tmp_path / str(len(fell_back)) / name.name
+        shutil.copytree(original, workdir)
+        directory = workdir / "checkpoints"
+        damage(directory / "40" / name)
+        damaged = files(directory)
+        _, found = training.restore(workdir, ema=False)
+        assert files(directory) == damaged, name  # to sample renames nothing
+        with Checkpoints(directory, keep=2) as checkpoints:
+            state = _first_state(checkpoints, tiny_config, workdir, facts)
+            step = int(state.step)
+            assert checkpoints.steps == ([30, 40] if step == 40 else [30]), name
+        jax.tree.map(np.testing.assert_array_equal, found, params[step])
+        jax.tree.map(np.testing.assert_array_equal, {"params": state.params}, params[step])
+        if step == 30:
+            fell_back.append(name)
+            assert {p.name for p in directory.iterdir()} == {"30", "40.damaged-1"}, name
+            damaged = {
+                Path("40.damaged-1", *p.parts[1:]) if p.parts[0] == "40" else p: content
+                for p, content in damaged.items()
+            }
+        assert files(directory) == damaged, name
+        shutil.rmtree(workdir)
+    assert fell_back  # the arrays' own files, whatever else is tolerated
+    assert any(name.parts[:2] == ("state", "ocdbt.process_0") for name in fell_back)
+    assert any(name.parts[0] == "record" for name in fell_back)
+
+
+def test_training_goes_on_from_the_sound_checkpoint_to_the_same_end(trained, tiny_config, tmp_path, caplog):
+    original, params = trained
+    shutil.copytree(original, tmp_path / "run")
+    directory = tmp_path / "run" / "checkpoints"
+    shutil.copytree(directory / "40", directory / "40.damaged-1")  # of an earlier accident
+    array = max((directory / "40").rglob("ocdbt.process_0/d/*"), key=lambda path: path.stat().st_size)
+    flipped(array)
+    state = training.train_and_evaluate(tiny_config, tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, {"params": state.params}, params[40])
+    assert {p.name for p in directory.iterdir()} == {"30", "40", "40.damaged-1", "40.damaged-2"}
+    assert "40 is damaged (the array" in caplog.text
+    assert "it is called 40.damaged-2 now" in caplog.text
+    assert "goes on from step 30" in caplog.text
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_touched(trained, tiny_config, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    for step in ("30", "40"):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / step / "state")
+    before = files(tmp_path)
+    for go_on in (
+        lambda: training.train_and_evaluate(tiny_config, tmp_path / "run"),
+        lambda: training.restore(tmp_path / "run"),
+    ):
+        with pytest.raises(UserError, match=r"no checkpoint is whole \(40: .*; 30: .*\): bring one back"):
+            go_on()
+    with pytest.raises(UserError, match="30 is damaged: "):
+        training.restore(tmp_path / "run", step=30)
+    assert {k: v for k, v in files(tmp_path).items() if k.name != "lock"} == {
+        k: v for k, v in before.items() if k.name != "lock"
+    }
+
+
+def test_damage_to_an_older_checkpoint_stops_nothing(trained, tiny_config, tmp_path):
+    """Not even where all records are read, to keep the best."""
+    shutil.copytree(trained[0], tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "30" / "record" / "metadata").write_bytes(b"")
+    longer = tiny_config.training.model_copy(update={"num_steps": 50, "keep_best": 1, "keep_checkpoints": 3})
+    state = training.train_and_evaluate(tiny_config.model_copy(update={"training": longer}), tmp_path / "run")
+    assert int(state.step) == 50
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"seed": 4}, "holds a run with seed=3, not 4"), ({}, "was trained on .*'examples': 50000")],
+)
+def test_a_checkpoint_of_another_run_is_refused(trained, tiny_config, tmp_path, monkeypatch, change, message):
+    """Its config, its seed and its data are its own, whatever config.json lies beside it."""
+    shutil.copytree(trained[0] / "checkpoints", tmp_path / "run" / "checkpoints")
+    before = files(tmp_path / "run" / "checkpoints")
+    if not change:
+        monkeypatch.setattr("ncsn_jax.data.fingerprint", lambda dataset: {"train": {"examples": 7}})
+    with pytest.raises(UserError, match=message):
+        training.train_and_evaluate(tiny_config.model_copy(update=change), tmp_path / "run")
+    assert files(tmp_path / "run" / "checkpoints") == before
+
+
+def test_a_run_whose_directory_is_lost_goes_on_from_its_checkpoints(trained, tiny_config, tmp_path):
+    """As on a new machine, with checkpoints in a bucket."""
+    shutil.copytree(trained[0] / "checkpoints", tmp_path / "bucket")
+    elsewhere = tiny_config.training.model_copy(update={"checkpoint_dir": str(tmp_path / "bucket")})
+    config = tiny_config.model_copy(update={"training": elsewhere})
+    state = training.train_and_evaluate(config, tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, {"params": state.params}, trained[1][40])
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    training.restore(tmp_path / "run", step=30)
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Makes some of the saves fail, as on a full disk; tells which steps were asked to be saved."""
+    asked = []
+    original = Checkpoints.save
+
+    def at(*attempts):
+        def save(self, step, state, record):
+            asked.append(step)
+            if len(asked) in attempts:
+                raise OSError(28, "No space left on device")
+            original(self, step, state, record)
+
+        monkeypatch.setattr(Checkpoints, "save", save)
+        monkeypatch.setattr(saving.time, "sleep", lambda seconds: asked.append(seconds))
+        return asked
+
+    return at
+
+
+def test_a_failed_save_is_made_up_for_at_the_next_line_of_the_log(
+    trained, tiny_config, tmp_path, failing, caplog
+):
+    asked = failing(2)
+    often = tiny_config.training.model_copy(update={"log_every": 5})
+    state = training.train_and_evaluate(tiny_config.model_copy(update={"training": often}), tmp_path / "run")
+    assert asked == [10, 20, 25, 30, 40]
+    assert "the state of step 20 can't be saved (No space left on device); training goes on" in caplog.text
+    jax.tree.map(np.testing.assert_array_equal, {"params": state.params}, trained[1][40])
+
+
+def test_too_many_failed_saves_end_the_run_with_what_was_saved(tiny_config, tmp_path, failing):
+    asked = failing(2, 3, 4)
+    few = tiny_config.training.model_copy(update={"max_failed_saves": 2})
+    with pytest.raises(UserError, match=r"the state of step 40 .*No space left.*2 attempts before.*step 10"):
+        training.train_and_evaluate(tiny_config.model_copy(update={"training": few}), tmp_path / "run")
+    assert asked == [10, 20, 30, 40]
+    training.restore(tmp_path / "run", step=10)
+
+
+def test_the_last_state_is_saved_as_soon_as_it_can_be(trained, tiny_config, tmp_path, failing):
+    asked = failing(4, 6)
+    training.train_and_evaluate(tiny_config, tmp_path / "run")
+    assert asked == [10, 20, 30, 40, 0.5, 40, 1.0, 40]
+    _, found = training.restore(tmp_path / "run", ema=False)
+    jax.tree.map(np.testing.assert_array_equal, found, trained[1][40])
