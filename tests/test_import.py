@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 HEAVY = ("tensorflow_datasets", "matplotlib", "orbax", "grain", "tensorboardX", "pydantic", "sklearn")
 
@@ -18,3 +19,14 @@ def test_the_library_imports_without_the_application():
     added = result.stdout.split()
     assert "ncsn_jax" in added
     assert not set(added) & {*HEAVY, "absl"}
+
+
+def test_devices_are_not_touched_before_the_processes_meet():
+    """`jax.distributed.initialize` must come first: neither imports nor flags with a config may."""
+    program = """
+import jax._src.xla_bridge
+import main
+main.parse_flags(["main.py", "--config.training.batch_size=4"])
+assert not jax._src.xla_bridge.backends_are_initialized()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1])

@@ -1,17 +1,19 @@
 """Real processes: several as one, SIGTERM, and what stops them all."""
 
+import contextlib
 import itertools
 import json
 import signal
+import subprocess
 import time
 
 import jax
 import numpy as np
 import pytest
 
+from benchmarks import processes
 from ncsn_jax import training
 from ncsn_jax.training.workdir import checkpoint_steps, load_run
-from tests import processes
 
 pytestmark = pytest.mark.slow
 
@@ -150,3 +152,42 @@ def test_a_preempted_run_ends_as_an_uninterrupted_one(whole, tmp_path):
     states = [training.restore(workdir)[1] for workdir in (tmp_path, tmp_path / "whole")]
     jax.tree.map(np.testing.assert_array_equal, *states)
     assert losses(tmp_path) == losses(tmp_path / "whole")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 3 MB; only root can make one."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(tmp_path)], check=False)
+    if mounted.returncode:
+        pytest.skip("no permission to mount a disk")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+def test_a_full_disk_stops_nothing(small_disk):
+    """Full from step 100 on until saves have failed; then training goes on to the end, with every line."""
+    workdir = small_disk / "run"
+    intervals = [
+        f"--config.training.{name}={every}" for name, every in (("log_every", 50), ("preview_every", 150))
+    ]
+    (process,) = processes.start(arguments(workdir, *intervals, "--config.training.num_steps=3000"))
+    until([process], workdir, 100)
+    with (small_disk / "filling").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    said = ""
+    while "attempt 2 of 100" not in said:
+        assert process.poll() is None, said
+        said += process.stderr.readline()
+    training.restore(workdir)
+    (small_disk / "filling").unlink()
+    (rest,) = processes.finish([process])
+    assert "the state of step" in said
+    assert "can't be saved (No space left on device); training goes on and tries again" in said
+    assert "Traceback" not in said + rest
+    assert [line["step"] for line in lines(workdir) if "loss" in line][-1] == 3000
+    steps = [line["step"] for line in lines(workdir) if "loss" in line]
+    assert steps == sorted(set(steps))
+    assert set(range(50, 3001, 50)) <= set(steps)
+    assert checkpoint_steps(workdir, load_run(workdir))[-1] == 3000
+    training.restore(workdir)
