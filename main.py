@@ -20,9 +20,10 @@ import contextlib
 import importlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
 from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
@@ -40,8 +41,9 @@ from ncsn_jax import (
     training,
 )
 from ncsn_jax.errors import PreemptedError, UserError
-from ncsn_jax.locking import only_writer
+from ncsn_jax.locking import first_is_only_writer, only_writer
 from ncsn_jax.models import as_score_fn
+from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.training import importing
 from ncsn_jax.training.workdir import load_run
 
@@ -154,9 +156,19 @@ def with_overrides(base: config.Config, given: dict) -> config.Config:
 
 def train(workdir: Path, values: flags.FlagValues) -> None:
     """Trains the run that the config describes, or the workdir's own run, then samples it."""
-    parsed = with_overrides(run_config(workdir, values), num_samples(values))
-    training.train_and_evaluate(parsed, workdir)
-    draw(workdir, load_run(workdir))
+    parsed = hosts.together(lambda: with_overrides(run_config(workdir, values), num_samples(values)))
+    state = training.train_and_evaluate(parsed, workdir)
+
+    def draw_of_state() -> None:
+        trained = load_run(workdir)  # with the noise levels that were chosen
+        draw(workdir, trained, as_score_fn(trained.network(), {"params": jax.device_get(state.ema_params)}))
+
+    by_first(draw_of_state)
+
+
+def by_first(function: Callable[[], None]) -> None:
+    """Does something in the first process, for which the others wait."""
+    hosts.from_first(lambda: function() or "")
 
 
 def run_config(workdir: Path, values: flags.FlagValues) -> config.Config:
@@ -177,30 +189,37 @@ def run_config(workdir: Path, values: flags.FlagValues) -> config.Config:
 
 def sample(workdir: Path, values: flags.FlagValues) -> None:
     """Samples the run in the workdir, by its own config."""
-    draw(workdir, trained_config(workdir, values))
+    parsed = hosts.together(lambda: trained_config(workdir, values))
+    score_fn = as_score_fn(*training.restore(workdir))
+    by_first(lambda: draw(workdir, parsed, score_fn))
 
 
 def restore(workdir: Path, values: flags.FlagValues) -> None:
     """Restores images, or interpolates between them, by the run in the workdir."""
-    parsed, mode = trained_config(workdir, values), values.mode
+    parsed, mode = hosts.together(lambda: trained_config(workdir, values)), values.mode
     score_fn = as_score_fn(*training.restore(workdir))
     directory = workdir / mode
-    if mode == "interpolate":
-        interpolating.interpolate(directory, score_fn, parsed, values.images)
-    else:
-        restoring.restore(directory, mode, score_fn, parsed, values.images)
-    print(f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}")
+
+    def write() -> None:
+        with only_writer(workdir, mode):
+            if mode == "interpolate":
+                interpolating.interpolate(directory, score_fn, parsed, values.images)
+            else:
+                restoring.restore(directory, mode, score_fn, parsed, values.images)
+        print(f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}")
+
+    by_first(write)
 
 
 def evaluate(workdir: Path, values: flags.FlagValues) -> None:
     """Measures the checkpoints of the run in the workdir, or images that something else has made."""
-    if values.images is not None and not (workdir / "config.json").exists():
-        parsed = with_overrides(run_config(workdir, values), num_samples(values))
-    else:
-        parsed = trained_config(workdir, values)
+    is_of_run = values.images is None or (workdir / "config.json").exists()
+    configure = trained_config if is_of_run else run_config
+    parsed = hosts.together(lambda: with_overrides(configure(workdir, values), num_samples(values)))
     if values.images is not None and values.steps is not None:
         raise UserError("--steps: --images are of no checkpoint; accepted: one of the two")
-    subjects = evaluation.evaluate(parsed, workdir, steps=steps(values), images=values.images)
+    with first_is_only_writer(workdir, "eval"):
+        subjects = evaluation.evaluate(parsed, workdir, steps=steps(values), images=values.images)
     if hosts.is_first():
         directory = workdir / "eval"
         print(evaluation.table(subjects))
@@ -212,7 +231,7 @@ def report(workdir: Path, values: flags.FlagValues) -> None:
     """Writes a page about the run in the workdir."""
     for name in config_flags.get_override_values(values["config"]):
         raise UserError(f"--config.{name}: --mode report shows a run as it is; accepted: --workdir")
-    print(evaluation.write_report(workdir))
+    by_first(lambda: print(evaluation.write_report(workdir)))
 
 
 def steps(values: flags.FlagValues) -> list[int] | None:
@@ -240,6 +259,8 @@ def import_checkpoint(workdir: Path, values: flags.FlagValues) -> None:
     """Makes the workdir a run that goes on from a checkpoint of the official PyTorch code."""
     if values.checkpoint is None or values.workdir is None:
         raise UserError("--mode import takes --checkpoint FILE and --workdir DIR")
+    if jax.process_count() > 1:
+        raise UserError("--mode import is done by one process: add --num_processes=1")
     official = importing.read_checkpoint(values.checkpoint)
     given = config_flags.get_override_values(values["config"]) | num_samples(values)
     base = values.config
@@ -258,8 +279,12 @@ def suggest(workdir: Path, values: flags.FlagValues) -> None:
     if values.workdir and values["config"].using_default_value:
         load_run(workdir)  # says that there is none
     parsed = run_config(workdir, values)
-    dataset = data.load(parsed.data)
-    print(suggest_noise.report(parsed, suggest_noise.for_config(parsed, dataset), dataset))
+
+    def write() -> None:
+        dataset = data.load(parsed.data)
+        print(suggest_noise.report(parsed, suggest_noise.for_config(parsed, dataset), dataset))
+
+    by_first(write)
 
 
 def num_samples(values: flags.FlagValues) -> dict[str, int]:
@@ -269,22 +294,15 @@ def num_samples(values: flags.FlagValues) -> dict[str, int]:
     return {} if values.num_samples is None else {f"{group}.num_samples": values.num_samples}
 
 
-def draw(workdir: Path, parsed: config.Config) -> None:
-    """Writes samples, a grid and the annealing's animation to the workdir; the first process does."""
-    model, variables = training.restore(workdir)
+def draw(workdir: Path, parsed: config.Config, score_fn: NetworkScore) -> None:
+    """Writes samples, a grid and the annealing's animation to the workdir."""
     directory = workdir / "samples"
     shape, transform = data.describe(parsed.data).shape, data.TRANSFORMS[parsed.data.transform]
-    score_fn = as_score_fn(model, variables)
-
-    def write() -> str:
-        with only_writer(directory):
-            sampling.write_samples(
-                directory, score_fn, shape, parsed.model.noise_levels, parsed.sampling, transform=transform
-            )
-        print(f"{directory}: grid.png, annealing.gif, samples.npy ({parsed.sampling.num_samples} samples)")
-        return ""
-
-    hosts.from_first(write)
+    with only_writer(workdir, "samples"):
+        sampling.write_samples(
+            directory, score_fn, shape, parsed.model.noise_levels, parsed.sampling, transform=transform
+        )
+    print(f"{directory}: grid.png, annealing.gif, samples.npy ({parsed.sampling.num_samples} samples)")
 
 
 MODES = {
@@ -330,12 +348,20 @@ def messages() -> Iterator[None]:
     handler.setFormatter(logging.Formatter("main.py: %(message)s"))
     hosts.logger.addHandler(handler)
     hosts.logger.propagate = False
+    sys.unraisablehook = _unraisable
     try:
         with logging_redirect_tqdm([hosts.logger]):
             yield
     finally:
         hosts.logger.removeHandler(handler)
         hosts.logger.propagate = True
+        sys.unraisablehook = sys.__unraisablehook__
+
+
+def _unraisable(unraisable) -> None:
+    """Passes over the writes of a failed save, which end after Orbax has closed their loop."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ from ncsn_jax.config import Config, changes, parse
 from ncsn_jax.config import load as load_config
 from ncsn_jax.errors import UserError
 from ncsn_jax.files import write_whole
-from ncsn_jax.locking import LOCK, only_writer
+from ncsn_jax.locking import lock_name, only_writer
 from ncsn_jax.streams import stream
 from ncsn_jax.training.checkpoints import Checkpoints, DamagedError
 from ncsn_jax.training.record import Record, shapes
 from ncsn_jax.training.state import TrainState, adam, create_state
 
-LEFT_BY_A_START = ("checkpoints", "config.json.partial", LOCK)
+LEFT_BY_A_START = ("checkpoints", "config.json.partial", lock_name())
 """What may stand in a directory without a config: whose checkpoints they are, their records tell."""
 MAY_CHANGE = (
     "data.data_dir",
@@ -201,6 +201,9 @@ def newest_sound_state(
         try:
             return *sound_state(checkpoints, step, config, sharding), damaged
         except DamagedError as error:
+            if not (checkpoints.directory / str(step)).exists():  # a process that trains has deleted it
+                checkpoints.reopen()
+                return newest_sound_state(checkpoints, config, sharding)
             damaged[step] = str(error)
     if damaged:
         found = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
