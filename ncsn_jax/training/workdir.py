@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import optax
+import orbax.checkpoint as ocp
 from etils import epath
 from flax import linen as nn
 from jax.sharding import Sharding
@@ -156,9 +157,10 @@ def checkpoint_dir(workdir: Path, config: Config) -> epath.Path:
 
 
 def checkpoint_steps(workdir: Path, config: Config) -> list[int]:
-    """The steps of a run's checkpoints, ascending."""
-    with Checkpoints(checkpoint_dir(workdir, config)) as checkpoints:
-        return checkpoints.steps
+    """The steps of a run's checkpoints, ascending; one process may ask, without the others."""
+    directory = checkpoint_dir(workdir, config)
+    found = ocp.path.step.standard_name_format().find_all(directory) if directory.exists() else ()
+    return sorted(checkpoint.step for checkpoint in found)
 
 
 def claim(workdir: Path, config: Config) -> None:
