@@ -12,6 +12,7 @@ import jaxtyping
 
 jaxtyping.install_import_hook("ncsn_jax", "beartype.beartype")
 
+import diffrax
 import jax
 import numpy as np
 import pytest
@@ -27,6 +28,15 @@ def compilation_cache(tmp_path_factory):
     """Runs of the same config compile once in a session, as processes of the same run do."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jax_cache")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="module")
+def strict():
+    """For the pure mathematics: tracers that outlive their trace raise, and NaNs as soon as they are made."""
+    with pytest.MonkeyPatch.context() as patch, jax.checking_leaks(), jax.debug_nans(True):
+        # Equinox, which diffrax is made with, keeps the tracers of its loop's backward pass.
+        patch.setattr(diffrax, "diffeqsolve", jax.check_tracer_leaks(False)(diffrax.diffeqsolve))
+        yield
 
 
 @pytest.fixture(scope="session")

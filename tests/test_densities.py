@@ -18,6 +18,8 @@ from ncsn_jax.densities import (
     two_moons,
 )
 
+pytestmark = pytest.mark.usefixtures("strict")
+
 MEANS = np.array([[-1.0, 0.5, 2.0], [1.5, 0.0, -1.0]], np.float32)
 WEIGHTS = np.array([0.3, 0.7], np.float32)
 STDS = {

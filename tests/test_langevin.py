@@ -15,6 +15,8 @@ from ncsn_jax import (
 )
 from ncsn_jax.densities import two_gaussians
 
+pytestmark = pytest.mark.usefixtures("strict")
+
 MIXTURE = two_gaussians()
 NUM_CHAINS = 4096
 

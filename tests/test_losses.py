@@ -21,6 +21,8 @@ from ncsn_jax import (
 )
 from ncsn_jax.losses import divergence, projected_score_matching
 
+pytestmark = pytest.mark.usefixtures("strict")
+
 MEAN, STD, SIGMA = 1.5, 0.7, 0.4
 NUM_EXAMPLES = 200_000
 

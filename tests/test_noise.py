@@ -4,6 +4,8 @@ import pytest
 from ncsn_jax import geometric_sigmas
 from ncsn_jax.noise import largest_distance, num_scales_for, step_size_for
 
+pytestmark = pytest.mark.usefixtures("strict")
+
 
 def test_levels_descend_with_a_constant_ratio():
     sigmas = np.asarray(geometric_sigmas(20.0, 1.0, 10))

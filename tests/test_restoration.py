@@ -28,6 +28,8 @@ from ncsn_jax.restoration import (
     slerp,
 )
 
+pytestmark = pytest.mark.usefixtures("strict")
+
 KEY = jax.random.key(0)
 MIXTURE = GaussianMixture(jnp.array([0.5, 0.5]), jnp.array([[-2.0, -2.0], [2.0, 2.0]]), jnp.array([0.3, 0.3]))
 SIGMAS = geometric_sigmas(4.0, 0.05, 12)
@@ -107,12 +109,12 @@ def test_interpolation_is_the_official_one(trace):
 
 def test_inpainting_completes_with_what_fits():
     """One coordinate of a point near one of two modes is known: the other follows."""
-    observation, mask = jnp.array([2.0, jnp.nan]), jnp.array([True, False])
+    observation, mask = np.array([2.0, np.nan], np.float32), jnp.array([True, False])
 
-    def run(key):
+    def run(key, observation):
         return inpaint(key, MIXTURE.score, jnp.zeros(2), SIGMAS, observation, mask=mask, **OPTIONS)
 
-    x = jax.jit(jax.vmap(run))(jax.random.split(KEY, 500))
+    x = jax.jit(jax.vmap(run, (0, None)))(jax.random.split(KEY, 500), observation)
     assert np.isfinite(x).all()
     np.testing.assert_allclose(x[:, 0], 2.0, atol=0.3)  # moved by the last update alone
     assert np.mean(x[:, 1] > 0) > 0.99
@@ -295,6 +297,7 @@ def test_the_pull_is_the_likelihoods_gradient(operator, noise_std):
     np.testing.assert_allclose(moved, a.T @ np.linalg.pinv(a @ a.T) @ residual, atol=1e-3)
 
 
+@jax.debug_nans(False)  # the unknown pixels are NaN on purpose
 @pytest.mark.parametrize("noise_std", [0.0, 0.3])
 def test_what_is_unknown_is_not_read(noise_std):
     """Not even of an image that has something there."""
@@ -307,6 +310,7 @@ def test_what_is_unknown_is_not_read(noise_std):
         np.testing.assert_allclose(observation.project(x), jnp.where(mask, image, x), rtol=1e-5)
 
 
+@jax.debug_nans(False)  # and keep the NaNs they see
 def test_operators_see_what_they_say():
     image = jnp.arange(48.0).reshape(4, 4, 3)
     np.testing.assert_allclose(BlockAverage(2)(image)[0, 1, 2], np.mean([8, 11, 20, 23]))

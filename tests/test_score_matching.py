@@ -23,6 +23,8 @@ from ncsn_jax import (
 from ncsn_jax.densities import BoxUniform, GaussianMixture
 from ncsn_jax.losses import divergence
 
+pytestmark = pytest.mark.usefixtures("strict")
+
 COUNT = 50_000
 SIGMA = 0.6
 THETAS = 4

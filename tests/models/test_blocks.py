@@ -10,6 +10,8 @@ from flax import linen as nn
 from ncsn_jax.interop.torch_names import params_from_torch
 from ncsn_jax.models import layers
 
+pytestmark = pytest.mark.usefixtures("strict")
+
 INSTANCE_NORM_PLUS = functools.partial(layers.ConditionalInstanceNormPlus, num_levels=3)
 
 

@@ -13,6 +13,8 @@ from ncsn_jax.models.layers import (
     resize_bilinear,
 )
 
+pytestmark = pytest.mark.usefixtures("strict")
+
 
 @pytest.fixture
 def x():

@@ -6,6 +6,8 @@ import pytest
 from ncsn_jax import MLP, as_score_fn
 from ncsn_jax.models import mlp
 
+pytestmark = pytest.mark.usefixtures("strict")
+
 
 @pytest.fixture(scope="module")
 def model():

@@ -10,6 +10,8 @@ from ncsn_jax.interop.torch_names import params_from_torch
 from ncsn_jax.losses import projected_score_matching
 from ncsn_jax.models import ncsn
 
+pytestmark = pytest.mark.usefixtures("strict")
+
 
 def channels_last(images):
     return jnp.asarray(images.transpose(0, 2, 3, 1))

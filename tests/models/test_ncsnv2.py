@@ -8,6 +8,8 @@ import pytest
 from ncsn_jax import NCSNv2
 from ncsn_jax.models import refinenet
 
+pytestmark = pytest.mark.usefixtures("strict")
+
 
 def test_it_takes_any_sigma():
     model = NCSNv2(num_filters=2)

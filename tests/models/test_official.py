@@ -22,6 +22,8 @@ from ncsn_jax.models.layers import (
     no_norm,
 )
 
+pytestmark = pytest.mark.usefixtures("strict")
+
 
 def channels_last(images):
     return jnp.asarray(images.transpose(0, 2, 3, 1))
