@@ -65,7 +65,12 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
     hosts.require_equal(_agreed(config))
     load_dataset = functools.cache(lambda: data.load(config.data))
     config = _with_levels_of_first(config, workdir, load_dataset)
-    dataset = hosts.together(lambda: _checked_dataset(config, load_dataset))
+
+    def checked_dataset() -> data.Dataset:
+        return _checked_dataset(config, load_dataset)
+
+    hosts.from_first(lambda: checked_dataset() and "")  # prepares it, where all see the same disk
+    dataset = hosts.together(checked_dataset)
     with run.opened(workdir, config):
         return _train(config, workdir, dataset)
 
