@@ -24,9 +24,8 @@ logger = logging.getLogger("ncsn_jax")
 def join(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Meets the other processes, if there are any; to be called before any computation.
 
-    Without arguments, the cluster tells where they are: a TPU pod, Slurm, Open MPI or GKE does, and so do the
-    variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Where nothing tells, this process
-    is alone, as it is with `num_processes=1`.
+    Without arguments, the cluster tells where they are: a TPU pod, Slurm, Open MPI or GKE does. Where nothing
+    tells, this process is alone, as it is with `num_processes=1`.
 
     Args:
       coordinator_address: HOST:PORT of process 0.
