@@ -45,6 +45,7 @@ from ncsn_jax.locking import first_is_only_writer, only_writer
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.training import importing
+from ncsn_jax.training.preemption import STATUS
 from ncsn_jax.training.workdir import load_run
 
 DEFAULT_CONFIG = "configs/digits.py"
@@ -330,8 +331,8 @@ def main(argv: list[str]) -> int:
         print("main.py:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 1
     except PreemptedError as error:
-        print(f"main.py: {error}; the same command goes on", file=sys.stderr)
-        return 143
+        print(f"main.py: {error}", file=sys.stderr)
+        return STATUS
     except KeyboardInterrupt:
         print(
             "main.py: interrupted; the same command goes on from the last checkpoint",

@@ -173,17 +173,18 @@ def _train(config: Config, workdir: Path, dataset: data.Dataset) -> TrainState:
                 if due(step, settings.log_every) or due(step, settings.checkpoint_every):
                     log.write()
 
+            leave = functools.partial(_leave, log, saver, step, state)
             is_ranked = bool(settings.keep_best) and due(step, settings.checkpoint_every)
             test_loss = None
             if (due(step, settings.eval_every) or is_ranked) and not (is_restored and is_evaluated):
                 log.check()
-                with log.paused():
+                with log.paused(), notice.leaving_by(leave):
                     test_loss = held_out_loss(state.ema_params, notice.has_come)
                 if test_loss is not None:
                     metrics.scalars(step, test_loss=test_loss)
             if due(step, settings.preview_every) and not (is_restored and is_drawn):
                 log.check()
-                with log.paused():
+                with log.paused(), notice.leaving_by(leave):
                     _preview(workdir, step, state, config, metrics, notice.has_come)
             if is_restored:
                 continue
@@ -199,8 +200,19 @@ def _train(config: Config, workdir: Path, dataset: data.Dataset) -> TrainState:
                 is_last = is_over or step == settings.num_steps
                 (saver.finish if is_last else saver.save)(step, state, test_loss)
             if is_over:
-                raise PreemptedError(f"saved at step {step}, as the machine is wanted back")
+                raise PreemptedError(_saved(step))
     return state
+
+
+def _leave(log: StepLog, saver: Saver, step: int, state: TrainState) -> None:
+    """Saves a state in the middle of what is looked at of it."""
+    log.write()
+    saver.finish(step, state)
+    hosts.say(_saved(step))
+
+
+def _saved(step: int) -> str:
+    return f"saved at step {step}, as the machine is wanted back; the same command goes on"
 
 
 def _first_state(checkpoints: Checkpoints, config: Config, workdir: Path, facts: Record) -> TrainState:
