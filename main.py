@@ -19,6 +19,7 @@ saved.
 import contextlib
 import importlib
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -112,6 +113,7 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
             sys_argv=argv,
         )
         rest = values(argv)[1:]
+        getattr(values.config, "lock", None)  # raises what has kept the file from being loaded
     except (AttributeError, LookupError) as error:  # an unknown setting, or the file's own mistake
         given = ", ".join(word for word in argv if word.startswith("--config"))
         # ml_collections quotes its message twice
@@ -120,6 +122,8 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
         raise UserError(f"{given}: no such setting or attribute: {words}") from error
     except (flags.Error, ImportError, OSError, SyntaxError, TypeError, ValueError) as error:
         raise UserError(one_line(error)) from error
+    except Exception as error:  # a config file is a program
+        raise UserError(f"--config: {type(error).__name__}: {one_line(error)}") from error
     if values.help:
         print(f"{__doc__}\n{values.get_help()}")
         raise SystemExit
@@ -130,6 +134,10 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
         raise UserError(f"unexpected argument {rest[0]!r}: every setting is a --flag=value")
     if values.workdir == "":
         raise UserError("--workdir: found an empty name")
+    if values.images == "":
+        raise UserError("--images: found an empty name")
+    if values.workdir and re.search("[\ud800-\udfff]", values.workdir):  # where Orbax can't write
+        raise UserError(f"--workdir={values.workdir!r}: accepted: a name in UTF-8")
     if values.checkpoint is not None and values.mode != "import":
         raise UserError("--checkpoint: only --mode import takes it")
     if values.images is not None and values.mode not in (*RESTORATIONS, "evaluate"):

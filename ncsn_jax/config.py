@@ -482,7 +482,7 @@ def load(path: Path) -> Config:
     """
     try:
         return parse(json.loads(path.read_text()))
-    except (UserError, ValueError) as error:
+    except (UserError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not this program's config: {error}") from None
 
 

@@ -33,7 +33,7 @@ def join(coordinator_address: str | None, num_processes: int | None, process_id:
       process_id: which of them this is, from 0.
 
     Raises:
-      UserError: if only some of the arguments are given, or the others aren't found.
+      UserError: if only some of the arguments are given, they make no sense, or the others aren't found.
     """
     given = (coordinator_address, num_processes, process_id)
     if num_processes == 1 or jax.distributed.is_initialized():
@@ -43,6 +43,18 @@ def join(coordinator_address: str | None, num_processes: int | None, process_id:
             "--coordinator_address, --num_processes and --process_id: some are missing; accepted: all of "
             "them, none, or --num_processes=1"
         )
+    if num_processes is not None and process_id is not None and process_id >= num_processes:
+        raise UserError(
+            f"--process_id={process_id}: accepted: 0 to {num_processes - 1}, as "
+            f"--num_processes={num_processes}"
+        )
+    if coordinator_address is not None:  # jax would wait minutes for what can't be called
+        host, _, port = coordinator_address.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise UserError(
+                f"--coordinator_address={coordinator_address}: accepted: HOST:PORT of process 0, such as "
+                "10.0.0.1:1234"
+            )
     is_named = coordinator_address is not None or "JAX_COORDINATOR_ADDRESS" in os.environ
     try:
         with warnings.catch_warnings():
@@ -50,7 +62,8 @@ def join(coordinator_address: str | None, num_processes: int | None, process_id:
             jax.distributed.initialize(coordinator_address, num_processes, process_id)
     except ValueError as error:
         if is_named:
-            raise UserError(f"--coordinator_address={coordinator_address}: {error}") from error
+            place = coordinator_address or os.environ["JAX_COORDINATOR_ADDRESS"]
+            raise UserError(f"the coordinator's address {place}: {error}") from error
     except RuntimeError as error:
         if not is_named and "before any JAX calls" in str(error) and jax.process_count() == 1:
             return  # called from a notebook, alone

@@ -1,6 +1,7 @@
 """Pictures that a user names: by their numbers in the test split, or by a path."""
 
 import functools
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -73,7 +74,7 @@ def stored_images(
     Raises:
       UserError: if there are no images, they have another shape, or numbers are far outside of [0, 1].
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if path.suffix in (".npz", ".npy"):
         pixels = _array(path)
     else:

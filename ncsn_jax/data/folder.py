@@ -76,7 +76,7 @@ def load_folder(
       UserError: if the directory can't be read or has fewer than 2 images, if a file can't be decoded (with
         "skip": none of a split), or if images decode to different shapes.
     """
-    directory = Path(directory).expanduser()
+    directory = Path(os.path.expanduser(directory))
     names = _image_names(directory)
     if len(names) < 2:
         raise UserError(f"{directory}: images found: {len(names)}; {ACCEPTED}")
@@ -99,7 +99,7 @@ def read_images(
     Raises:
       UserError: if there are none, or one can't be decoded.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if path.is_file():
         files = [path]
     elif path.is_dir():

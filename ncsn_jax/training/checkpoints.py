@@ -34,6 +34,8 @@ class Checkpoints:
 
     def __init__(self, directory: str | PathLike, *, keep: int | None = None, keep_best: int = 0):
         self.directory = epath.Path(directory).absolute()
+        if self.directory.exists() and not self.directory.is_dir():
+            raise UserError(f"{self.directory} is not a directory: move it away")
         policy = None if keep is None else AnyPreservationPolicy([LatestN(keep), _Best(self, keep_best)])
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
@@ -167,12 +169,17 @@ class _Best(PreservationPolicy):
 
 def _require_readable(place: epath.Path) -> None:
     """What may not be read isn't damaged."""
-    for directory, _, names in place.walk():
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            raise UserError(
+                f"{error.filename} can't be read ({error.strerror}): mend its permissions"
+            ) from error
+
+    for directory, _, names in place.walk(on_error=refuse):
         for name in names:
             try:
                 with (directory / name).open("rb") as file:
                     file.read(1)
             except PermissionError as error:
-                raise UserError(
-                    f"{directory / name} can't be read ({error.strerror}): mend its permissions"
-                ) from error
+                refuse(error)

@@ -38,7 +38,7 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, first_step: int):
         path, events = workdir / "metrics.jsonl", workdir / "tensorboard"
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= first_step]
+        kept = [line for line in _lines(path) if _step(path, line) <= first_step]
         write_whole(path, lambda file: file.write("".join(kept).encode()))
         self.is_evaluated = any(
             line["step"] == first_step and "test_loss" in line for line in map(json.loads, kept)
@@ -209,4 +209,16 @@ def _lines(path: Path) -> list[str]:
     """The whole lines of the file: a killed process may have left half of one."""
     if not path.exists():
         return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    text = path.read_text(errors="backslashreplace")
+    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _step(path: Path, line: str) -> int:
+    """The step of a line."""
+    try:
+        return int(json.loads(line)["step"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is not this program's: found {line[:40].strip()!r}; move it away, and the same command "
+            "goes on"
+        ) from error

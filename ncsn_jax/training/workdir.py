@@ -121,7 +121,8 @@ def check(workdir: Path, config: Config) -> None:
             )
     elif workdir.is_dir() and any(p.name not in LEFT_BY_A_START for p in workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and holds no run (no config.json): choose another --workdir")
-    existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
+    # A link to nowhere is there, too.
+    existing = next(p for p in (workdir, *workdir.absolute().parents) if os.path.lexists(p))
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{workdir} can't be written ({existing} is not a writable directory)")
 
