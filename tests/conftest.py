@@ -21,6 +21,8 @@ from ncsn_jax import sampling
 from ncsn_jax.config import Config, Data, MlpModel, Sampling, Training
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tests compile much and compute little.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(autouse=True, scope="session")

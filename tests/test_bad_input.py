@@ -91,7 +91,7 @@ def without_privileges(function):
 def contents(directory):
     """Everything in a directory; of locks, which say who had them last, only that they are there."""
     return {
-        path: path.is_symlink() or not path.is_file() or path.name == "lock" or path.read_bytes()
+        path: path.is_symlink() or not path.is_file() or path.name.endswith("lock") or path.read_bytes()
         for path in directory.rglob("*")
     }
 
@@ -141,12 +141,12 @@ def steps(*arrangements: Callable[[], Any]):
     return lambda: [arrange() for arrange in arrangements]
 
 
-def lock(directory: str):
+def lock(directory: str, name: str = "lock"):
     """A step of an arrangement: another process, of which this one knows no more, writes there."""
 
     def lock():
         Path(directory).mkdir(exist_ok=True)
-        file = Path(directory, "lock").open("a+")  # noqa: SIM115 (held until the case is over)
+        file = Path(directory, name).open("a+")  # noqa: SIM115 (held until the case is over)
         fcntl.flock(file, fcntl.LOCK_EX)
         return file
 
@@ -430,7 +430,9 @@ BAD_INPUT = {
     ),
     "another process": Bad("--workdir=points", "points is being written by process", lock("points")),
     "another process samples": Bad(
-        "--mode=sample --workdir=points", "points/samples is being written by process", lock("points/samples")
+        "--mode=sample --workdir=points",
+        "points/samples is being written by process",
+        lock("points", "samples.lock"),
     ),
     "another process imports": Bad(
         f"{IMPORT} --checkpoint=official.pth", "run is being written by another process", lock("run")
