@@ -357,14 +357,12 @@ def messages() -> Iterator[None]:
     handler.setFormatter(logging.Formatter("main.py: %(message)s"))
     hosts.logger.addHandler(handler)
     hosts.logger.propagate = False
-    sys.unraisablehook = _unraisable
     try:
         with logging_redirect_tqdm([hosts.logger]):
             yield
     finally:
         hosts.logger.removeHandler(handler)
         hosts.logger.propagate = True
-        sys.unraisablehook = sys.__unraisablehook__
 
 
 def _unraisable(unraisable) -> None:
@@ -374,4 +372,5 @@ def _unraisable(unraisable) -> None:
 
 
 if __name__ == "__main__":
+    sys.unraisablehook = _unraisable
     sys.exit(main(sys.argv))

@@ -89,10 +89,11 @@ def without_privileges(function):
 
 
 def contents(directory):
-    """Everything in a directory; of locks, which say who had them last, only that they are there."""
+    """Everything in a directory but for locks, which only say who had them last."""
     return {
-        path: path.is_symlink() or not path.is_file() or path.name.endswith("lock") or path.read_bytes()
+        path: path.is_symlink() or not path.is_file() or path.read_bytes()
         for path in directory.rglob("*")
+        if not path.name.endswith("lock")
     }
 
 

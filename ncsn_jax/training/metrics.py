@@ -44,8 +44,8 @@ class MetricsWriter:
             line["step"] == first_step and "test_loss" in line for line in map(json.loads, kept)
         )
         """Whether the held-out loss of the first step is among the lines."""
-        self._lines = AppendedFile(path)
         events.mkdir(exist_ok=True)
+        self._lines = AppendedFile(path)
         self._events = AppendedFile(events / f"events.out.tfevents.{time.time_ns()}")
         self._is_full = False
         for fields in ({}, {"session_log": SessionLog(status=SessionLog.START)}):

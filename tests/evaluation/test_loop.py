@@ -160,7 +160,7 @@ def test_an_interrupted_evaluation_ends_as_the_whole_one_and_repeats_nothing(
 def test_samples_that_are_not_finite_are_said(trained, tmp_path):
     workdir, config = trained
     shutil.copytree(workdir, tmp_path / "run")
-    wild = config.model_copy(update={"sampling": config.sampling.model_copy(update={"step_size": 1e39})})
+    wild = config.model_copy(update={"sampling": config.sampling.model_copy(update={"step_size": 1e38})})
     with pytest.raises(
         UserError, match=r"step_00000010: 4 of 4 samples are not finite: config\.sampling asks"
     ):
