@@ -75,7 +75,8 @@ def test_continuous_noise_is_log_uniform_between_the_levels(name):
         loss = objective(sigmas, settings)
         # A score that depends on σ in another way than the exact one: every level has another loss.
         values = jax.jit(jax.vmap(lambda key, x: loss(key, lambda x, sigma: -x / sigma, x)))(keys, x)
-        return np.mean(values, dtype=np.float64), np.var(values, dtype=np.float64) / COUNT
+        values = np.asarray(values, np.float64)
+        return np.mean(values), np.var(values) / COUNT
 
     continuous, variance = mean(SIGMAS, settings, 1)
     discrete, other = mean(many, Training(objective=name), 2)
