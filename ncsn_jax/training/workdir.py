@@ -266,11 +266,10 @@ def restore(
     on_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with Checkpoints(checkpoint_dir(workdir, config)) as checkpoints:
         directory, steps = checkpoints.directory, checkpoints.steps
-        if not steps:
-            raise UserError(f"{directory} holds no checkpoint yet: train on")
-        if step is None:
+        if step is None or not steps:
             found = newest_sound_state(checkpoints, config, on_device)
-            assert found is not None  # there are steps
+            if found is None:
+                raise UserError(f"{directory} holds no checkpoint yet: train on")
             state, _, damaged = found
             for number, reason in damaged.items():
                 hosts.say(f"{directory}/{number} is damaged ({reason}): the one before it is taken")
