@@ -21,7 +21,7 @@ import importlib
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -144,6 +144,8 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
         raise UserError(f"--images: only these modes take it: {', '.join(RESTORATIONS)}, evaluate")
     if values.steps is not None and values.mode != "evaluate":
         raise UserError("--steps: only --mode evaluate takes it")
+    if values.images is not None and values.steps is not None:
+        raise UserError("--steps: --images are of no checkpoint; accepted: one of the two")
     return values
 
 
@@ -172,12 +174,7 @@ def train(workdir: Path, values: flags.FlagValues) -> None:
         trained = load_run(workdir)  # with the noise levels that were chosen
         draw(workdir, trained, as_score_fn(trained.network(), {"params": jax.device_get(state.ema_params)}))
 
-    by_first(draw_of_state)
-
-
-def by_first(function: Callable[[], None]) -> None:
-    """Does something in the first process, for which the others wait."""
-    hosts.from_first(lambda: function() or "")
+    hosts.by_first(draw_of_state)
 
 
 def run_config(workdir: Path, values: flags.FlagValues) -> config.Config:
@@ -200,7 +197,7 @@ def sample(workdir: Path, values: flags.FlagValues) -> None:
     """Samples the run in the workdir, by its own config."""
     parsed = hosts.together(lambda: trained_config(workdir, values))
     score_fn = as_score_fn(*training.restore(workdir))
-    by_first(lambda: draw(workdir, parsed, score_fn))
+    hosts.by_first(lambda: draw(workdir, parsed, score_fn))
 
 
 def restore(workdir: Path, values: flags.FlagValues) -> None:
@@ -217,18 +214,21 @@ def restore(workdir: Path, values: flags.FlagValues) -> None:
                 restoring.restore(directory, mode, score_fn, parsed, values.images)
         print(f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}")
 
-    by_first(write)
+    hosts.by_first(write)
 
 
 def evaluate(workdir: Path, values: flags.FlagValues) -> None:
     """Measures the checkpoints of the run in the workdir, or images that something else has made."""
     is_of_run = values.images is None or (workdir / "config.json").exists()
-    configure = trained_config if is_of_run else run_config
-    parsed = hosts.together(lambda: with_overrides(configure(workdir, values), num_samples(values)))
-    if values.images is not None and values.steps is not None:
-        raise UserError("--steps: --images are of no checkpoint; accepted: one of the two")
+
+    def configure() -> config.Config:
+        if is_of_run:
+            return trained_config(workdir, values)
+        return with_overrides(run_config(workdir, values), num_samples(values))
+
+    parsed, chosen = hosts.together(lambda: (configure(), steps(values)))
     with first_is_only_writer(workdir, "eval"):
-        subjects = evaluation.evaluate(parsed, workdir, steps=steps(values), images=values.images)
+        subjects = evaluation.evaluate(parsed, workdir, steps=chosen, images=values.images)
     if hosts.is_first():
         directory = workdir / "eval"
         print(evaluation.table(subjects))
@@ -240,7 +240,7 @@ def report(workdir: Path, values: flags.FlagValues) -> None:
     """Writes a page about the run in the workdir."""
     for name in config_flags.get_override_values(values["config"]):
         raise UserError(f"--config.{name}: --mode report shows a run as it is; accepted: --workdir")
-    by_first(lambda: print(evaluation.write_report(workdir)))
+    hosts.by_first(lambda: print(evaluation.write_report(workdir)))
 
 
 def steps(values: flags.FlagValues) -> list[int] | None:
@@ -293,7 +293,7 @@ def suggest(workdir: Path, values: flags.FlagValues) -> None:
         dataset = data.load(parsed.data)
         print(suggest_noise.report(parsed, suggest_noise.for_config(parsed, dataset), dataset))
 
-    by_first(write)
+    hosts.by_first(write)
 
 
 def num_samples(values: flags.FlagValues) -> dict[str, int]:
@@ -366,8 +366,9 @@ def messages() -> Iterator[None]:
 
 
 def _unraisable(unraisable) -> None:
-    """Passes over the writes of a failed save, which end after Orbax has closed their loop."""
-    if str(unraisable.exc_value) != "Event loop is closed":
+    """Passes over what failed saves and damaged checkpoints leave to end after Orbax has closed its loop."""
+    expected = ("Event loop is closed", "Encountered error while reading array index")
+    if not str(unraisable.exc_value).startswith(expected):
         sys.__unraisablehook__(unraisable)
 
 

@@ -124,6 +124,11 @@ def together(function: Callable[[], T]) -> T:
     return result
 
 
+def by_first(function: Callable[[], object]) -> None:
+    """Calls a function in the first process, for which the others wait; its errors are all's."""
+    together(lambda: function() if is_first() else None)
+
+
 def from_first(function: Callable[[], str]) -> str:
     """The text that a function returns in the first process, which alone calls it; its errors are all's."""
     return exchange(together(lambda: function() if is_first() else ""))[0]

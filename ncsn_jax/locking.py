@@ -53,5 +53,5 @@ def lock_name(what: str = "") -> str:
 def first_is_only_writer(workdir: Path, what: str) -> Iterator[None]:
     """As `only_writer`, of several processes: the first holds it for all."""
     with contextlib.ExitStack() as stack:
-        hosts.from_first(lambda: stack.enter_context(only_writer(workdir, what)) or "")
+        hosts.by_first(lambda: stack.enter_context(only_writer(workdir, what)))
         yield

@@ -1,6 +1,7 @@
 """Four fake CPU devices, shapes and dtypes checked at every call, and no implicit rank promotion."""
 
 import functools
+import importlib
 import importlib.util
 import os
 from pathlib import Path
@@ -8,14 +9,26 @@ from pathlib import Path
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-import jaxtyping
-
-jaxtyping.install_import_hook("ncsn_jax", "beartype.beartype")
-
 import diffrax
 import jax
+import jaxtyping
 import numpy as np
 import pytest
+
+# Before the hook, which would look at their modules one by one.
+for name in (
+    "flax.linen",
+    "grain",
+    "matplotlib.pyplot",
+    "optax",
+    "orbax.checkpoint",
+    "scipy.stats",
+    "sklearn.datasets",
+    "tensorboardX",
+    "tensorflow_datasets",
+):
+    importlib.import_module(name)
+jaxtyping.install_import_hook("ncsn_jax", "beartype.beartype")
 
 from ncsn_jax import sampling
 from ncsn_jax.config import Config, Data, MlpModel, Sampling, Training
@@ -26,14 +39,23 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def compilation_cache(tmp_path_factory):
-    """Runs of the same config compile once in a session, as processes of the same run do."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("jax_cache")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+def compilation_cache(pytestconfig):
+    """What one process of one session has compiled, no other compiles; in pytest's own cache directory."""
+    jax.config.update("jax_compilation_cache_dir", str(pytestconfig.cache.mkdir("jax")))
+    jax.config.update("jax_compilation_cache_max_size", 2 * 2**30)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture(scope="module")
-def strict():
+def optimized():
+    """For what computes much, and for numbers that are compared: programs as users compile them."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module")
+def strict(optimized):
     """For the pure mathematics: tracers that outlive their trace raise, and NaNs as soon as they are made."""
     with pytest.MonkeyPatch.context() as patch, jax.checking_leaks(), jax.debug_nans(True):
         # Equinox, which diffrax is made with, keeps the tracers of its loop's backward pass.

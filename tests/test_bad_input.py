@@ -1,11 +1,13 @@
 """What can't be done ends in one line that says why, and leaves every directory as it was."""
 
+import contextlib
 import ctypes
 import fcntl
 import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +37,7 @@ OF_RUNS = ("sample", *main.RESTORATIONS, "evaluate", "report", "suggest_noise")
 
 
 class Bad(NamedTuple):
-    """A case: the arguments, what the line says of them, and what is done to the sandbox before.
+    """A case: the arguments, what the line says of them, what is done to the sandbox before, and meanwhile.
 
     `points` in a value of the arguments is a copy of a run on points, `images` of one on images; both are
     beside `configs` in the sandbox, which is the working directory.
@@ -44,6 +46,7 @@ class Bad(NamedTuple):
     arguments: str | list[str]
     says: str
     arrange: Callable[[], Any] = lambda: None
+    meanwhile: Callable[[], AbstractContextManager] = contextlib.nullcontext
 
 
 @pytest.fixture(scope="module")
@@ -138,18 +141,24 @@ def pictures(*sizes: tuple[int, int], directory: str = "photos"):
 
 
 def steps(*arrangements: Callable[[], Any]):
-    """Several steps of an arrangement; what they return is held until the case is over."""
-    return lambda: [arrange() for arrange in arrangements]
+    """Several steps of an arrangement."""
+
+    def arrange():
+        for arrangement in arrangements:
+            arrangement()
+
+    return arrange
 
 
 def lock(directory: str, name: str = "lock"):
-    """A step of an arrangement: another process, of which this one knows no more, writes there."""
+    """Meanwhile another process, of which this one knows no more, writes there."""
 
+    @contextlib.contextmanager
     def lock():
         Path(directory).mkdir(exist_ok=True)
-        file = Path(directory, name).open("a+")  # noqa: SIM115 (held until the case is over)
-        fcntl.flock(file, fcntl.LOCK_EX)
-        return file
+        with Path(directory, name).open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     return lock
 
@@ -429,14 +438,18 @@ BAD_INPUT = {
         "--mode=sample --workdir=points --config.model.num_scales=5",
         "--config.model.num_scales: a trained run's settings are fixed; to override: config.sampling.*, con",
     ),
-    "another process": Bad("--workdir=points", "points is being written by process", lock("points")),
+    "another process": Bad(
+        "--workdir=points", "points is being written by process", meanwhile=lock("points")
+    ),
     "another process samples": Bad(
         "--mode=sample --workdir=points",
         "points/samples is being written by process",
-        lock("points", "samples.lock"),
+        meanwhile=lock("points", "samples.lock"),
     ),
     "another process imports": Bad(
-        f"{IMPORT} --checkpoint=official.pth", "run is being written by another process", lock("run")
+        f"{IMPORT} --checkpoint=official.pth",
+        "run is being written by another process",
+        meanwhile=lock("run"),
     ),
     # Checkpoints.
     "no checkpoints": Bad(
@@ -712,9 +725,10 @@ def test_bad_input_ends_in_one_line_and_leaves_all_as_it_was(case, runs, sandbox
             shutil.copytree(runs / name, name)
     if "--checkpoint=official.pth" in arguments:
         shutil.copy(runs / "official.pth", ".")
-    _held = bad.arrange()
-    before = contents(sandbox)
-    status = without_privileges(lambda: main.main(["main.py", *arguments]))
+    bad.arrange()
+    with bad.meanwhile():
+        before = contents(sandbox)
+        status = without_privileges(lambda: main.main(["main.py", *arguments]))
     errors = [line for line in capfd.readouterr().err.splitlines() if "goes on from step" not in line]
     assert status in (1, 2)
     assert len(errors) == 1, errors

@@ -69,7 +69,7 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
     def checked_dataset() -> data.Dataset:
         return _checked_dataset(config, load_dataset)
 
-    hosts.from_first(lambda: checked_dataset() and "")  # prepares it, where all see the same disk
+    hosts.by_first(checked_dataset)  # prepares it, where all see the same disk
     dataset = hosts.together(checked_dataset)
     with run.opened(workdir, config):
         return _train(config, workdir, dataset)
@@ -185,7 +185,9 @@ def _train(config: Config, workdir: Path, dataset: data.Dataset) -> TrainState:
             if due(step, settings.preview_every) and not (is_restored and is_drawn):
                 log.check()
                 with log.paused(), notice.leaving_by(leave):
-                    _preview(workdir, step, state, config, metrics, notice.has_come)
+                    picture = _picture(state, config, notice.has_come)
+                if picture is not None and hosts.is_first():
+                    _write_picture(workdir, step, picture, metrics)
             if is_restored:
                 continue
 
@@ -249,10 +251,9 @@ def _require_shared(directory: epath.Path) -> None:
         return
     mark = directory / "seen.partial"
 
-    def write() -> str:
+    def write() -> None:
         directory.mkdir(parents=True, exist_ok=True)
         mark.write_text("")
-        return ""
 
     def look() -> None:
         if not mark.exists():
@@ -261,7 +262,7 @@ def _require_shared(directory: epath.Path) -> None:
                 "--config.training.checkpoint_dir=gs://bucket/run"
             )
 
-    hosts.from_first(write)
+    hosts.by_first(write)
     try:
         hosts.together(look)
     finally:
@@ -291,22 +292,15 @@ def _held_out_loss(loss, examples, config: Config):
     return held_out_loss
 
 
-def _preview(
-    workdir: Path,
-    step: int,
-    state: TrainState,
-    config: Config,
-    metrics: MetricsWriter | NoMetrics,
-    is_unwanted: Callable[[], bool],
-) -> None:
-    """Draws a picture of samples from the moving average, unless it is unwanted before it is drawn.
+def _picture(state: TrainState, config: Config, is_unwanted: Callable[[], bool]) -> np.ndarray | None:
+    """A picture of samples from the moving average; None if it is unwanted before it is drawn.
 
     Every process draws it: one that waited for another would wait in a collective.
     """
     score_fn = as_score_fn(config.network(), {"params": jax.device_get(state.ema_params)})
     shape, transform = data.describe(config.data).shape, data.TRANSFORMS[config.data.transform]
     count = config.training.preview_samples
-    picture = sampling.preview(
+    return sampling.preview(
         score_fn,
         shape,
         config.model.noise_levels,
@@ -315,8 +309,10 @@ def _preview(
         transform=transform,
         is_unwanted=is_unwanted,
     )
-    if picture is None or not hosts.is_first():
-        return
+
+
+def _write_picture(workdir: Path, step: int, picture: np.ndarray, metrics: MetricsWriter | NoMetrics) -> None:
+    """Writes a picture of samples beside the others, and into the metrics."""
     path = _preview_path(workdir, step)
     try:
         path.parent.mkdir(exist_ok=True)

@@ -92,14 +92,13 @@ def opened(workdir: Path, config: Config) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
 
-        def claim_it() -> str:
+        def claim_it() -> None:
             check(workdir, config)
             stack.enter_context(only_writer(workdir))
             check(workdir, config)  # another process may have come and gone
             claim(workdir, config)
-            return ""
 
-        hosts.from_first(claim_it)
+        hosts.by_first(claim_it)
         yield
 
 
