@@ -19,12 +19,14 @@ saved.
 import contextlib
 import importlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import platformdirs
 from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
@@ -331,6 +333,7 @@ def main(argv: list[str]) -> int:
     try:
         values = parse_flags(argv)
         hosts.join(values.coordinator_address, values.num_processes, values.process_id)
+        keep_compilations()
         name = Path(config_flags.get_config_filename(values["config"])).name
         workdir = Path(values.workdir or f"runs/{name.replace('.py', '').replace(':', '_')}")
         with messages():
@@ -348,6 +351,21 @@ def main(argv: list[str]) -> int:
         )
         return 130
     return 0
+
+
+def keep_compilations() -> None:
+    """Keeps what is compiled in the user's cache directory, up to 4 GiB, if jax hasn't been given another."""
+    directory = platformdirs.user_cache_path("ncsn_jax") / "compilations"
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # a home that can't be written costs time, nothing else
+    if os.access(directory, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(directory))
+        jax.config.update("jax_compilation_cache_max_size", 4 * 2**30)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @contextlib.contextmanager

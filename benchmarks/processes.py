@@ -20,7 +20,9 @@ def start(
 ) -> list[subprocess.Popen]:
     """Starts main.py in so many processes of so many fake devices each; the last gets some more arguments."""
     fake_devices = f"--xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"XLA_FLAGS": fake_devices, "PYTHONPATH": str(ROOT)} | environment
+    # Each compiles for itself, which what is killed or measured may be in the midst of.
+    own = {"XLA_FLAGS": fake_devices, "PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    environment = os.environ | own | environment
     address = f"--coordinator_address=127.0.0.1:{_unused_port()}"
     commands = [[sys.executable, str(ROOT / "main.py"), *arguments] for _ in range(processes)]
     if processes > 1:

@@ -51,6 +51,36 @@ def trained(data_dir, tmp_path_factory):
     return workdir
 
 
+@pytest.fixture
+def compilation_settings():
+    """Sets what jax does with what it compiles back."""
+    names = ["jax_compilation_cache_dir", "jax_compilation_cache_max_size"]
+    names += ["jax_persistent_cache_min_compile_time_secs"]
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.mark.usefixtures("compilation_settings")
+@pytest.mark.parametrize(
+    ("cache", "given", "taken"),
+    [
+        ("cache", None, "cache/ncsn_jax/compilations"),
+        ("cache", "elsewhere", "elsewhere"),
+        ("file/cache", None, None),
+    ],
+)
+def test_compilations_are_kept_where_they_can_be(cache, given, taken, tmp_path, monkeypatch):
+    """In the user's cache directory, unless jax has been given another; where none can be made, nowhere."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / cache))
+    jax.config.update("jax_compilation_cache_dir", given)
+    main.keep_compilations()
+    found = jax.config.jax_compilation_cache_dir
+    assert found == (taken and taken.replace("cache", f"{tmp_path}/cache", 1))
+
+
 def files(directory):
     return {p: p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
 

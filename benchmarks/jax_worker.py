@@ -1,0 +1,82 @@
+"""Our side of `benchmarks.performance`: the network, the step and the sampler as main.py runs them."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.speed import load, training
+from benchmarks.worker import Run, serve
+from ncsn_jax import as_score_fn, sampling
+from ncsn_jax.config import Config
+from ncsn_jax.training.parallel import replicate
+from ncsn_jax.training.workdir import initial_state
+
+CONFIGS = {1: "configs/mnist.py", 3: "configs/cifar10.py"}
+"""By the number of channels: 28×28×1 and 32×32×3."""
+
+
+def prepare(case: dict[str, Any]) -> tuple[Run, float]:
+    """The work of a case (see `benchmarks.performance.Case`), and its floating-point operations."""
+    if case["work"] == "matrix product":
+        return _matrix_product()
+    run = load(CONFIGS[case["channels"]])
+    batch = case["batch"]
+    run = run.model_copy(
+        update={
+            "model": run.model.model_copy(update={"num_filters": case["filters"]}),
+            "training": run.training.model_copy(update={"batch_size": batch}),
+            "sampling": run.sampling.model_copy(
+                update={"batch_size": batch, "steps_per_scale": 1, "denoise": False}
+            ),
+        }
+    )
+    network, shape = run.network(), (batch, case["side"], case["side"], case["channels"])
+    x, sigma = jax.random.uniform(jax.random.key(0), shape), jnp.full(batch, 0.1)
+    if case["work"] == "step":
+        return _step(run)
+    params = jax.jit(network.init)(jax.random.key(0), x[:1], sigma[:1])
+    forward = jax.jit(network.apply).lower(params, x, sigma).compile()
+    flops = _flops(forward)
+    if case["work"] == "forward":
+        return lambda: jax.block_until_ready(forward(params, x, sigma)), flops
+    levels = run.model.noise_levels
+    numbers = sampling.batches(batch, batch)[0]
+    draw = functools.partial(
+        sampling.draw, as_score_fn(network, params), shape[1:], levels, run.sampling, numbers
+    )
+
+    def sample() -> None:
+        for state in draw():
+            jax.block_until_ready(state)
+
+    return sample, len(levels) * flops
+
+
+def _matrix_product() -> tuple[Run, float]:
+    size = 2048
+    matrix = jnp.ones((size, size))
+    product = jax.jit(jnp.dot)
+    return lambda: jax.block_until_ready(product(matrix, matrix)), 2.0 * size**3
+
+
+def _flops(compiled: jax.stages.Compiled) -> float:
+    return (compiled.cost_analysis() or {})["flops"]
+
+
+def _step(run: Config) -> tuple[Run, float]:
+    state, (step, batches) = replicate(initial_state(run)), training(run)
+    key = jax.random.key(0)
+    compiled = step.lower(state, next(batches), key).compile()
+
+    def train() -> None:
+        nonlocal state
+        state, values = compiled(state, next(batches), key)
+        jax.block_until_ready(values)
+
+    return train, _flops(compiled)
+
+
+if __name__ == "__main__":
+    serve(prepare)

@@ -1,0 +1,111 @@
+"""The speed of this package beside PyTorch and beside the machine's own: one command, one table.
+
+    python -m benchmarks.performance                              # half an hour on 2 cores
+    python -m benchmarks.performance --torch_python ~/torch/bin/python --only "F=64 28×28×1 ×16"
+
+For each network and batch: a training step, a forward pass and annealed sampling (ten levels, one step each),
+by this package (`benchmarks/jax_worker.py`) and by the same network in plain PyTorch
+(`benchmarks/torch_peer.py`), each in a process of its own; they run by turns, and medians are compared.
+
+- images/s: ours, of the median run; × torch: ours over PyTorch's.
+- floor: how fast ours is beside what its floating-point operations alone, counted in our compiled program,
+  would take at the speed of this machine's matrix product, measured by turns with them.
+- compile: seconds from the start of the work to the end of its first run, ours.
+- memory: the most that our process and PyTorch's held in the runs, in GiB.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SIZES = [(filters, 28, 1, batch) for filters in (32, 64) for batch in (1, 16, 64)]
+SIZES += [(64, 32, 3, 16)]
+REPEATS = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is measured: the network's width, the images' side, channels and number, and the work."""
+
+    filters: int
+    side: int
+    channels: int
+    batch: int
+    work: str
+
+    def __str__(self) -> str:
+        image = f"{self.side}×{self.side}×{self.channels}"
+        return f"F={self.filters} {image} ×{self.batch} {self.work}"
+
+
+CASES = [Case(*size, work) for size in SIZES for work in ("step", "forward", "sampling")]
+CASES += [Case(128, 28, 1, 16, "forward")]
+
+
+class Worker:
+    """A process that measures a case."""
+
+    def __init__(self, python: str, module: str, case: Case):
+        command = [python, "-m", module, json.dumps(dataclasses.asdict(case))]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
+        self.name = f"{module} in {python}"
+        self.first = self._read()
+
+    def run(self) -> dict[str, float]:
+        assert self.process.stdin
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, float]:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended with status {self.process.wait()}")
+        return json.loads(line)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.communicate()
+
+
+def measure(case: Case, torch_python: str) -> str:
+    """The case's row of the table."""
+    product = dataclasses.replace(case, work="matrix product")
+    with (
+        Worker(sys.executable, "benchmarks.jax_worker", case) as ours,
+        Worker(torch_python, "benchmarks.torch_peer", case) as theirs,
+        Worker(sys.executable, "benchmarks.jax_worker", product) as products,
+    ):
+        rows = [(ours.run(), theirs.run(), products.run()) for _ in range(1 + REPEATS)][1:]
+    mine, other, one_product = (statistics.median(row[i]["seconds"] for row in rows) for i in range(3))
+    rate = products.first["flops"] / one_product
+    memory = [max(row[i]["memory"] for row in rows) / 2**30 for i in (0, 1)]
+    return (
+        f"| {case} | {case.batch / mine:.3g} | {other / mine:.2f} | {ours.first['flops'] / rate / mine:.0%} "
+        f"| {ours.first['compile']:.0f} | {memory[0]:.2f} : {memory[1]:.2f} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The speed of this package beside PyTorch.")
+    parser.add_argument("--torch_python", default=sys.executable, help="an interpreter that has torch")
+    parser.add_argument("--only", default="", help="only cases whose names begin so")
+    arguments = parser.parse_args()
+    print("| case | images/s | × torch | floor | compile, s | memory, GiB, ours : torch |")
+    print("|---|---|---|---|---|---|", flush=True)
+    for case in CASES:
+        if str(case).startswith(arguments.only):
+            print(measure(case, arguments.torch_python), flush=True)
+
+
+if __name__ == "__main__":
+    main()

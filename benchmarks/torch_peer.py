@@ -1,0 +1,220 @@
+"""The official NCSN of four stages in plain PyTorch: what `benchmarks.performance` compares with.
+
+Written from a description of the official network; its state's names are the official ones, so that the
+official numbers hold it (`tests/benchmarks/test_torch_peer.py`). It needs torch and numpy, nothing of ours.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.worker import Run, serve
+
+SIGMAS = torch.logspace(0, -2, 10)
+"""The noise levels of the official experiments, 1 to 0.01."""
+
+
+class InstanceNormPlus(nn.Module):
+    """InstanceNorm++ with γ, α and β of each noise level."""
+
+    def __init__(self, channels: int, num_levels: int):
+        super().__init__()
+        self.embed = nn.Embedding(num_levels, 3 * channels)
+        nn.init.normal_(self.embed.weight, 1.0, 0.02)
+        nn.init.zeros_(self.embed.weight.data[:, 2 * channels :])
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        means = x.mean((2, 3))
+        centred = means - means.mean(1, keepdim=True)
+        shift = centred / torch.sqrt(means.var(1, keepdim=True) + 1e-5)
+        gamma, alpha, beta = (v[:, :, None, None] for v in self.embed(level).chunk(3, 1))
+        return gamma * (functional.instance_norm(x) + alpha * shift[:, :, None, None]) + beta
+
+
+def conv3(inputs: int, outputs: int, dilation: int = 1, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation, bias=bias)
+
+
+class MeanPoolConv(nn.Module):
+    """A convolution, then the mean of every 2×2 block."""
+
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.avg_pool2d(self.conv(x), 2)
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised convolutions beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, num_levels: int, down: bool = False, dilation: int = 1):
+        super().__init__()
+        middle = inputs if down else outputs
+        self.normalize1 = InstanceNormPlus(inputs, num_levels)
+        self.conv1 = conv3(inputs, middle, dilation)
+        self.normalize2 = InstanceNormPlus(middle, num_levels)
+        conv2 = conv3(middle, outputs, dilation)
+        halves = down and dilation == 1
+        self.conv2 = MeanPoolConv(conv2) if halves else conv2
+        if halves:
+            self.shortcut = MeanPoolConv(nn.Conv2d(inputs, outputs, 1))
+        elif down:
+            self.shortcut = conv3(inputs, outputs, dilation)
+        else:
+            self.shortcut = nn.Identity()
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        h = self.conv1(functional.elu(self.normalize1(x, level)))
+        return self.shortcut(x) + self.conv2(functional.elu(self.normalize2(h, level)))
+
+
+class RCUBlock(nn.Module):
+    """Residual convolution units of two stages each."""
+
+    def __init__(self, channels: int, num_blocks: int, num_levels: int):
+        super().__init__()
+        self.num_blocks = num_blocks
+        for block in range(1, num_blocks + 1):
+            for stage in (1, 2):
+                self.add_module(f"{block}_{stage}_conv", conv3(channels, channels, bias=False))
+                self.add_module(f"{block}_{stage}_norm", InstanceNormPlus(channels, num_levels))
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        for block in range(1, self.num_blocks + 1):
+            h = x
+            for stage in (1, 2):
+                h = functional.elu(self.get_submodule(f"{block}_{stage}_norm")(h, level))
+                h = self.get_submodule(f"{block}_{stage}_conv")(h)
+            x = x + h
+        return x
+
+
+class CRPBlock(nn.Module):
+    """Chained residual pooling."""
+
+    def __init__(self, channels: int, num_levels: int):
+        super().__init__()
+        self.convs = nn.ModuleList(conv3(channels, channels, bias=False) for _ in range(2))
+        self.norms = nn.ModuleList(InstanceNormPlus(channels, num_levels) for _ in range(2))
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        x = functional.elu(x)
+        path = x
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            path = conv(functional.avg_pool2d(norm(path, level), 5, stride=1, padding=2))
+            x = x + path
+        return x
+
+
+class MSFBlock(nn.Module):
+    """Multi-scale fusion."""
+
+    def __init__(self, inputs: Sequence[int], outputs: int, num_levels: int):
+        super().__init__()
+        self.convs = nn.ModuleList(conv3(channels, outputs) for channels in inputs)
+        self.norms = nn.ModuleList(InstanceNormPlus(channels, num_levels) for channels in inputs)
+
+    def forward(self, inputs: Sequence[Tensor], level: Tensor) -> Tensor:
+        total = torch.zeros(())
+        for x, conv, norm in zip(inputs, self.convs, self.norms, strict=True):
+            h = conv(norm(x, level))
+            total = total + functional.interpolate(
+                h, inputs[0].shape[2:], mode="bilinear", align_corners=True
+            )
+        return total
+
+
+class RefineBlock(nn.Module):
+    """One block of the refinement chain."""
+
+    def __init__(self, inputs: Sequence[int], outputs: int, num_levels: int, num_output_blocks: int = 1):
+        super().__init__()
+        self.adapt_convs = nn.ModuleList(RCUBlock(channels, 2, num_levels) for channels in inputs)
+        self.msf = MSFBlock(inputs, outputs, num_levels) if len(inputs) > 1 else None
+        self.crp = CRPBlock(outputs, num_levels)
+        self.output_convs = RCUBlock(outputs, num_output_blocks, num_levels)
+
+    def forward(self, inputs: Sequence[Tensor], level: Tensor) -> Tensor:
+        adapted = [adapt(x, level) for adapt, x in zip(self.adapt_convs, inputs, strict=True)]
+        x = self.msf(adapted, level) if self.msf is not None else adapted[0]
+        return self.output_convs(self.crp(x, level), level)
+
+
+class NCSN(nn.Module):
+    """The network: images `(batch, channels, height, width)` and their levels' numbers to scores."""
+
+    def __init__(self, channels: int, filters: int, num_levels: int = len(SIGMAS)):
+        super().__init__()
+        f, g, n = filters, 2 * filters, num_levels
+        self.begin_conv = conv3(channels, f)
+        self.res1 = self.stage(ResidualBlock(f, f, n), ResidualBlock(f, f, n))
+        self.res2 = self.stage(ResidualBlock(f, g, n, down=True), ResidualBlock(g, g, n))
+        self.res3 = self.stage(
+            ResidualBlock(g, g, n, down=True, dilation=2), ResidualBlock(g, g, n, dilation=2)
+        )
+        self.res4 = self.stage(
+            ResidualBlock(g, g, n, down=True, dilation=4), ResidualBlock(g, g, n, dilation=4)
+        )
+        self.refine1 = RefineBlock([g], g, n)
+        self.refine2 = RefineBlock([g, g], g, n)
+        self.refine3 = RefineBlock([g, g], f, n)
+        self.refine4 = RefineBlock([f, f], f, n, num_output_blocks=3)
+        self.normalizer = InstanceNormPlus(f, n)
+        self.end_conv = conv3(f, channels)
+
+    @staticmethod
+    def stage(*blocks: nn.Module) -> nn.ModuleList:
+        return nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        h = self.begin_conv(2 * x - 1)
+        outputs = []
+        for stage in (self.res1, self.res2, self.res3, self.res4):
+            for block in stage:
+                h = block(h, level)
+            outputs.append(h)
+        h = self.refine1(outputs[3:], level)
+        h = self.refine2([outputs[2], h], level)
+        h = self.refine3([outputs[1], h], level)
+        h = self.refine4([outputs[0], h], level)
+        return self.end_conv(functional.elu(self.normalizer(h, level)))
+
+
+def prepare(case: dict[str, Any]) -> tuple[Run, float]:
+    """The work of a case (see `benchmarks.performance.Case`)."""
+    torch.manual_seed(0)
+    network = NCSN(case["channels"], case["filters"])
+    x = torch.rand(case["batch"], case["channels"], case["side"], case["side"])
+    level = torch.randint(len(SIGMAS), (case["batch"],))
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+
+    def step() -> None:
+        sigma = SIGMAS[level][:, None, None, None]
+        noise = torch.randn_like(x)
+        loss = ((network(x + sigma * noise, level) * sigma + noise) ** 2).sum((1, 2, 3)).mean() / 2
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    @torch.inference_mode()
+    def forward() -> None:
+        network(x, level)
+
+    @torch.inference_mode()
+    def sampling() -> None:
+        chains = torch.rand_like(x)
+        for c, sigma in enumerate(SIGMAS):
+            step_size = 2e-5 * (sigma / SIGMAS[-1]) ** 2
+            score = network(chains, torch.full_like(level, c))
+            chains = chains + step_size * score + torch.sqrt(2 * step_size) * torch.randn_like(x)
+
+    return {"step": step, "forward": forward, "sampling": sampling}[case["work"]], 0.0
+
+
+if __name__ == "__main__":
+    serve(prepare)
