@@ -106,7 +106,7 @@ def test_the_mistake_of_one_process_ends_all(tmp_path):
 def until(started, workdir, step):
     """Waits until a line of the metrics tells of a step."""
     metrics = workdir / "metrics.jsonl"
-    while not (metrics.exists() and any(f'"step": {step},' in line for line in metrics.open())):
+    while not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
         assert [process.poll() for process in started] == [None] * len(started)
         started[0].stderr.read(64)  # waits until the progress bar moves
 
