@@ -152,13 +152,13 @@ class NCSN(nn.Module):
         super().__init__()
         f, g, n = filters, 2 * filters, num_levels
         self.begin_conv = conv3(channels, f)
-        self.res1 = self.stage(ResidualBlock(f, f, n), ResidualBlock(f, f, n))
-        self.res2 = self.stage(ResidualBlock(f, g, n, down=True), ResidualBlock(g, g, n))
-        self.res3 = self.stage(
-            ResidualBlock(g, g, n, down=True, dilation=2), ResidualBlock(g, g, n, dilation=2)
+        self.res1 = nn.ModuleList([ResidualBlock(f, f, n), ResidualBlock(f, f, n)])
+        self.res2 = nn.ModuleList([ResidualBlock(f, g, n, down=True), ResidualBlock(g, g, n)])
+        self.res3 = nn.ModuleList(
+            [ResidualBlock(g, g, n, down=True, dilation=2), ResidualBlock(g, g, n, dilation=2)]
         )
-        self.res4 = self.stage(
-            ResidualBlock(g, g, n, down=True, dilation=4), ResidualBlock(g, g, n, dilation=4)
+        self.res4 = nn.ModuleList(
+            [ResidualBlock(g, g, n, down=True, dilation=4), ResidualBlock(g, g, n, dilation=4)]
         )
         self.refine1 = RefineBlock([g], g, n)
         self.refine2 = RefineBlock([g, g], g, n)
@@ -166,10 +166,6 @@ class NCSN(nn.Module):
         self.refine4 = RefineBlock([f, f], f, n, num_output_blocks=3)
         self.normalizer = InstanceNormPlus(f, n)
         self.end_conv = conv3(f, channels)
-
-    @staticmethod
-    def stage(*blocks: nn.Module) -> nn.ModuleList:
-        return nn.ModuleList(blocks)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         h = self.begin_conv(2 * x - 1)
