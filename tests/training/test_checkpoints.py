@@ -12,7 +12,7 @@ from ncsn_jax import data, training
 from ncsn_jax.config import MlpModel
 from ncsn_jax.errors import UserError
 from ncsn_jax.training import saving
-from ncsn_jax.training.checkpoints import Checkpoints
+from ncsn_jax.training.checkpoints import Checkpoints, DamagedError
 from ncsn_jax.training.loop import _first_state
 from ncsn_jax.training.record import run_facts
 
@@ -96,14 +96,24 @@ def test_training_goes_on_from_the_sound_checkpoint_to_the_same_end(trained, tin
     shutil.copytree(original, tmp_path / "run")
     directory = tmp_path / "run" / "checkpoints"
     shutil.copytree(directory / "40", directory / "40.damaged-1")  # of an earlier accident
-    array = max((directory / "40").rglob("ocdbt.process_0/d/*"), key=lambda path: path.stat().st_size)
-    flipped(array)
+    for array in (directory / "40").rglob("ocdbt.process_0/d/*"):
+        emptied(array)
     state = training.train_and_evaluate(tiny_config, tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, {"params": state.params}, params[40])
     assert {p.name for p in directory.iterdir()} == {"30", "40", "40.damaged-1", "40.damaged-2"}
-    assert "40 is damaged (the array" in caplog.text
+    assert "40 is damaged (its arrays can't be read" in caplog.text
     assert "it is called 40.damaged-2 now" in caplog.text
     assert "goes on from step 30" in caplog.text
+
+
+def test_an_array_that_can_be_read_but_has_other_values_is_damage(trained, tiny_config):
+    workdir, _ = trained
+    facts = run_facts(tiny_config, data.fingerprint(data.load(tiny_config.data)))
+    with Checkpoints(workdir / "checkpoints", keep=2) as checkpoints:
+        like = _first_state(checkpoints, tiny_config, workdir, facts)
+        record = checkpoints.read_record(30)
+        with pytest.raises(DamagedError, match=r"^the array \.step isn't as it was written$"):
+            checkpoints.restore(40, like, record)
 
 
 def test_where_no_checkpoint_is_whole_nothing_is_touched(trained, tiny_config, tmp_path):
