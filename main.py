@@ -22,6 +22,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from ml_collections import ConfigDict, config_flags
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ncsn_jax import (
+    compiling,
     config,
     data,
     evaluation,
@@ -366,6 +368,7 @@ def keep_compilations() -> None:
         jax.config.update("jax_compilation_cache_dir", str(directory))
         jax.config.update("jax_compilation_cache_max_size", 4 * 2**30)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        warnings.filterwarnings("ignore", compiling.NOT_KEPT)
 
 
 @contextlib.contextmanager
@@ -392,4 +395,5 @@ def _unraisable(unraisable) -> None:
 
 if __name__ == "__main__":
     sys.unraisablehook = _unraisable
+    compiling.set_xla_flags()
     sys.exit(main(sys.argv))

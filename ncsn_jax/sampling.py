@@ -19,6 +19,7 @@ from jaxtyping import Float, Int, Key
 from tqdm import tqdm
 
 from ncsn_jax import viz
+from ncsn_jax.compiling import inference_options
 from ncsn_jax.config import Sampling
 from ncsn_jax.data.preprocessing import TRANSFORMS, Transform
 from ncsn_jax.errors import UserError
@@ -259,7 +260,8 @@ def pmapped(function: Callable, in_axes: tuple[int | None, ...]) -> Callable:
 
     A sample is drawn by one process: it runs on its own devices, whatever others there are.
     """
-    return jax.pmap(jax.vmap(function, in_axes), in_axes=in_axes, devices=jax.local_devices())
+    mapped = jax.pmap(jax.vmap(function, in_axes), in_axes=in_axes, devices=jax.local_devices())
+    return jax.jit(mapped, compiler_options=inference_options())
 
 
 # An observation that may be None never stands alone: jax 0.12's pmap may take an argument without arrays for

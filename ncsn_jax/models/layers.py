@@ -26,6 +26,15 @@ EPSILON = 1e-5
 """ε, what every normalisation adds to a variance."""
 
 
+def computed_once(x: Array) -> Array:
+    """x, kept out of the fusions of what uses it, on a CPU.
+
+    XLA for CPUs fuses what makes the input of a convolution into every copy of it that the gradient lays out
+    anew, and what makes the scale of a channel into the loop over its pixels, and so computes it many times.
+    """
+    return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+
+
 def conv(
     x: Images,
     features: int,
@@ -41,7 +50,7 @@ def conv(
     def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return nn.Conv(
+    convolve = nn.Conv(
         features,
         (kernel_size, kernel_size),
         kernel_dilation=dilation,
@@ -49,7 +58,8 @@ def conv(
         kernel_init=init,
         bias_init=init,
         name=name,
-    )(x)
+    )
+    return computed_once(convolve(computed_once(x)))
 
 
 # Both windows are separable: the columns of a window and then its rows, at less than half the cost.
@@ -81,18 +91,24 @@ def resize_bilinear(x: Images, height: int, width: int) -> Images:
     return jax.image.scale_and_translate(x, shape, (1, 2), scales, translation, "linear", antialias=False)
 
 
-def instance_norm(x: Images) -> Images:
-    """Every channel of every image with mean 0 and variance 1 over its pixels."""
+def instance_norm(x: Images, gamma: Array, beta: Array) -> Images:
+    """γ·(x − μ)/√(Var[x] + ε) + β, with the mean μ and the variance of each channel over its pixels.
+
+    Args:
+      x: the features.
+      gamma: γ and β broadcast against x.
+      beta: β.
+    """
     mean = jnp.mean(x, axis=(1, 2), keepdims=True)
-    variance = jnp.var(x, axis=(1, 2), keepdims=True)
-    return (x - mean) * jax.lax.rsqrt(variance + EPSILON)
+    scale = gamma * jax.lax.rsqrt(jnp.var(x, axis=(1, 2), keepdims=True) + EPSILON)
+    return computed_once(scale) * x + computed_once(beta - scale * mean)
 
 
 def instance_norm_plus(x: Images, gamma: Array, alpha: Array, beta: Array) -> Images:
     """InstanceNorm++: instance normalisation that keeps what the channel means say.
 
     With μ the mean of each channel over its pixels, and t = (μ − E[μ]) / √(Var[μ] + ε) over the channels (the
-    unbiased variance), it computes γ·(instance_norm(x) + α·t) + β.
+    unbiased variance), it computes γ·((x − μ)/√(Var[x] + ε) + α·t) + β.
 
     Args:
       x: the features.
@@ -107,7 +123,7 @@ def instance_norm_plus(x: Images, gamma: Array, alpha: Array, beta: Array) -> Im
     mean_of_means = jnp.mean(mean, axis=-1, keepdims=True)
     variance_of_means = jnp.var(mean, axis=-1, keepdims=True, ddof=1)
     shift = (mean - mean_of_means) * jax.lax.rsqrt(variance_of_means + EPSILON)
-    return gamma * (instance_norm(x) + alpha * shift) + beta
+    return instance_norm(x, gamma, gamma * alpha * shift + beta)
 
 
 def near_one(key, shape, dtype=jnp.float32):
@@ -162,7 +178,7 @@ class ConditionalInstanceNorm(nn.Module):
 
         table = nn.Embed(self.num_levels, 2 * channels, embedding_init=init, name="embed")
         gamma, beta = jnp.split(table(level)[:, None, None, :], 2, axis=-1)
-        return gamma * instance_norm(x) + beta
+        return instance_norm(x, gamma, beta)
 
 
 class VarianceNorm(nn.Module):
