@@ -54,7 +54,7 @@ from ncsn_jax.training.preemption import STATUS
 from ncsn_jax.training.workdir import load_run
 
 DEFAULT_CONFIG = "configs/digits.py"
-OVERRIDABLE = ("data.data_dir", "evaluation.", "restoration.", "sampling.")
+OVERRIDABLE = ("data.data_dir", "evaluation.", "model.dtype", "restoration.", "sampling.")
 """What may be overridden where the config is the workdir's: settings, or their prefixes."""
 RESTORATIONS = (*restoring.MODES, "interpolate")
 
@@ -263,7 +263,8 @@ def trained_config(workdir: Path, values: flags.FlagValues) -> config.Config:
         if not name.startswith(OVERRIDABLE):
             raise UserError(
                 f"--config.{name}: a trained run's settings are fixed; to override: "
-                "config.sampling.*, config.restoration.*, config.evaluation.*, config.data.data_dir"
+                "config.sampling.*, config.restoration.*, config.evaluation.*, config.data.data_dir, "
+                "config.model.dtype"
             )
     return with_overrides(load_run(workdir), given)
 

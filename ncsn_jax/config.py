@@ -158,6 +158,8 @@ class RefineNetModel(NoiseLevels):
     depth: Literal[4, 5, 6] = 4
     """The number of stages; images are halved `depth − 3` times."""
     act: Literal["elu", "relu", "leaky_relu", "swish"] = "elu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What features are computed in; parameters, statistics of normalisations and scores are float32."""
 
 
 class NcsnModel(RefineNetModel):
@@ -168,8 +170,15 @@ class NcsnModel(RefineNetModel):
 
     def build(self, *, rescaled: bool) -> NCSN:
         """The network; `rescaled` tells whether images already lie around 0."""
-        norm = NCSN_NORMS[self.norm]
-        return NCSN(self.noise_levels, self.num_filters, self.depth, norm, ACTIVATIONS[self.act], rescaled)
+        return NCSN(
+            self.noise_levels,
+            self.num_filters,
+            self.depth,
+            NCSN_NORMS[self.norm],
+            ACTIVATIONS[self.act],
+            rescaled,
+            self.dtype,
+        )
 
 
 class Ncsnv2Model(RefineNetModel):
@@ -180,7 +189,14 @@ class Ncsnv2Model(RefineNetModel):
 
     def build(self, *, rescaled: bool) -> NCSNv2:
         """The network; `rescaled` tells whether images already lie around 0."""
-        return NCSNv2(self.num_filters, self.depth, NCSNV2_NORMS[self.norm], ACTIVATIONS[self.act], rescaled)
+        return NCSNv2(
+            self.num_filters,
+            self.depth,
+            NCSNV2_NORMS[self.norm],
+            ACTIVATIONS[self.act],
+            rescaled,
+            self.dtype,
+        )
 
 
 class MlpModel(NoiseLevels):

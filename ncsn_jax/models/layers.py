@@ -44,7 +44,10 @@ def conv(
     dilation: int = 1,
     use_bias: bool = True,
 ) -> Images:
-    """A convolution that keeps the image's size, initialised like PyTorch's: U(±1/√fan_in), bias included."""
+    """A convolution that keeps the image's size, initialised like PyTorch's: U(±1/√fan_in), bias included.
+
+    It computes in the type of x, whatever the type of its parameters.
+    """
     bound = (x.shape[-1] * kernel_size**2) ** -0.5
 
     def init(key, shape, dtype=jnp.float32):
@@ -55,6 +58,7 @@ def conv(
         (kernel_size, kernel_size),
         kernel_dilation=dilation,
         use_bias=use_bias,
+        dtype=x.dtype,
         kernel_init=init,
         bias_init=init,
         name=name,
@@ -91,6 +95,13 @@ def resize_bilinear(x: Images, height: int, width: int) -> Images:
     return jax.image.scale_and_translate(x, shape, (1, 2), scales, translation, "linear", antialias=False)
 
 
+def mean_and_variance(x: Images, *, ddof: int = 0) -> tuple[Array, Array]:
+    """Of each channel over its pixels, `(batch, 1, 1, channels)`, in float32 or wider."""
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    mean = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=dtype)
+    return mean, jnp.var(x, axis=(1, 2), keepdims=True, dtype=dtype, ddof=ddof)
+
+
 def instance_norm(x: Images, gamma: Array, beta: Array) -> Images:
     """γ·(x − μ)/√(Var[x] + ε) + β, with the mean μ and the variance of each channel over its pixels.
 
@@ -99,9 +110,9 @@ def instance_norm(x: Images, gamma: Array, beta: Array) -> Images:
       gamma: γ and β broadcast against x.
       beta: β.
     """
-    mean = jnp.mean(x, axis=(1, 2), keepdims=True)
-    scale = gamma * jax.lax.rsqrt(jnp.var(x, axis=(1, 2), keepdims=True) + EPSILON)
-    return computed_once(scale) * x + computed_once(beta - scale * mean)
+    mean, variance = mean_and_variance(x)
+    scale = gamma * jax.lax.rsqrt(variance + EPSILON)
+    return (computed_once(scale) * x + computed_once(beta - scale * mean)).astype(x.dtype)
 
 
 def instance_norm_plus(x: Images, gamma: Array, alpha: Array, beta: Array) -> Images:
@@ -119,7 +130,7 @@ def instance_norm_plus(x: Images, gamma: Array, alpha: Array, beta: Array) -> Im
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), appendix A.1.
     """
-    mean = jnp.mean(x, axis=(1, 2), keepdims=True)
+    mean, _ = mean_and_variance(x)
     mean_of_means = jnp.mean(mean, axis=-1, keepdims=True)
     variance_of_means = jnp.var(mean, axis=-1, keepdims=True, ddof=1)
     shift = (mean - mean_of_means) * jax.lax.rsqrt(variance_of_means + EPSILON)
@@ -187,8 +198,9 @@ class VarianceNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Images, level: Levels = None) -> Images:
         alpha = self.param("alpha", near_one, (x.shape[-1],))
-        variance = jnp.var(x, axis=(1, 2), keepdims=True, ddof=1)
-        return alpha[None, None, None] * x * jax.lax.rsqrt(variance + EPSILON)
+        _, variance = mean_and_variance(x, ddof=1)
+        scale = alpha[None, None, None] * jax.lax.rsqrt(variance + EPSILON)
+        return (computed_once(scale) * x).astype(x.dtype)
 
 
 def no_norm(name: str) -> Callable[[Images, Levels], Images]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from ncsn_jax.models.layers import Activation, ConditionalInstanceNormPlus, average_pool5
@@ -28,6 +29,8 @@ class NCSN(nn.Module):
       norm: the normalisation, made as `norm(num_levels=L, name=...)`.
       act: the activation.
       rescaled: whether images already lie in [−1, 1]; otherwise [0, 1] is mapped there first.
+      dtype: what features are computed in, such as bfloat16; None for the type of x. Parameters, statistics
+        of normalisations and scores aren't touched by it.
 
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), appendix A.
@@ -39,6 +42,7 @@ class NCSN(nn.Module):
     norm: Callable[..., nn.Module] = ConditionalInstanceNormPlus
     act: Activation = nn.elu
     rescaled: bool = False
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(
@@ -68,6 +72,7 @@ class NCSN(nn.Module):
             pool=average_pool5,
             act=self.act,
             rescaled=self.rescaled,
+            dtype=self.dtype,
         )
 
 

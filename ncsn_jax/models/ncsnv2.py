@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from flax import linen as nn
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from ncsn_jax.models.layers import Activation, InstanceNormPlus, max_pool5, no_norm
@@ -22,6 +23,8 @@ class NCSNv2(nn.Module):
       norm: the normalisation in the stages, made as `norm(name=...)`; the refine chain has none.
       act: the activation.
       rescaled: whether images already lie in [−1, 1]; otherwise [0, 1] is mapped there first.
+      dtype: what features are computed in, such as bfloat16; None for the type of x. Parameters, statistics
+        of normalisations and scores aren't touched by it.
 
     Reference:
       Song & Ermon 2020 (arXiv:2006.09011), appendix A.
@@ -32,6 +35,7 @@ class NCSNv2(nn.Module):
     norm: Callable[..., nn.Module] = InstanceNormPlus
     act: Activation = nn.elu
     rescaled: bool = False
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(
@@ -60,5 +64,6 @@ class NCSNv2(nn.Module):
             pool=max_pool5,
             act=self.act,
             rescaled=self.rescaled,
+            dtype=self.dtype,
         )
         return f / sigma[:, None, None, None]

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from jax import Array
+from jax.typing import DTypeLike
 
 from ncsn_jax.models.layers import Activation, Images, Levels, Norm, Pool, RefineBlock, ResidualBlock, conv
 
@@ -86,6 +87,7 @@ def refinenet(
     pool: Pool,
     act: Activation,
     rescaled: bool,
+    dtype: DTypeLike | None,
 ) -> Images:
     """The body of a score network, for use inside a module's `__call__`, which gets its submodules.
 
@@ -99,6 +101,7 @@ def refinenet(
       pool: the pooling in the refine chain.
       act: the activation.
       rescaled: whether images already lie around 0; otherwise [0, 1] is mapped to [−1, 1] first.
+      dtype: of the features, all but the statistics of normalisations; None for the type of x.
 
     Raises:
       ValueError: if x isn't a batch of images, a height or width can't be halved, or the depth is another.
@@ -112,7 +115,7 @@ def refinenet(
         )
     if depth not in STAGES:
         raise ValueError(f"depth must be one of {', '.join(map(str, STAGES))} (stages), found {depth}")
-    h = x if rescaled else 2.0 * x - 1.0
+    h = (x if rescaled else 2.0 * x - 1.0).astype(dtype or x.dtype)
     h = conv(h, num_filters, name="begin_conv")
     outputs: dict[str, Images] = {}
     for stage in STAGES[depth]:
@@ -132,4 +135,4 @@ def refinenet(
         )([outputs[name] for name in refine.inputs], level)
         outputs[refine.name] = h
     h = act(norm(name="normalizer")(h, level))
-    return conv(h, x.shape[-1], name="end_conv")
+    return conv(h, x.shape[-1], name="end_conv").astype(x.dtype)
