@@ -368,7 +368,7 @@ def keep_compilations() -> None:
     if os.access(directory, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(directory))
         jax.config.update("jax_compilation_cache_max_size", 4 * 2**30)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         warnings.filterwarnings("ignore", compiling.NOT_KEPT)
 
 

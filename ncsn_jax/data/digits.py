@@ -2,8 +2,6 @@
 
 import numpy as np
 import tensorflow_datasets as tfds
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from ncsn_jax.data.png import png_bytes
 
@@ -30,6 +28,9 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager):
+        from sklearn.datasets import load_digits  # here, as it takes a second that nobody else needs
+        from sklearn.model_selection import train_test_split
+
         images, labels = load_digits(return_X_y=True)
         images = images.reshape(-1, 8, 8, 1).astype(np.uint8)
         parts = train_test_split(images, labels, train_size=1500, stratify=labels, random_state=0)
