@@ -26,7 +26,7 @@ def prepare(case: dict[str, Any]) -> tuple[Run, float]:
     batch = case["batch"]
     run = run.model_copy(
         update={
-            "model": run.model.model_copy(update={"num_filters": case["filters"]}),
+            "model": run.model.model_copy(update={"num_filters": case["filters"], "dtype": case["dtype"]}),
             "training": run.training.model_copy(update={"batch_size": batch}),
             "sampling": run.sampling.model_copy(
                 update={"batch_size": batch, "steps_per_scale": 1, "denoise": False}

@@ -8,8 +8,8 @@ by this package (`benchmarks/jax_worker.py`) and by the same network in plain Py
 (`benchmarks/torch_peer.py`), each in a process of its own; they run by turns, and medians are compared.
 
 - images/s: ours, of the median run; × torch: ours over PyTorch's.
-- floor: how fast ours is beside what its floating-point operations alone, counted in our compiled program,
-  would take at the speed of this machine's matrix product, measured by turns with them.
+- floor: how fast ours is beside what its floating-point operations alone, counted in our program as it is
+  written, would take at the speed of jax's float32 matrix product here, measured by turns with them.
 - compile: seconds from the start of the work to the end of its first run, ours.
 - memory: the most that our process and PyTorch's held in the runs, in GiB.
 """
@@ -30,21 +30,25 @@ REPEATS = 7
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is measured: the network's width, the images' side, channels and number, and the work."""
+    """What is measured: the network's width; the images' side, channels and number; the work; its dtype."""
 
     filters: int
     side: int
     channels: int
     batch: int
     work: str
+    dtype: str = "float32"
+    """Ours; PyTorch's is float32."""
 
     def __str__(self) -> str:
         image = f"{self.side}×{self.side}×{self.channels}"
-        return f"F={self.filters} {image} ×{self.batch} {self.work}"
+        dtype = "" if self.dtype == "float32" else f" {self.dtype}"
+        return f"F={self.filters} {image} ×{self.batch} {self.work}{dtype}"
 
 
 CASES = [Case(*size, work) for size in SIZES for work in ("step", "forward", "sampling")]
 CASES += [Case(128, 28, 1, 16, "forward")]
+CASES += [Case(64, 28, 1, 16, work, "bfloat16") for work in ("forward", "sampling")]
 
 
 class Worker:

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from ncsn_jax import as_score_fn, config, data, sampling
+from ncsn_jax.compiling import set_xla_flags
 from ncsn_jax.training import example_loss, train_step
 from ncsn_jax.training.objective import objective
 from ncsn_jax.training.parallel import pmap_step, replicate
@@ -98,4 +99,5 @@ def measure(name: str, run: config.Config) -> None:
 
 
 if __name__ == "__main__":
+    set_xla_flags()
     main()

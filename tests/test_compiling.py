@@ -1,0 +1,40 @@
+"""The options of XLA are ones it takes, and change no result."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ncsn_jax import NCSN, compiling
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, ""), ("--xla_a=1 --xla_b=2", " --xla_a=1 --xla_b=2")])
+def test_the_users_own_flags_come_last_and_win(given, expected, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    if given:
+        monkeypatch.setenv("XLA_FLAGS", given)
+    compiling.set_xla_flags()
+    assert os.environ["XLA_FLAGS"] == compiling.XLA_FLAGS + expected
+
+
+def test_xla_takes_the_flags():
+    """It ends the process if it doesn't."""
+    program = "import jax; jax.devices()"
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, env=os.environ | {"XLA_FLAGS": compiling.XLA_FLAGS}
+    )
+
+
+def test_inference_options_change_scores_by_rounding_alone():
+    network = NCSN(sigmas=(1.0, 0.1), num_filters=4)
+    x, sigma = jax.random.uniform(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1.0, 0.1])
+    params = jax.jit(network.init)(jax.random.key(1), x, sigma)
+    scores = [
+        jax.jit(network.apply, compiler_options=options)(params, x, sigma)
+        for options in ({}, compiling.inference_options())
+    ]
+    np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-5 * float(jnp.abs(scores[0]).max()))

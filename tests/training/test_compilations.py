@@ -1,0 +1,66 @@
+"""What a run compiles, and when: every program once, in its first round."""
+
+import jax
+import pytest
+
+from ncsn_jax import sampling, training
+from ncsn_jax.config import MlpModel, Sampling
+from ncsn_jax.models import as_score_fn
+from ncsn_jax.training import loop
+
+
+@pytest.fixture
+def compiled():
+    """The names of the programs that XLA was asked for since, in their order."""
+    names = []
+
+    def listen(event, duration, fun_name="", **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture(scope="module")
+def tiny_config(tiny_config):
+    """Of a width that no other test compiles."""
+    return tiny_config.model_copy(update={"model": MlpModel(num_features=7, num_layers=2, num_scales=3)})
+
+
+def test_a_run_compiles_nothing_after_its_first_round(tiny_config, tmp_path, monkeypatch, compiled):
+    """A round: steps, the held-out loss with a smaller last batch, a picture, a checkpoint; there are two."""
+    until = {}
+    add = loop.StepLog.add
+
+    def counting(log, step, values):
+        until[step] = len(compiled)
+        add(log, step, values)
+
+    monkeypatch.setattr(loop.StepLog, "add", counting)
+    training.train_and_evaluate(tiny_config, tmp_path / "run")
+    assert until[1] > 0  # the step itself was counted
+    assert until[21] > until[20]  # the first round's other programs
+    assert len(compiled) == until[21], compiled[until[21] :]
+
+
+def test_another_number_of_samples_compiles_nothing(tiny_config, tmp_path, compiled):
+    network = tiny_config.network()
+    params = network.init(jax.random.key(0), jax.numpy.zeros((1, 2)), jax.numpy.ones(1))
+    settings = Sampling(batch_size=8, steps_per_scale=2, denoise=True)
+
+    def write(count):
+        sampling.write_samples(
+            tmp_path / str(count),
+            as_score_fn(network, params),
+            (2,),
+            tiny_config.model.noise_levels,
+            settings.model_copy(update={"num_samples": count}),
+        )
+
+    write(6)
+    assert compiled
+    compiled.clear()
+    write(19)
+    assert compiled == []
