@@ -35,18 +35,9 @@ def get_config(network: str = "ncsn"):
         "ncsn": Config(
             data=Data(name="digits"),
             model=NcsnModel(num_filters=16),
-            training=TRAINING.model_copy(
-                update={
-                    "num_steps": 1800,
-                    "learning_rate": 4e-3,
-                    "warmup_steps": 100,
-                    "eval_every": 600,
-                    "checkpoint_every": 600,
-                    "preview_every": 600,
-                }
-            ),
+            training=TRAINING,
             sampling=Sampling(
-                num_samples=100, batch_size=100, step_size=4e-5, steps_per_scale=10, denoise=True
+                num_samples=100, batch_size=100, step_size=2e-5, steps_per_scale=20, denoise=True
             ),
             evaluation=Evaluation(num_samples=1000),
         ),

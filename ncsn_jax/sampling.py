@@ -261,6 +261,8 @@ def pmapped(function: Callable, in_axes: tuple[int | None, ...]) -> Callable:
     A sample is drawn by one process: it runs on its own devices, whatever others there are.
     """
     mapped = jax.pmap(jax.vmap(function, in_axes), in_axes=in_axes, devices=jax.local_devices())
+    if jax.local_device_count() > 1:  # jit refuses what pmap takes: a network that lies on one of them
+        return mapped
     return jax.jit(mapped, compiler_options=inference_options())
 
 
