@@ -200,14 +200,20 @@ def run_config(workdir: Path, values: flags.FlagValues) -> config.Config:
 def sample(workdir: Path, values: flags.FlagValues) -> None:
     """Samples the run in the workdir, by its own config."""
     parsed = hosts.together(lambda: trained_config(workdir, values))
-    score_fn = as_score_fn(*training.restore(workdir))
+    score_fn = restored(workdir, parsed)
     hosts.by_first(lambda: draw(workdir, parsed, score_fn))
+
+
+def restored(workdir: Path, parsed: config.Config) -> NetworkScore:
+    """The newest score of the run in the workdir, computed as the config says."""
+    _, variables = training.restore(workdir)
+    return as_score_fn(parsed.network(), variables)
 
 
 def restore(workdir: Path, values: flags.FlagValues) -> None:
     """Restores images, or interpolates between them, by the run in the workdir."""
     parsed, mode = hosts.together(lambda: trained_config(workdir, values)), values.mode
-    score_fn = as_score_fn(*training.restore(workdir))
+    score_fn = restored(workdir, parsed)
     directory = workdir / mode
 
     def write() -> None:
@@ -396,5 +402,6 @@ def _unraisable(unraisable) -> None:
 
 if __name__ == "__main__":
     sys.unraisablehook = _unraisable
+    warnings.filterwarnings("ignore", "coroutine '.*' was never awaited")  # of Orbax, as above
     compiling.set_xla_flags()
     sys.exit(main(sys.argv))

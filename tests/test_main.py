@@ -103,6 +103,16 @@ def test_sampling_needs_only_the_workdir(trained, run):
     assert np.abs(np.load(trained / "samples" / "samples.npy") - before).max() > 0.1
 
 
+def test_a_run_is_sampled_in_another_dtype(trained, run):
+    drawn = []
+    for dtype in ("float32", "bfloat16"):
+        status, _ = run("--mode=sample", f"--workdir={trained}", f"--config.model.dtype={dtype}")
+        assert status == 0
+        drawn.append(np.load(trained / "samples" / "samples.npy"))
+    distance = np.linalg.norm(drawn[0] - drawn[1]) / np.linalg.norm(drawn[0])
+    assert 0 < distance < 0.1
+
+
 def test_a_trained_run_restores_images(trained, run, tmp_path):
     status, _ = run("--mode=inpaint", f"--workdir={trained}", "--images=0,2", "--num_samples=3")
     assert status == 0

@@ -77,8 +77,9 @@ def evaluate(
         samples = given_samples(parts, data.stored_images(images, config.data, dataset.info))
         measured.append(_measure(directory, Subject(name=name), of_samples(name, samples), chosen))
     for step in steps:
-        name, score_fn = f"step_{step:08d}", as_score_fn(*training.restore(workdir, step=step))
-        of_network = fingerprint(score_fn.variables)
+        name, (_, variables) = f"step_{step:08d}", training.restore(workdir, step=step)
+        score_fn = as_score_fn(config.network(), variables)
+        of_network = fingerprint(variables, config.model.model_dump())
         measures = _measures_of_network(parts, config, dataset, score_fn, of_network)
         if set(chosen) - set(OF_NETWORKS):
             samples = drawn_samples(parts, score_fn, of_network, config, dataset.info, name)

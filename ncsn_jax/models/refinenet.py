@@ -115,7 +115,7 @@ def refinenet(
         )
     if depth not in STAGES:
         raise ValueError(f"depth must be one of {', '.join(map(str, STAGES))} (stages), found {depth}")
-    h = (x if rescaled else 2.0 * x - 1.0).astype(dtype or x.dtype)
+    h = (x if rescaled else 2.0 * x - 1.0).astype(x.dtype if dtype is None else dtype)
     h = conv(h, num_filters, name="begin_conv")
     outputs: dict[str, Images] = {}
     for stage in STAGES[depth]:

@@ -30,7 +30,6 @@ LEFT_BY_A_START = ("checkpoints", "config.json.partial", lock_name())
 MAY_CHANGE = (
     "data.data_dir",
     "evaluation.",
-    "model.dtype",
     "restoration.",
     "sampling.",
     "training.checkpoint_dir",
