@@ -9,6 +9,8 @@ import pytest
 from ncsn_jax import NCSN, NCSNv2
 from ncsn_jax.models.layers import VarianceNorm
 
+pytestmark = pytest.mark.usefixtures("strict")
+
 NETWORKS = {
     "ncsn": NCSN(sigmas=(1.0, 0.1), num_filters=4, dtype=jnp.bfloat16),
     "ncsnv2": NCSNv2(num_filters=4, dtype=jnp.bfloat16),
