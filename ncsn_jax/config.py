@@ -452,16 +452,6 @@ class Config(Settings):
         """The score network, untrained."""
         return self.model.build(rescaled=self.data.transform != "none")
 
-    @model_validator(mode="after")
-    def _warmup_ends(self) -> "Config":
-        training = self.training
-        if training.schedule == "cosine" and training.warmup_steps >= training.num_steps:
-            raise ValueError(
-                f"training.warmup_steps must be below num_steps={training.num_steps}, "
-                f"found {training.warmup_steps}"
-            )
-        return self
-
 
 def parse(settings: Any) -> Config:
     """The config of nested dictionaries.

@@ -73,7 +73,7 @@ def adam(
       learning_rate: the largest learning rate.
       schedule: after the warm-up, `constant`, or `cosine` to 0 at `num_steps`.
       num_steps: the length of the run; only the cosine reads it.
-      warmup_steps: steps in which the learning rate grows linearly from 0.
+      warmup_steps: steps in which the learning rate grows linearly from 0; a shorter run ends within them.
       beta1: the decay of the first moment.
       beta2: the decay of the second moment.
       epsilon: what is added to the root of the second moment.

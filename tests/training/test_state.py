@@ -57,6 +57,12 @@ def test_the_cosine_ends_at_zero():
     assert np.abs(made[2]).max() < 1e-10
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_run_may_end_before_its_warm_up(schedule):
+    made = updates(schedule=schedule, num_steps=2, warmup_steps=4)
+    np.testing.assert_array_equal(made, updates(warmup_steps=4))
+
+
 @pytest.mark.parametrize("clip", [0.5, 3.0])
 def test_long_gradients_are_clipped_to_their_norm(clip):
     clipped = [g * min(1, clip / np.linalg.norm(g)) for g in GRADIENTS]
