@@ -25,4 +25,4 @@ def test_the_default_config_makes_digits(tmp_path, data_dir):
     assert quality.accuracy > 0.98
     assert quality.class_shares.min() >= 0.04
     # A distance below that of exact draws would mean copies of the training images.
-    assert 0.03 < quality.distances["the samples"] <= 0.25
+    assert 0.03 < quality.distances["the samples"] <= 0.35
