@@ -404,4 +404,5 @@ if __name__ == "__main__":
     sys.unraisablehook = _unraisable
     warnings.filterwarnings("ignore", "coroutine '.*' was never awaited")  # of Orbax, as above
     compiling.set_xla_flags()
+    compiling.give_memory_back_after_compilations()
     sys.exit(main(sys.argv))

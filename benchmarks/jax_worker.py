@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from benchmarks.speed import load, training
 from benchmarks.worker import Run, serve
 from ncsn_jax import as_score_fn, sampling
-from ncsn_jax.compiling import inference_options, set_xla_flags
+from ncsn_jax.compiling import give_memory_back_after_compilations, inference_options, set_xla_flags
 from ncsn_jax.config import Config
 from ncsn_jax.training.parallel import replicate
 from ncsn_jax.training.workdir import initial_state
@@ -83,4 +83,5 @@ def _step(run: Config) -> tuple[Run, float]:
 
 if __name__ == "__main__":
     set_xla_flags()
+    give_memory_back_after_compilations()
     serve(prepare)

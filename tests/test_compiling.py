@@ -1,8 +1,10 @@
 """The options of XLA are ones it takes, and change no result."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -38,3 +40,24 @@ def test_inference_options_change_scores_by_rounding_alone():
         for options in ({}, compiling.inference_options())
     ]
     np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-5 * float(jnp.abs(scores[0]).max()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_memory_that_was_freed_is_given_back_after_a_compilation(monkeypatch):
+    monkeypatch.setattr(compiling, "LONG", 0.0)
+    compiling.give_memory_back_after_compilations()
+    pieces = [np.ones(12_000) for _ in range(2000)]  # small enough for the heap, 180 MiB in all
+    del pieces[:-1]  # the last one holds the heap's end
+    before = resident_size()
+    try:
+        jax.jit(lambda x: x + jnp.pi)(jnp.ones(7))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(compiling._give_memory_back)
+    assert before - resident_size() > 100 * 2**20  # XLA holds some of it
+
+
+def resident_size() -> int:
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert found
+    return 1024 * int(found[1])
