@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from ncsn_jax import as_score_fn, config, data, sampling
+from ncsn_jax.batch_size import chains_at_once
 from ncsn_jax.compiling import set_xla_flags
 from ncsn_jax.training import example_loss, train_step
 from ncsn_jax.training.objective import objective
@@ -76,7 +77,8 @@ def measure(name: str, run: config.Config) -> None:
     first_step, step_seconds = seconds[0], np.median(seconds[1:])
 
     score_fn = as_score_fn(run.network(), {"params": state.ema_params})
-    numbers = sampling.batches(run.sampling.batch_size, run.sampling.batch_size)[0]
+    size = chains_at_once(run.sampling, run.network(), shape)
+    (numbers,) = sampling.batches(size, size)
     draw = functools.partial(sampling.draw, score_fn, shape, sigmas, run.sampling, numbers)
     began = time.monotonic()
     states = draw()

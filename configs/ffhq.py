@@ -27,6 +27,6 @@ def get_config():
                 preview_every=50_000,
                 preview_samples=4,
             ),
-            sampling=Sampling(num_samples=16, batch_size=16, step_size=9e-7, steps_per_scale=3, denoise=True),
+            sampling=Sampling(num_samples=16, step_size=9e-7, steps_per_scale=3, denoise=True),
         )
     )

@@ -291,8 +291,8 @@ class Sampling(Settings):
     """The sampler. Where a setting names methods, the others don't read it."""
 
     num_samples: PositiveInt = 64
-    batch_size: PositiveInt = 64
-    """Chains that run at once, over all local devices."""
+    batch_size: PositiveInt | None = None
+    """Chains that run at once, over all local devices; as memory allows, up to 256 a device, if None."""
     seed: Seed = 0
 
     method: Literal["annealed", "consistent", "pc", "ode", "heun"] = "annealed"

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ncsn_jax import data, sampling
+from ncsn_jax.batch_size import chains_at_once
 from ncsn_jax.config import Config
 from ncsn_jax.errors import UserError
 from ncsn_jax.models.score_fn import NetworkScore
@@ -51,6 +52,7 @@ def _through_noise(directory, score_fn, config, images) -> None:
     shape, transform = data.describe(config.data).shape, data.TRANSFORMS[config.data.transform]
     rows, length = config.restoration.num_samples, config.restoration.num_interpolations
     sampler = interpolation(config.sampling, config.model.noise_levels)
+    batch_size = chains_at_once(config.sampling, score_fn.model, shape)
 
     def run(numbers):
         keys = jax.vmap(jax.vmap(lambda row: restoration_key(config, row, 0)))(numbers)
@@ -62,7 +64,7 @@ def _through_noise(directory, score_fn, config, images) -> None:
     written = sampling.write_batches(
         directory / "samples.npy",
         run,
-        sampling.batches(rows, max(1, config.sampling.batch_size // length)),
+        sampling.batches(rows, max(1, batch_size // length)),
         num_steps=sampler.num_steps,
         counts=(rows,),
         shape=(length, *shape),
@@ -88,7 +90,8 @@ def _through_latents(directory, score_fn, config, images) -> None:
     settings = config.sampling.model_copy(update={"method": "ode", "denoise": False})
     down = plan(settings, config.model.noise_levels)
     up = down._replace(levels=down.levels[::-1])
-    batch_size, length = settings.batch_size, config.restoration.num_interpolations
+    batch_size = chains_at_once(settings, score_fn.model, info.shape)
+    length = config.restoration.num_interpolations
 
     def follow(name, sampler, x, counts, inverse, num_shown=0):
         def run(numbers):

@@ -52,7 +52,7 @@ def plan(settings: Sampling, sigmas: tuple[float, ...]) -> Plan:
     Raises:
       UserError: if the parameters don't fit the levels.
     """
-    irrelevant = {"num_samples": 1, "batch_size": 1, "seed": 0}
+    irrelevant = {"num_samples": 1, "batch_size": None, "seed": 0}
     return _plan(settings.model_copy(update=irrelevant), sigmas)  # pyright: ignore[reportArgumentType]
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Key
 from PIL import Image
 
 from ncsn_jax import data, sampling, viz
+from ncsn_jax.batch_size import chains_at_once
 from ncsn_jax.config import Config, Restoration
 from ncsn_jax.errors import UserError
 from ncsn_jax.langevin import denoised
@@ -58,6 +59,7 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
     originals, observation = observe(mode, config, images)
     count = len(observation.y)
     sampler = plan(config.sampling, config.model.noise_levels)
+    batch_size = chains_at_once(config.sampling, score_fn.model, shape)
     if not config.restoration.noise:
         sampler = _agreeing(sampler)
 
@@ -83,7 +85,7 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
         means = jax.lax.map(
             lambda seen: denoised(score_fn, seen.y, seen.noise_std),
             observation,
-            batch_size=config.sampling.batch_size,
+            batch_size=batch_size,
         )
         shown["means"] = np.asarray(transform.inverse(means))
         np.save(directory / "means.npy", shown["means"])
@@ -91,7 +93,7 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
     written = sampling.write_batches(
         directory / "samples.npy",
         run,
-        sampling.batches(count * num_samples, config.sampling.batch_size),
+        sampling.batches(count * num_samples, batch_size),
         num_steps=sampler.num_steps,
         counts=(count, num_samples),
         shape=shape,

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int, Key
 from tqdm import tqdm
 
 from ncsn_jax import viz
+from ncsn_jax.batch_size import chains_at_once
 from ncsn_jax.compiling import inference_options
 from ncsn_jax.config import Sampling
 from ncsn_jax.data.preprocessing import TRANSFORMS, Transform
@@ -147,7 +148,7 @@ def write_samples(
     written = write_batches(
         directory / "samples.npy",
         lambda numbers: draw(score_fn, shape, sigmas, settings, numbers, transform=transform),
-        batches(settings.num_samples, settings.batch_size),
+        batches(settings.num_samples, chains_at_once(settings, score_fn.model, shape)),
         num_steps=sampler.num_steps,
         counts=(settings.num_samples,),
         shape=shape,

@@ -80,7 +80,7 @@ def image_grid(
 
 def save_png(path: str | Path, picture: Picture) -> None:
     """Writes a picture as PNG."""
-    write_whole(Path(path), lambda file: _image(picture).save(file, "PNG", optimize=True))
+    write_whole(Path(path), lambda file: _image(picture).save(file, "PNG"))
 
 
 def save_gif(path: str | Path, frames: Sequence[Picture], *, seconds: float = 4.0) -> None:
@@ -94,7 +94,8 @@ def save_gif(path: str | Path, frames: Sequence[Picture], *, seconds: float = 4.
     each = round(1000 * seconds / len(frames))
     first, *rest = map(_image, frames)
     durations = [each] * len(rest) + [2000]
-    options = dict(save_all=True, append_images=rest, duration=durations, loop=0)
+    # Pillow's optimisation takes as long as all else, and saves no bytes.
+    options = dict(save_all=True, append_images=rest, duration=durations, loop=0, optimize=False)
     write_whole(Path(path), lambda file: first.save(file, "GIF", **options))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ncsn_jax import data, hosts, training
+from ncsn_jax.batch_size import chains_at_once
 from ncsn_jax.config import METRICS, Config
 from ncsn_jax.data.datasets import Dataset
 from ncsn_jax.errors import UserError
@@ -76,6 +77,8 @@ def evaluate(
         name = f"images_{results.file_name(Path(images).expanduser().resolve().stem)}"
         samples = given_samples(parts, data.stored_images(images, config.data, dataset.info))
         measured.append(_measure(directory, Subject(name=name), of_samples(name, samples), chosen))
+    if steps:
+        config = _with_batch_size(config, dataset.info.shape)
     for step in steps:
         name, (_, variables) = f"step_{step:08d}", training.restore(workdir, step=step)
         score_fn = as_score_fn(config.network(), variables)
@@ -88,6 +91,13 @@ def evaluate(
     if hosts.is_first():
         figures.write_curves(directory, results.read_all(directory))
     return measured
+
+
+def _with_batch_size(config: Config, shape: tuple[int, ...]) -> Config:
+    """The config with the first process's batch size: what is kept is kept by batch."""
+    size = hosts.from_first(lambda: str(chains_at_once(config.sampling, config.network(), shape)))
+    sampling = config.sampling.model_copy(update={"batch_size": int(size)})
+    return config.model_copy(update={"sampling": sampling})
 
 
 def _chosen_steps(workdir: Path, config: Config, steps: Sequence[int] | None) -> Sequence[int]:

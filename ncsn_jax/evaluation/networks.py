@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Shaped
 
 from ncsn_jax import data, sampling
+from ncsn_jax.batch_size import chains_at_once
 from ncsn_jax.config import Config
 from ncsn_jax.data.datasets import Source
 from ncsn_jax.errors import UserError
@@ -42,7 +43,8 @@ def bits_per_dim(directory: Path, score_fn: NetworkScore, config: Config, test: 
       UserError: if the solver gave up on some of them.
     """
     info, settings = data.describe(config.data), config.evaluation
-    count, batch_size = min(settings.likelihood_examples, len(test)), config.sampling.batch_size
+    batch_size = chains_at_once(config.sampling, score_fn.model, info.shape)
+    count = min(settings.likelihood_examples, len(test))
     run = _log_likelihood(config)  # pyright: ignore[reportArgumentType]
     key = stream(config.seed, "likelihood")
 
@@ -81,7 +83,8 @@ def loss_by_level(
     Returns:
       The mean over the levels; and by level, σ, the mean loss and its standard error.
     """
-    count, batch_size = min(config.evaluation.loss_examples, len(test)), config.sampling.batch_size
+    batch_size = chains_at_once(config.sampling, score_fn.model, data.describe(config.data).shape)
+    count = min(config.evaluation.loss_examples, len(test))
     levels = config.model.noise_levels
     chosen = np.unique(np.linspace(0, len(levels) - 1, min(len(levels), MAX_LEVELS)).round().astype(int))
     sigmas = [levels[i] for i in chosen]

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from ncsn_jax import data, sampling
+from ncsn_jax.batch_size import chains_at_once
 from ncsn_jax.config import Config
 from ncsn_jax.data.datasets import DatasetInfo
 from ncsn_jax.errors import UserError
@@ -66,7 +67,7 @@ def drawn_samples(
     )
     transform = data.TRANSFORMS[config.data.transform]
     to_stored = (lambda x: x) if info.num_values is None else data.quantize(config.data, info)
-    count, batch_size = config.evaluation.num_samples, settings.batch_size
+    count, batch_size = config.evaluation.num_samples, chains_at_once(settings, score_fn.model, info.shape)
     (layout,) = sampling.batches(batch_size, batch_size)
 
     def compute(part):

@@ -1,0 +1,66 @@
+"""What the progress bar, the animation's frames and the files of a sampling cost beside the chains.
+
+    python -m benchmarks.animation configs/digits.py
+
+Draws the config's samples to files, by a network that isn't trained, and tells the time that passes outside
+of the chains as a share of theirs: the median, the least and the most. Two whole samplings, with files and
+without, differ by more than that on a shared machine.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from unittest import mock
+
+import jax
+
+from benchmarks.speed import load
+from ncsn_jax import as_score_fn, data, sampling
+from ncsn_jax.compiling import set_xla_flags
+from ncsn_jax.config import Config
+from ncsn_jax.models.score_fn import NetworkScore
+from ncsn_jax.training.workdir import initial_state
+
+REPEATS = 15
+
+
+class Stopwatch:
+    """Draws as `sampling.draw` does, and adds up the seconds that it takes."""
+
+    def __init__(self):
+        self.draw, self.seconds = sampling.draw, 0.0
+
+    def __call__(self, *args, **options) -> sampling.States:
+        states = self.draw(*args, **options)
+        while True:
+            began = time.perf_counter()
+            x = jax.block_until_ready(next(states, None))
+            self.seconds += time.perf_counter() - began
+            if x is None:
+                return
+            yield x
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("config", metavar="configs/NAME.py[:ARGUMENT]")
+    run = load(parser.parse_args().config)
+    score_fn = as_score_fn(run.network(), {"params": initial_state(run).params})
+    _compiling, *shares = (share(run, score_fn) for _ in range(1 + REPEATS))
+    print(f"{statistics.median(shares):.1%} ({min(shares):.1%} to {max(shares):.1%})")
+
+
+def share(run: Config, score_fn: NetworkScore) -> float:
+    """Of the chains' time, what passes outside of them."""
+    began, draw = time.perf_counter(), Stopwatch()
+    with mock.patch.object(sampling, "draw", draw), tempfile.TemporaryDirectory() as directory:
+        shape, sigmas = data.describe(run.data).shape, run.model.noise_levels
+        sampling.write_samples(Path(directory), score_fn, shape, sigmas, run.sampling)
+    return (time.perf_counter() - began) / draw.seconds - 1
+
+
+if __name__ == "__main__":
+    set_xla_flags()
+    main()

@@ -1,0 +1,56 @@
+"""How many chains run at once where the settings don't say."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import psutil
+from flax import linen as nn
+
+from ncsn_jax.config import Sampling
+
+MOST = 256
+"""Chains of a device. With more, no network was faster on a CPU (docs/performance.md)."""
+SHARE = 0.25
+"""What the scores of all chains may take of the memory: a likelihood takes several times as much."""
+FEW = 8
+"""Of how many chains the score is compiled, to see what memory one takes."""
+
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""Holds a number of bytes, or "max"."""
+
+
+def chains_at_once(settings: Sampling, model: nn.Module, shape: tuple[int, ...]) -> int:
+    """`settings.batch_size`; if it is None, as many chains as memory allows, up to 256 a local device.
+
+    It is the same number whenever this machine is asked.
+
+    Args:
+      settings: the sampler's.
+      model: the network.
+      shape: of one sample: (height, width, channels), or (D,).
+    """
+    return settings.batch_size or _from_memory(model, shape)
+
+
+@functools.cache
+def _from_memory(model: nn.Module, shape: tuple[int, ...]) -> int:
+    devices = jax.local_devices()
+    x, sigma = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((FEW, *shape), (FEW,)))
+    variables = jax.eval_shape(model.init, jax.random.key(0), x, sigma)
+    analysis = jax.jit(model.apply).lower(variables, x, sigma).compile().memory_analysis()
+    each = analysis.temp_size_in_bytes / FEW if analysis else 0.0
+    fitting = SHARE * memory(devices[0]) // max(each, 1.0)
+    return len(devices) * int(min(max(fitting, 1), MOST))
+
+
+def memory(device: Any) -> int:
+    """The bytes that a device has; of a CPU, its share of the machine's or the container's."""
+    if device.platform != "cpu":
+        return device.memory_stats()["bytes_limit"]
+    limits = [psutil.virtual_memory().total]
+    if CONTAINER_LIMIT.exists() and (limit := CONTAINER_LIMIT.read_text().strip()).isdecimal():
+        limits.append(int(limit))
+    return min(limits) // jax.local_device_count()

@@ -1,0 +1,59 @@
+"""The batch size that is chosen from memory fits it."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ncsn_jax import NCSN, batch_size
+from ncsn_jax.batch_size import MOST, SHARE, chains_at_once
+from ncsn_jax.config import Sampling
+from ncsn_jax.models import MLP
+
+MODEL = NCSN(sigmas=(1.0, 0.1), num_filters=4)
+SHAPE = (8, 8, 1)
+
+
+def chosen(model, shape, memory, monkeypatch):
+    """Of one device."""
+    monkeypatch.setattr(batch_size, "memory", lambda device: memory)
+    batch_size._from_memory.cache_clear()
+    return chains_at_once(Sampling(), model, shape) / jax.local_device_count()
+
+
+def temporary_memory(model, shape, chains):
+    x, sigma = jnp.zeros((chains, *shape)), jnp.ones(chains)
+    variables = jax.eval_shape(model.init, jax.random.key(0), x, sigma)
+    return jax.jit(model.apply).lower(variables, x, sigma).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_a_given_one_is_taken():
+    assert chains_at_once(Sampling(batch_size=7), MODEL, SHAPE) == 7
+
+
+def test_the_memory_of_a_large_batch_is_what_it_was_chosen_for(monkeypatch, optimized):
+    memory = 8 * 2**20
+    count = chosen(MODEL, SHAPE, memory, monkeypatch)
+    assert 16 < count < MOST  # neither the least nor the most, which memory doesn't decide
+    share = temporary_memory(MODEL, SHAPE, int(count)) / memory
+    assert 0.9 * SHARE < share < 1.1 * SHARE
+
+
+@pytest.mark.parametrize(("memory", "expected"), [(1, 1), (2**50, MOST)])
+def test_it_has_ends(memory, expected, monkeypatch):
+    assert chosen(MODEL, SHAPE, memory, monkeypatch) == expected
+
+
+def test_a_network_of_vectors_has_one(monkeypatch):
+    assert chosen(MLP(), (2,), 2**34, monkeypatch) == MOST
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(f"{2**30}\n", 2**30), ("max\n", None), (None, None)])
+def test_devices_of_a_cpu_share_what_the_machine_or_its_container_has(limit, expected, monkeypatch, tmp_path):
+    path = tmp_path / "memory.max"
+    if limit is not None:
+        path.write_text(limit)
+    monkeypatch.setattr(batch_size, "CONTAINER_LIMIT", path)
+    expected = expected or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert batch_size.memory(jax.local_devices()[0]) == expected // jax.local_device_count()
