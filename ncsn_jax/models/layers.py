@@ -6,6 +6,7 @@ official PyTorch modules, so that a checkpoint's names map to paths of the param
 network that has no levels.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -71,16 +72,19 @@ def conv(
 # Both windows are separable: the columns of a window and then its rows, at less than half the cost.
 
 
+@jax.jit
 def average_pool5(x: Images) -> Images:
     """The mean of every pixel's 5×5 neighbourhood, padding zeros counted."""
     return nn.avg_pool(nn.avg_pool(x, (5, 1), padding="SAME"), (1, 5), padding="SAME")
 
 
+@jax.jit
 def max_pool5(x: Images) -> Images:
     """The maximum of every pixel's 5×5 neighbourhood."""
     return nn.max_pool(nn.max_pool(x, (5, 1), padding="SAME"), (1, 5), padding="SAME")
 
 
+@functools.partial(jax.jit, static_argnames=("height", "width"))
 def resize_bilinear(x: Images, height: int, width: int) -> Images:
     """Bilinear resizing with aligned corners: output i of n reads the input at i·(m−1)/(n−1) of m."""
 
@@ -104,6 +108,7 @@ def mean_and_variance(x: Images, *, ddof: int = 0) -> tuple[Array, Array]:
     return mean, jnp.var(x, axis=(1, 2), keepdims=True, dtype=dtype, ddof=ddof)
 
 
+@jax.jit
 def instance_norm(x: Images, gamma: Array, beta: Array) -> Images:
     """γ·(x − μ)/√(Var[x] + ε) + β, with the mean μ and the variance of each channel over its pixels.
 
@@ -117,6 +122,7 @@ def instance_norm(x: Images, gamma: Array, beta: Array) -> Images:
     return (computed_once(scale) * x + computed_once(beta - scale * mean)).astype(x.dtype)
 
 
+@jax.jit
 def instance_norm_plus(x: Images, gamma: Array, alpha: Array, beta: Array) -> Images:
     """InstanceNorm++: instance normalisation that keeps what the channel means say.
 

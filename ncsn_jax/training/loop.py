@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from ncsn_jax.training.record import Record, run_facts, versions
 from ncsn_jax.training.saving import Saver
 from ncsn_jax.training.state import TrainState
 from ncsn_jax.training.step import evaluation_step, example_loss, train_step
+from ncsn_jax.typing import PRNGKey
 
 
 def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
@@ -142,7 +144,13 @@ def _train(config: Config, workdir: Path, dataset: data.Dataset) -> TrainState:
         checkpoints = stack.enter_context(
             Checkpoints(directory, keep=settings.keep_checkpoints, keep_best=settings.keep_best)
         )
-        state = _first_state(checkpoints, config, workdir, facts)
+        batches_from = functools.partial(
+            data.training_batches, dataset.train, batch_size=settings.batch_size, seed=config.seed
+        )
+        state = _restored_state(checkpoints, config, workdir, facts)
+        if state is None:
+            hosts.say(f"{workdir}: begins a run on {config.data.name!r}")
+            state = _initial_state(config, step_fn, next(batches_from(first_step=0)), train_key)
         first_step = int(state.step)
         metrics = stack.enter_context(MetricsWriter(workdir, first_step) if hosts.is_first() else NoMetrics())
         saver = Saver(checkpoints, settings, facts, metrics.sync)
@@ -157,9 +165,7 @@ def _train(config: Config, workdir: Path, dataset: data.Dataset) -> TrainState:
             )
         )
         log = StepLog(metrics, progress, settings, int(state.num_skipped))
-        batches = data.training_batches(
-            dataset.train, batch_size=settings.batch_size, seed=config.seed, first_step=first_step
-        )
+        batches = batches_from(first_step=first_step)
         # A process that had to end has left these undone.
         is_evaluated = not hosts.any_of(not metrics.is_evaluated)
         is_drawn = not hosts.any_of(hosts.is_first() and not _preview_path(workdir, first_step).exists())
@@ -217,12 +223,25 @@ def _saved(step: int) -> str:
     return f"saved at step {step}, as the machine is wanted back; the same command goes on"
 
 
-def _first_state(checkpoints: Checkpoints, config: Config, workdir: Path, facts: Record) -> TrainState:
-    """The newest sound checkpoint's state, or the initial one, on all devices; says which."""
+def _initial_state(config: Config, step_fn, batch: data.Batch, key: PRNGKey) -> TrainState:
+    """The state before the first step, on all devices, drawn while XLA compiles the step."""
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated()),
+        run.abstract_state(config),
+    )
+    lowered = step_fn.lower(like, batch, key)
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(lowered.compile)  # the first step finds it done
+        return replicate(run.initial_state(config))
+
+
+def _restored_state(
+    checkpoints: Checkpoints, config: Config, workdir: Path, facts: Record
+) -> TrainState | None:
+    """The newest sound checkpoint's state, on all devices; says which. None if there is no checkpoint."""
     found = run.newest_sound_state(checkpoints, config, replicated(jax.devices()))
     if found is None:
-        hosts.say(f"{workdir}: begins a run on {config.data.name!r}")
-        return replicate(run.initial_state(config))
+        return None
     state, record, damaged = found
     place = f"{checkpoints.directory}/{record['step']}"
     if record["data"] not in (None, facts["data"]):

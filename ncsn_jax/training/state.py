@@ -39,14 +39,11 @@ def create_state(
 
     Args:
       key: draws the initial parameters.
-      model: a batched score network.
+      model: a batched score network, whose initial parameters depend on its key alone.
       shape: of one example: (height, width, channels), or (D,).
       optimizer: from `adam`, or any of optax.
     """
-    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    sigma = jax.ShapeDtypeStruct((1,), jnp.float32)
-    # Not jitted: one program that draws every parameter takes a minute to compile.
-    params = model.lazy_init(key, x, sigma)["params"]
+    params = initial_params(key, model, shape)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -54,6 +51,23 @@ def create_state(
         ema_params=jax.tree.map(jnp.copy, params),
         num_skipped=jnp.zeros((), jnp.int32),
     )
+
+
+def initial_params(key: PRNGKey, model: nn.Module, shape: tuple[int, ...]) -> Any:
+    """The parameters of `model.init`, drawn one by one; the network itself isn't computed.
+
+    One program that draws them all takes several times as long to compile, and rounds differently.
+    """
+    drawn = []
+
+    def init(x, sigma):
+        with jax.ensure_compile_time_eval():  # what doesn't depend on x and sigma: the parameters
+            drawn.append(model.init(key, x, sigma)["params"])
+
+    jax.eval_shape(
+        init, jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
+    )
+    return drawn[0]
 
 
 def adam(

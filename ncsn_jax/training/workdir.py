@@ -64,12 +64,17 @@ def abstract_state(config: Config) -> TrainState:
       UserError: if the network can't take the dataset's examples.
     """
     try:
-        return jax.eval_shape(_create(config), stream(config.seed, "initialization"))
+        return _abstract_state(config)  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError) as error:
         raise UserError(
             f"config.model.name={config.model.name!r} can't take the examples of "
             f"config.data.name={config.data.name!r}: {' '.join(str(error).split())[:200]}"
         ) from error
+
+
+@functools.cache
+def _abstract_state(config: Config) -> TrainState:
+    return jax.eval_shape(_create(config), stream(config.seed, "initialization"))
 
 
 def _create(config: Config):

@@ -13,7 +13,7 @@ from ncsn_jax.config import MlpModel
 from ncsn_jax.errors import UserError
 from ncsn_jax.training import saving
 from ncsn_jax.training.checkpoints import Checkpoints, DamagedError
-from ncsn_jax.training.loop import _first_state
+from ncsn_jax.training.loop import _restored_state
 from ncsn_jax.training.record import run_facts
 
 
@@ -72,7 +72,7 @@ def test_damage_is_never_used_and_loses_nothing(trained, tiny_config, tmp_path, 
         _, found = training.restore(workdir, ema=False)
         assert files(directory) == damaged, name  # to sample renames nothing
         with Checkpoints(directory, keep=2) as checkpoints:
-            state = _first_state(checkpoints, tiny_config, workdir, facts)
+            state = _restored_state(checkpoints, tiny_config, workdir, facts)
             step = int(state.step)
             assert checkpoints.steps == ([30, 40] if step == 40 else [30]), name
         jax.tree.map(np.testing.assert_array_equal, found, params[step])
@@ -110,7 +110,7 @@ def test_an_array_that_can_be_read_but_has_other_values_is_damage(trained, tiny_
     workdir, _ = trained
     facts = run_facts(tiny_config, data.fingerprint(data.load(tiny_config.data)))
     with Checkpoints(workdir / "checkpoints", keep=2) as checkpoints:
-        like = _first_state(checkpoints, tiny_config, workdir, facts)
+        like = _restored_state(checkpoints, tiny_config, workdir, facts)
         record = checkpoints.read_record(30)
         with pytest.raises(DamagedError, match=r"^the array \.step isn't as it was written$"):
             checkpoints.restore(40, like, record)
