@@ -40,7 +40,8 @@ def test_a_run_compiles_nothing_after_its_first_round(tiny_config, tmp_path, mon
 
     monkeypatch.setattr(loop.StepLog, "add", counting)
     training.train_and_evaluate(tiny_config, tmp_path / "run")
-    assert until[1] > 0  # the step itself was counted
+    # What a version of jax calls a function under pmap: the step compiles ahead, and not again.
+    assert sum("_fun" in name or "train_step" in name for name in compiled[: until[1]]) == 1
     assert until[21] > until[20]  # the first round's other programs
     assert len(compiled) == until[21], compiled[until[21] :]
 

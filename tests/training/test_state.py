@@ -1,9 +1,11 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from ncsn_jax.training import adam
+from ncsn_jax import NCSN
+from ncsn_jax.training import adam, create_state
 
 OFFICIAL = dict(
     learning_rate=1e-3,
@@ -39,6 +41,14 @@ def adam_by_hand(rates, gradients):
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
         made.append(-rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8))
     return np.stack(made)
+
+
+def test_the_first_parameters_are_those_of_init():
+    network = NCSN(sigmas=(1.0, 0.1), num_filters=4)
+    expected = network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.ones(1))["params"]
+    state = create_state(jax.random.key(0), network, (8, 8, 1), optax.identity())
+    jax.tree.map(np.testing.assert_array_equal, state.params, expected)
+    jax.tree.map(np.testing.assert_array_equal, state.ema_params, expected)
 
 
 def test_it_is_adam():
