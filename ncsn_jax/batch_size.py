@@ -14,7 +14,7 @@ from ncsn_jax.config import Sampling
 MOST = 256
 """Chains of a device. With more, no network was faster on a CPU (docs/performance.md)."""
 SHARE = 0.25
-"""What the scores of all chains may take of the memory: a likelihood takes several times as much."""
+"""What the scores of all chains may take of the memory; a likelihood, which differentiates, takes more."""
 FEW = 8
 """Of how many chains the score is compiled, to see what memory one takes."""
 
