@@ -86,14 +86,15 @@ def train_step(
     value, gradient = jax.lax.pmean((value, gradient), DEVICES)
     norm = optax.tree.norm(gradient)
     is_finite = jnp.isfinite(value) & jnp.isfinite(norm)
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    updated = state.replace(
-        params=params,
-        opt_state=opt_state,
-        ema_params=optax.incremental_update(params, state.ema_params, 1.0 - ema_rate),
-    )
-    state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), updated, state)
+
+    def update(state):
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = optax.incremental_update(params, state.ema_params, 1.0 - ema_rate)
+        return state.replace(params=params, opt_state=opt_state, ema_params=ema_params)
+
+    # Not a selection of new or old values: a branch updates in place, a selection keeps a copy of the old.
+    state = jax.lax.cond(is_finite, update, lambda state: state, state)
     num_skipped = state.num_skipped + ~is_finite
     state = state.replace(step=state.step + 1, num_skipped=num_skipped)
     return state, {"loss": value, "gradient_norm": norm, "num_skipped": num_skipped}
