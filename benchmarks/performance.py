@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SIZES = [(filters, 28, 1, batch) for filters in (32, 64) for batch in (1, 16, 64)]
 SIZES += [(64, 32, 3, 16)]
-REPEATS = 7
+TURNS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ def measure(case: Case, torch_python: str) -> str:
         Worker(torch_python, "benchmarks.torch_peer", case) as theirs,
         Worker(sys.executable, "benchmarks.jax_worker", product) as products,
     ):
-        rows = [(ours.run(), theirs.run(), products.run()) for _ in range(1 + REPEATS)][1:]
+        rows = [(ours.run(), theirs.run(), products.run()) for _ in range(1 + TURNS)][1:]
     mine, other, one_product = (statistics.median(row[i]["seconds"] for row in rows) for i in range(3))
     rate = products.first["flops"] / one_product
     memory = [max(row[i]["memory"] for row in rows) / 2**30 for i in (0, 1)]

@@ -4,6 +4,7 @@ It imports neither jax nor torch, as each peer's interpreter has only one of the
 """
 
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -13,13 +14,19 @@ from typing import Any
 Run = Callable[[], None]
 """Does the work once, and returns when it is done."""
 
+TURN = 1.0
+"""How long a turn takes at least, in seconds."""
+
 
 def serve(prepare: Callable[[dict[str, Any]], tuple[Run, float]]) -> None:
-    """Measures the case that argv names, once for each line of stdin; answers with lines of JSON.
+    """Measures the case that argv names, in a turn for each line of stdin; answers with lines of JSON.
+
+    A turn is two runs, or as many as fill it. The first isn't counted: it finds the processor's caches as
+    another process's turn has left them, while a step of training finds them as a step has.
 
     The first answer tells what it took until the first run had ended, `compile` (seconds), and what the work
-    costs, `flops` (0 if that isn't known); each other one, a run's `seconds`, and the most memory that the
-    process held since the second run, `memory` (bytes).
+    costs, `flops` (0 if that isn't known); each other one, the `seconds` of a turn's median run, and the most
+    memory that the process held since the second turn, `memory` (bytes).
 
     Args:
       prepare: makes, of a case, the work and its number of floating-point operations.
@@ -31,9 +38,17 @@ def serve(prepare: Callable[[dict[str, Any]], tuple[Run, float]]) -> None:
     for number, _ in enumerate(sys.stdin):
         if number == 1:  # the first warms up
             Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
+        answer(seconds=statistics.median(turn(run)[1:]), memory=peak())
+
+
+def turn(run: Run) -> list[float]:
+    """The seconds of each run of a turn."""
+    seconds = []
+    while len(seconds) < 2 or sum(seconds) < TURN:
         began = time.perf_counter()
         run()
-        answer(seconds=time.perf_counter() - began, memory=peak())
+        seconds.append(time.perf_counter() - began)
+    return seconds
 
 
 def answer(**values: float) -> None:
