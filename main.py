@@ -17,6 +17,7 @@ saved.
 """
 
 import contextlib
+import gc
 import importlib
 import logging
 import os
@@ -37,7 +38,6 @@ from ncsn_jax import (
     compiling,
     config,
     data,
-    evaluation,
     hosts,
     interpolating,
     restoring,
@@ -229,6 +229,8 @@ def restore(workdir: Path, values: flags.FlagValues) -> None:
 
 def evaluate(workdir: Path, values: flags.FlagValues) -> None:
     """Measures the checkpoints of the run in the workdir, or images that something else has made."""
+    from ncsn_jax import evaluation  # here and below, as it imports much that nothing else needs
+
     is_of_run = values.images is None or (workdir / "config.json").exists()
 
     def configure() -> config.Config:
@@ -248,6 +250,8 @@ def evaluate(workdir: Path, values: flags.FlagValues) -> None:
 
 def report(workdir: Path, values: flags.FlagValues) -> None:
     """Writes a page about the run in the workdir."""
+    from ncsn_jax import evaluation
+
     for name in config_flags.get_override_values(values["config"]):
         raise UserError(f"--config.{name}: --mode report shows a run as it is; accepted: --workdir")
     hosts.by_first(lambda: print(evaluation.write_report(workdir)))
@@ -403,6 +407,7 @@ def _unraisable(unraisable) -> None:
 if __name__ == "__main__":
     sys.unraisablehook = _unraisable
     warnings.filterwarnings("ignore", "coroutine '.*' was never awaited")  # of Orbax, as above
+    gc.set_threshold(10_000)  # tracing makes many objects that live, and few cycles to look for
     compiling.set_xla_flags()
     compiling.give_memory_back_after_compilations()
     sys.exit(main(sys.argv))

@@ -7,18 +7,20 @@ pixels, which `save_png` and `save_gif` write. Nothing here opens a window or ne
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, UInt8
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from ncsn_jax.files import write_whole
+
+if TYPE_CHECKING:  # matplotlib takes half a second to import, and pictures of images don't need it
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Picture = UInt8[np.ndarray, "height width channels"]
 """Pixels, grey or RGB, 8 bits a channel."""
@@ -36,6 +38,8 @@ def pictures(states: Sequence[Float[np.ndarray, "n *event"]]) -> list[Picture]:
     """
     if states[-1].ndim == 4:
         return [image_grid(images) for images in states]
+    from matplotlib.figure import Figure
+
     finite = states[-1][np.isfinite(states[-1])]
     low, high = np.quantile(finite, [0.005, 0.995]).tolist() if finite.size else (-1.0, 1.0)
     margin = 0.15 * (high - low) + 1e-6
@@ -99,21 +103,23 @@ def save_gif(path: str | Path, frames: Sequence[Picture], *, seconds: float = 4.
     write_whole(Path(path), lambda file: first.save(file, "GIF", **options))
 
 
-def rendered(figure: Figure) -> Picture:
+def rendered(figure: "Figure") -> Picture:
     """A matplotlib figure as RGB pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def points(axes: Axes, x: Float[np.ndarray, "n D"], *, low: float, high: float) -> None:
+def points(axes: "Axes", x: Float[np.ndarray, "n D"], *, low: float, high: float) -> None:
     """The first two coordinates of vectors, `(n, D)`, D ≥ 2, in the square [low, high]²."""
     axes.scatter(x[:, 0], x[:, 1], s=2, alpha=0.5, linewidths=0, color="tab:blue")
     _square(axes, low, high)
 
 
 def score_field(
-    axes: Axes,
+    axes: "Axes",
     score_fn: PlanarScore,
     *,
     low: float,
@@ -141,7 +147,9 @@ def score_field(
     _square(axes, low, high)
 
 
-def score_error(axes: Axes, score_fn: PlanarScore, estimate: PlanarScore, *, low: float, high: float) -> None:
+def score_error(
+    axes: "Axes", score_fn: PlanarScore, estimate: PlanarScore, *, low: float, high: float
+) -> None:
     """Where an estimated score is wrong: ‖ŝ − s‖/‖s‖ in the square [low, high]², light at 0, dark from 1 on.
 
     Where s = 0, any other ŝ is infinitely wrong.
@@ -165,7 +173,7 @@ def score_error(axes: Axes, score_fn: PlanarScore, estimate: PlanarScore, *, low
     _square(axes, low, high)
 
 
-def chains(axes: Axes, paths: Float[np.ndarray, "chains states 2"], *, low: float, high: float) -> None:
+def chains(axes: "Axes", paths: Float[np.ndarray, "chains states 2"], *, low: float, high: float) -> None:
     """The ways of chains through the square [low, high]², a dot at the end of each."""
     for path in paths:
         axes.plot(path[:, 0], path[:, 1], linewidth=0.6, alpha=0.7)
@@ -174,7 +182,7 @@ def chains(axes: Axes, paths: Float[np.ndarray, "chains states 2"], *, low: floa
 
 
 def curves(
-    axes: Axes,
+    axes: "Axes",
     series: Mapping[str, Float[np.ndarray, "n 2"]],
     *,
     xlabel: str = "step",
@@ -199,7 +207,7 @@ def _mesh(low: float, high: float, count: int) -> Float[Array, "count count 2"]:
     return jnp.stack(jnp.meshgrid(side, side), axis=-1)
 
 
-def _square(axes: Axes, low: float, high: float) -> None:
+def _square(axes: "Axes", low: float, high: float) -> None:
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
 
 

@@ -1,7 +1,6 @@
 """`svhn_cropped`: TFDS's Street View House Numbers, 32×32, prepared without TensorFlow."""
 
 import numpy as np
-import scipy.io
 import tensorflow_datasets as tfds
 from tensorflow_datasets.datasets.svhn_cropped import svhn_cropped_dataset_builder as stock
 
@@ -25,7 +24,9 @@ class SvhnCropped(stock.Builder, skip_registration=True):
         return {split: self._generate_examples(split, files[split]) for split in splits}
 
     def _generate_examples(self, split, path):  # pyright: ignore[reportIncompatibleMethodOverride]
-        data = scipy.io.loadmat(path)
+        from scipy.io import loadmat  # here, as nobody else needs what it imports
+
+        data = loadmat(path)
         images = np.moveaxis(data["X"], -1, 0)
         labels = data["y"].ravel() % 10  # the digit 0 is stored as 10
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
