@@ -229,7 +229,7 @@ def restore(workdir: Path, values: flags.FlagValues) -> None:
 
 def evaluate(workdir: Path, values: flags.FlagValues) -> None:
     """Measures the checkpoints of the run in the workdir, or images that something else has made."""
-    from ncsn_jax import evaluation  # here and below, as it imports much that nothing else needs
+    from ncsn_jax import evaluation  # here and below, as it takes long and nothing else needs it
 
     is_of_run = values.images is None or (workdir / "config.json").exists()
 
@@ -407,7 +407,7 @@ def _unraisable(unraisable) -> None:
 if __name__ == "__main__":
     sys.unraisablehook = _unraisable
     warnings.filterwarnings("ignore", "coroutine '.*' was never awaited")  # of Orbax, as above
-    gc.set_threshold(10_000)  # tracing makes many objects that live, and few cycles to look for
+    gc.set_threshold(10_000)  # tracing makes many objects, and few cycles to look for
     compiling.set_xla_flags()
     compiling.give_memory_back_after_compilations()
     sys.exit(main(sys.argv))

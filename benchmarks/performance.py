@@ -1,13 +1,14 @@
 """The speed of this package beside PyTorch and beside the machine's own: one command, one table.
 
-    python -m benchmarks.performance                              # half an hour on 2 cores
+    python -m benchmarks.performance                              # 35 minutes on 2 cores
     python -m benchmarks.performance --torch_python ~/torch/bin/python --only "F=64 28×28×1 ×16"
 
 For each network and batch: a training step, a forward pass and annealed sampling (ten levels, one step each),
 by this package (`benchmarks/jax_worker.py`) and by the same network in plain PyTorch
-(`benchmarks/torch_peer.py`), each in a process of its own; they run by turns, and medians are compared.
+(`benchmarks/torch_peer.py`), each in a process of its own. They run by turns, of a second or two runs, the
+first of which isn't counted; the medians of the turns' medians are compared.
 
-- images/s: ours, of the median run; × torch: ours over PyTorch's.
+- images/s: ours; × torch: ours over PyTorch's.
 - floor: how fast ours is beside what its floating-point operations alone, counted in our program as it is
   written, would take at the speed of jax's float32 matrix product here, measured by turns with them.
 - compile: seconds from the start of the work to the end of its first run, ours.

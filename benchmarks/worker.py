@@ -14,15 +14,15 @@ from typing import Any
 Run = Callable[[], None]
 """Does the work once, and returns when it is done."""
 
-TURN = 1.0
-"""How long a turn takes at least, in seconds."""
+TURN_SECONDS = 1.0
+"""How long a turn takes at least."""
 
 
 def serve(prepare: Callable[[dict[str, Any]], tuple[Run, float]]) -> None:
     """Measures the case that argv names, in a turn for each line of stdin; answers with lines of JSON.
 
     A turn is two runs, or as many as fill it. The first isn't counted: it finds the processor's caches as
-    another process's turn has left them, while a step of training finds them as a step has.
+    another process has left them, whereas in training each step follows another step.
 
     The first answer tells what it took until the first run had ended, `compile` (seconds), and what the work
     costs, `flops` (0 if that isn't known); each other one, the `seconds` of a turn's median run, and the most
@@ -44,7 +44,7 @@ def serve(prepare: Callable[[dict[str, Any]], tuple[Run, float]]) -> None:
 def turn(run: Run) -> list[float]:
     """The seconds of each run of a turn."""
     seconds = []
-    while len(seconds) < 2 or sum(seconds) < TURN:
+    while len(seconds) < 2 or sum(seconds) < TURN_SECONDS:
         began = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - began)

@@ -21,6 +21,13 @@ def test_the_library_imports_without_the_application():
     assert not set(added) & {*HEAVY, "absl"}
 
 
+def test_a_run_begins_without_what_only_evaluations_need():
+    program = "import sys, main; print(*{'matplotlib', 'ncsn_jax.evaluation'} & set(sys.modules))"
+    command, root = [sys.executable, "-c", program], Path(__file__).parents[1]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    assert result.stdout == "\n"
+
+
 def test_devices_are_not_touched_before_the_processes_meet():
     """`jax.distributed.initialize` must come first: neither imports nor flags with a config may."""
     program = """

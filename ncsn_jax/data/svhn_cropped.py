@@ -24,7 +24,7 @@ class SvhnCropped(stock.Builder, skip_registration=True):
         return {split: self._generate_examples(split, files[split]) for split in splits}
 
     def _generate_examples(self, split, path):  # pyright: ignore[reportIncompatibleMethodOverride]
-        from scipy.io import loadmat  # here, as nobody else needs what it imports
+        from scipy.io import loadmat  # here, as it takes long and nobody else needs it
 
         data = loadmat(path)
         images = np.moveaxis(data["X"], -1, 0)

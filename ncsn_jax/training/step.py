@@ -93,7 +93,7 @@ def train_step(
         ema_params = optax.incremental_update(params, state.ema_params, 1.0 - ema_rate)
         return state.replace(params=params, opt_state=opt_state, ema_params=ema_params)
 
-    # Not a selection of new or old values: a branch updates in place, a selection keeps a copy of the old.
+    # In a branch, XLA for CPUs updates in place; for a selection of new or old values it copies the state.
     state = jax.lax.cond(is_finite, update, lambda state: state, state)
     num_skipped = state.num_skipped + ~is_finite
     state = state.replace(step=state.step + 1, num_skipped=num_skipped)
