@@ -50,8 +50,10 @@ def compilation_cache(pytestconfig):
 @pytest.fixture(scope="module")
 def optimized():
     """For what computes much, and for numbers that are compared: programs as users compile them."""
+    jax.clear_caches()  # they don't tell programs by this option, and the two kinds round differently
     jax.config.update("jax_disable_most_optimizations", False)
     yield
+    jax.clear_caches()
     jax.config.update("jax_disable_most_optimizations", True)
 
 

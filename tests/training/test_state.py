@@ -44,7 +44,6 @@ def adam_by_hand(rates, gradients):
 
 
 def test_the_first_parameters_are_those_of_init():
-    jax.clear_caches()  # of programs that another module compiled with optimizations, which round differently
     network = NCSN(sigmas=(1.0, 0.1), num_filters=4)
     expected = network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.ones(1))["params"]
     state = create_state(jax.random.key(0), network, (8, 8, 1), optax.identity())
