@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from ncsn_jax.models.layers import (
+    EPSILON,
     ConditionalInstanceNormPlus,
+    LevelEmbedding,
     MeanPoolConv,
     average_pool5,
     conv,
+    inverse_deviation,
     resize_bilinear,
 )
 
@@ -44,6 +47,36 @@ def test_resize_aligns_the_corners(x, size):
 def test_a_single_pixel_is_spread():
     x = jnp.array([2.0, -3.0]).reshape(1, 1, 1, 2)
     np.testing.assert_allclose(resize_bilinear(x, 4, 4), np.broadcast_to(x, (1, 4, 4, 2)))
+
+
+@pytest.mark.parametrize(("axes", "ddof"), [((1, 2), 0), ((1, 2), 1), ((3,), 1)])
+def test_the_inverse_deviation_has_the_derivatives_of_its_formula(x, axes, ddof):
+    """The first two: losses of score matching differentiate the network twice."""
+
+    def formula(x, axes, ddof):
+        return jax.lax.rsqrt(jnp.var(x, axis=axes, keepdims=True, ddof=ddof) + EPSILON)
+
+    direction = jax.random.normal(jax.random.key(1), x.shape)
+
+    def derivatives(function):
+        def total(x):
+            return jnp.sum(jnp.sin(jnp.arange(x.size).reshape(x.shape)) * x * function(x, axes, ddof))
+
+        def gradient(x):
+            return jax.grad(total)(x)
+
+        return gradient(x), *jax.jvp(gradient, (x,), (direction,))
+
+    np.testing.assert_array_equal(inverse_deviation(x, axes, ddof), formula(x, axes, ddof))
+    for found, expected in zip(derivatives(inverse_deviation), derivatives(formula), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_the_levels_rows_are_exact():
+    embedding = LevelEmbedding(num_levels=7, size=5, table_init=jax.random.normal)
+    level = jnp.array([6, 0, 3])
+    rows, variables = embedding.init_with_output(jax.random.key(0), level)
+    np.testing.assert_array_equal(rows, variables["params"]["embedding"][level])
 
 
 def test_instance_norm_plus_is_its_formula(x):
