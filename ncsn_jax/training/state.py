@@ -1,5 +1,6 @@
 """What training carries from step to step, and the optimizer."""
 
+import functools
 from typing import Any
 
 import jax
@@ -43,7 +44,19 @@ def create_state(
       shape: of one example: (height, width, channels), or (D,).
       optimizer: from `adam`, or any of optax.
     """
-    params = initial_params(key, model, shape)
+    return _state(initial_params(key, model, shape), optimizer)
+
+
+def state_shapes(
+    model: nn.Module, shape: tuple[int, ...], optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The shapes and dtypes of what `create_state` makes; computes nothing."""
+    key = jax.eval_shape(jax.random.key, 0)
+    params = jax.eval_shape(model.init, key, *_inputs(shape))["params"]
+    return jax.eval_shape(functools.partial(_state, optimizer=optimizer), params)
+
+
+def _state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -64,10 +77,13 @@ def initial_params(key: PRNGKey, model: nn.Module, shape: tuple[int, ...]) -> An
         with jax.ensure_compile_time_eval():  # what doesn't depend on x and sigma: the parameters
             drawn.append(model.init(key, x, sigma)["params"])
 
-    jax.eval_shape(
-        init, jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
-    )
+    jax.eval_shape(init, *_inputs(shape))
     return drawn[0]
+
+
+def _inputs(shape: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """One example and its σ."""
+    return jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
 
 
 def adam(

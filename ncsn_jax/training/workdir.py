@@ -23,7 +23,7 @@ from ncsn_jax.locking import lock_name, only_writer
 from ncsn_jax.streams import stream
 from ncsn_jax.training.checkpoints import Checkpoints, DamagedError
 from ncsn_jax.training.record import Record, shapes
-from ncsn_jax.training.state import TrainState, adam, create_state
+from ncsn_jax.training.state import TrainState, adam, create_state, state_shapes
 
 LEFT_BY_A_START = ("checkpoints", "config.json.partial", lock_name())
 """What may stand in a directory without a config: whose checkpoints they are, their records tell."""
@@ -54,7 +54,7 @@ def optimizer(config: Config) -> optax.GradientTransformation:
 
 def initial_state(config: Config) -> TrainState:
     """The state before the first step, on one device."""
-    return _create(config)(stream(config.seed, "initialization"))
+    return create_state(stream(config.seed, "initialization"), **_parts(config))
 
 
 def abstract_state(config: Config) -> TrainState:
@@ -74,16 +74,16 @@ def abstract_state(config: Config) -> TrainState:
 
 @functools.cache
 def _abstract_state(config: Config) -> TrainState:
-    return jax.eval_shape(_create(config), stream(config.seed, "initialization"))
+    return state_shapes(**_parts(config))
 
 
-def _create(config: Config):
-    return functools.partial(
-        create_state,
-        model=config.network(),
-        shape=data.describe(config.data).shape,
-        optimizer=optimizer(config),
-    )
+def _parts(config: Config) -> dict[str, Any]:
+    """What a state is made of."""
+    return {
+        "model": config.network(),
+        "shape": data.describe(config.data).shape,
+        "optimizer": optimizer(config),
+    }
 
 
 @contextlib.contextmanager

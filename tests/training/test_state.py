@@ -6,6 +6,7 @@ import pytest
 
 from ncsn_jax import NCSN
 from ncsn_jax.training import adam, create_state
+from ncsn_jax.training.state import state_shapes
 
 OFFICIAL = dict(
     learning_rate=1e-3,
@@ -49,6 +50,13 @@ def test_the_first_parameters_are_those_of_init():
     state = create_state(jax.random.key(0), network, (8, 8, 1), optax.identity())
     jax.tree.map(np.testing.assert_array_equal, state.params, expected)
     jax.tree.map(np.testing.assert_array_equal, state.ema_params, expected)
+
+
+def test_the_shapes_are_those_of_the_state():
+    network, optimizer = NCSN(sigmas=(1.0, 0.1), num_filters=4), adam(**OFFICIAL)
+    state = create_state(jax.random.key(0), network, (8, 8, 1), optimizer)
+    shapes = jax.eval_shape(lambda: state)
+    assert state_shapes(network, (8, 8, 1), optimizer) == shapes
 
 
 def test_it_is_adam():
