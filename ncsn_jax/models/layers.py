@@ -216,7 +216,7 @@ class ConditionalInstanceNormPlus(nn.Module):
     num_levels: int
 
     @nn.compact
-    def __call__(self, x: Images, level: Levels) -> Images:
+    def __call__(self, x: Images, level: Int[Array, " batch"]) -> Images:
         channels = x.shape[-1]
 
         def init(key, shape, dtype=jnp.float32):
@@ -236,7 +236,7 @@ class ConditionalInstanceNorm(nn.Module):
     num_levels: int
 
     @nn.compact
-    def __call__(self, x: Images, level: Levels) -> Images:
+    def __call__(self, x: Images, level: Int[Array, " batch"]) -> Images:
         channels = x.shape[-1]
 
         def init(key, shape, dtype=jnp.float32):
