@@ -16,8 +16,12 @@ an error that one line explains, 130 after Ctrl-C, and 143 when the machine was 
 saved.
 """
 
-import contextlib
+# ruff: noqa: E402
 import gc
+
+gc.disable()  # what is imported stays
+
+import contextlib
 import importlib
 import logging
 import os
@@ -52,6 +56,8 @@ from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.training import importing
 from ncsn_jax.training.preemption import STATUS
 from ncsn_jax.training.workdir import load_run
+
+gc.enable()
 
 DEFAULT_CONFIG = "configs/digits.py"
 OVERRIDABLE = ("data.data_dir", "evaluation.", "model.dtype", "restoration.", "sampling.")
