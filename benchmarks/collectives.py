@@ -76,13 +76,13 @@ def count(config: Config) -> Step:
     state = abstract_state(config)
     arguments = (state, next(batches), jax.random.key(0))
     exported = export.export(jax.jit(step), platforms=["tpu"])(*arguments)
-    compiled = step.lower(*arguments).compile()
+    compiled = [program.compile() for program in step.lowered(*arguments)]
     return Step(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         exported=all_reduces(exported.mlir_module()),
-        compiled=all_reduces(compiled.as_text()),
+        compiled=[reduced for program in compiled for reduced in all_reduces(program.as_text() or "")],
         batch=config.training.batch_size // jax.device_count(),
-        flops=compiled.cost_analysis()["flops"],
+        flops=sum((program.cost_analysis() or {})["flops"] for program in compiled),
     )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from ncsn_jax import as_score_fn, config, data, sampling
 from ncsn_jax.batch_size import chains_at_once
 from ncsn_jax.compiling import set_xla_flags
-from ncsn_jax.training import example_loss, train_step
+from ncsn_jax.training import example_loss
 from ncsn_jax.training.objective import objective
 from ncsn_jax.training.parallel import pmap_step, replicate
 from ncsn_jax.training.workdir import initial_state, optimizer
@@ -58,11 +58,11 @@ def training(run: config.Config):
         data.preprocessing(run.data, info),
         flip=run.data.random_flip,
     )
-    step = functools.partial(train_step, loss=loss, optimizer=optimizer(run), ema_rate=run.training.ema_rate)
+    step = pmap_step(loss=loss, optimizer=optimizer(run), ema_rate=run.training.ema_rate)
     rng, shape = np.random.default_rng(0), (2 * batch_size, *info.shape)
     images = info.num_values is not None
     examples = rng.integers(0, 256, shape, np.uint8) if images else rng.normal(size=shape).astype(np.float32)
-    return pmap_step(step), data.training_batches(examples, batch_size=batch_size, seed=0)
+    return step, data.training_batches(examples, batch_size=batch_size, seed=0)
 
 
 def measure(name: str, run: config.Config) -> None:

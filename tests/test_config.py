@@ -1,4 +1,3 @@
-import functools
 import importlib
 import json
 from pathlib import Path
@@ -14,7 +13,7 @@ from ncsn_jax import data
 from ncsn_jax.config import Config, MlpModel, NcsnModel
 from ncsn_jax.data.points import POINTS
 from ncsn_jax.errors import UserError
-from ncsn_jax.training import example_loss, train_step
+from ncsn_jax.training import example_loss
 from ncsn_jax.training.objective import objective
 from ncsn_jax.training.parallel import pmap_step, replicate
 from ncsn_jax.training.workdir import abstract_state, initial_state, optimizer
@@ -83,11 +82,13 @@ def step_at_reduced_width(config):
         data.preprocessing(config.data, info),
         flip=config.data.random_flip,
     )
-    step = functools.partial(
-        train_step, loss=loss, optimizer=optimizer(config), ema_rate=config.training.ema_rate
+    step = pmap_step(
+        loss=loss,
+        optimizer=optimizer(config),
+        ema_rate=config.training.ema_rate,
+        devices=jax.devices()[:1],
     )
-    one = jax.devices()[:1]
-    return config, pmap_step(step, one), batch
+    return config, step, batch
 
 
 @pytest.mark.parametrize(

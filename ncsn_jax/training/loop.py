@@ -25,6 +25,7 @@ from ncsn_jax.training.checkpoints import Checkpoints
 from ncsn_jax.training.metrics import MetricsWriter, NoMetrics, StepLog
 from ncsn_jax.training.objective import objective
 from ncsn_jax.training.parallel import (
+    PmapStep,
     as_local,
     pmap_evaluation,
     pmap_step,
@@ -35,7 +36,7 @@ from ncsn_jax.training.preemption import Notice
 from ncsn_jax.training.record import Record, run_facts, versions
 from ncsn_jax.training.saving import Saver
 from ncsn_jax.training.state import TrainState
-from ncsn_jax.training.step import evaluation_step, example_loss, train_step
+from ncsn_jax.training.step import evaluation_step, example_loss
 from ncsn_jax.typing import PRNGKey
 
 
@@ -125,12 +126,7 @@ def _train(config: Config, workdir: Path, dataset: data.Dataset) -> TrainState:
         data.preprocessing(config.data, dataset.info),
     )
     step_fn = pmap_step(
-        functools.partial(
-            train_step,
-            loss=loss(flip=config.data.random_flip),
-            optimizer=run.optimizer(config),
-            ema_rate=settings.ema_rate,
-        )
+        loss=loss(flip=config.data.random_flip), optimizer=run.optimizer(config), ema_rate=settings.ema_rate
     )
     held_out_loss = _held_out_loss(loss(flip=False), dataset.test, config)
     train_key = stream(config.seed, "training")
@@ -223,7 +219,7 @@ def _saved(step: int) -> str:
     return f"saved at step {step}, as the machine is wanted back; the same command goes on"
 
 
-def _initial_state(config: Config, step_fn, batch: data.Batch, key: PRNGKey) -> TrainState:
+def _initial_state(config: Config, step_fn: PmapStep, batch: data.Batch, key: PRNGKey) -> TrainState:
     """The state before the first step, on all devices, drawn while XLA compiles the step."""
     if jax.process_count() > 1:  # where pmap can't lower for shapes
         return replicate(run.initial_state(config))
@@ -231,9 +227,9 @@ def _initial_state(config: Config, step_fn, batch: data.Batch, key: PRNGKey) -> 
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated()),
         run.abstract_state(config),
     )
-    lowered = step_fn.lower(like, batch, key)
-    with ThreadPoolExecutor(1) as executor:
-        executor.submit(lowered.compile)  # the first step finds it done
+    with ThreadPoolExecutor() as executor:
+        for program in step_fn.lowered(like, batch, key):
+            executor.submit(program.compile)  # the first step finds it done
         return replicate(run.initial_state(config))
 
 

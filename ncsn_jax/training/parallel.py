@@ -2,38 +2,86 @@
 
 Why `jax.pmap`: the step is data-parallel and nothing else. Every device holds the whole state and a slice
 of the batch, and two collectives (the means of loss and gradient) are all that crosses devices; pmap says
-exactly this at the outermost call, and leaves `train_step` a plain function with one named axis.
-`in_axes=None` broadcasts the state, so there is one logical copy to save and to restore, on any number of
-devices.
+exactly this at the outermost call, and leaves `loss_and_gradient` a plain function with one named axis.
+`in_axes=None` broadcasts the parameters, so there is one logical copy to save and to restore, on any number
+of devices. What a device does with the mean gradient, all do alike: `update` is under `jax.jit` alone.
 
-Where it would change: a network too large for one device needs its parameters split too. Then these
-functions become `jax.jit(jax.shard_map(step, mesh=..., in_specs=(P(), P(DEVICES), P()), out_specs=P()))`
-with other specs for the state, and `train_step` stays as it is.
+Where it would change: a network too large for one device needs its parameters split too. Then the gradient
+becomes `jax.jit(jax.shard_map(..., mesh=..., in_specs=(P(), P(), P(DEVICES), P()), out_specs=P()))` with
+other specs for the parameters, and the functions of `ncsn_jax.training.step` stay as they are.
 """
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+import optax
+from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ncsn_jax.training.step import DEVICES
+from ncsn_jax.data import Batch
+from ncsn_jax.training.state import TrainState
+from ncsn_jax.training.step import DEVICES, ExampleLoss, loss_and_gradient, update
+from ncsn_jax.typing import PRNGKey
 
 Devices = Sequence[Any]
 """Some of `jax.devices()`."""
 
 
-def pmap_step(step, devices: Devices | None = None):
-    """`train_step(state, batch, key)` on all devices; the batch has an axis of devices. Donates the state."""
-    return jax.pmap(
-        step,
-        DEVICES,
-        in_axes=(None, 0, None),
-        out_axes=(None, None),
-        donate_argnums=0,
-        devices=devices,
+@dataclasses.dataclass(frozen=True)
+class PmapStep:
+    """`train_step(state, batch, key)` on all devices; the batch has an axis of devices. Donates the state.
+
+    In two programs, as XLA can compile them, or load them, at the same time. The gradient is whole before
+    the update begins in any case, which depends on its norm.
+    """
+
+    loss_and_gradient: Any
+    update: Any
+
+    def __call__(self, state: TrainState, batch: Batch, key: PRNGKey) -> tuple[TrainState, dict[str, Array]]:
+        return self.update(state, *self.loss_and_gradient(state.params, state.step, batch, key))
+
+    def lowered(self, state: TrainState, batch: Batch, key: Any) -> Iterator[jax.stages.Lowered]:
+        """The programs for such arguments, arrays or their shapes.
+
+        One after the other: the first can compile while the second is lowered.
+        """
+        first = self.loss_and_gradient.lower(state.params, state.step, batch, key)
+        yield first
+        # What it returns is laid out as the state is, in every process.
+        returned = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=state.step.sharding),
+            first.out_info,
+        )
+        yield self.update.lower(state, *returned)
+
+
+def pmap_step(
+    *,
+    loss: ExampleLoss,
+    optimizer: optax.GradientTransformation,
+    ema_rate: float,
+    devices: Devices | None = None,
+) -> PmapStep:
+    """`train_step` of this loss, optimizer and moving average, on all devices."""
+    return PmapStep(
+        jax.pmap(
+            functools.partial(loss_and_gradient, loss=loss),
+            DEVICES,
+            in_axes=(None, None, 0, None),
+            out_axes=(None, None),
+            devices=devices,
+        ),
+        jax.jit(
+            functools.partial(update, optimizer=optimizer, ema_rate=ema_rate),
+            donate_argnums=0,
+            out_shardings=replicated(devices),
+        ),
     )
 
 

@@ -63,13 +63,12 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """One update from one device's share of the batch; run it under an axis named `DEVICES`.
 
-    Where the loss or the gradient isn't finite, nothing changes but the counts of steps and of skipped steps.
+    It is `loss_and_gradient`, then `update`; `ncsn_jax.training.parallel` makes a program of each.
 
     Args:
       state: the state, the same on every device.
       batch: this device's stored examples, `(batch, *event)`, and their indices, `(batch,)`.
-      key: the run's key. An example's key folds in the step and its index in the global batch: it depends
-        neither on what ran before nor on how many devices share the batch.
+      key: the run's key.
       loss: the loss of one example.
       optimizer: the gradient transformation.
       ema_rate: r in ema ← r·ema + (1−r)·params.
@@ -78,24 +77,57 @@ def train_step(
       The next state; the mean `loss` and the global `gradient_norm` of the step; and `num_skipped`, how many
       steps were skipped so far.
     """
-    keys = example_keys(jax.random.fold_in(key, state.step), batch["index"])
+    value, gradient = loss_and_gradient(state.params, state.step, batch, key, loss=loss)
+    return update(state, value, gradient, optimizer=optimizer, ema_rate=ema_rate)
+
+
+def loss_and_gradient(
+    params: Any, step: Int[Array, ""], batch: DeviceBatch, key: PRNGKey, *, loss: ExampleLoss
+) -> tuple[Float[Array, ""], Any]:
+    """The mean loss of all devices' examples, and its gradient; run it under an axis named `DEVICES`.
+
+    Args:
+      params: what the loss is differentiated by, the same on every device.
+      step: how many steps were made.
+      batch: this device's stored examples, `(batch, *event)`, and their indices, `(batch,)`.
+      key: the run's key. An example's key folds in the step and its index in the global batch: it depends
+        neither on what ran before nor on how many devices share the batch.
+      loss: the loss of one example.
+    """
+    keys = example_keys(jax.random.fold_in(key, step), batch["index"])
 
     def mean_loss(params):
         return jnp.mean(jax.vmap(loss, (0, None, 0))(keys, params, batch["x"]))
 
-    value, gradient = jax.value_and_grad(mean_loss)(state.params)
-    value, gradient = jax.lax.pmean((value, gradient), DEVICES)
+    value_and_gradient = jax.value_and_grad(mean_loss)(params)
+    if jax.lax.axis_size(DEVICES) == 1:  # where XLA for CPUs would copy them all
+        return value_and_gradient
+    return jax.lax.pmean(value_and_gradient, DEVICES)
+
+
+def update(
+    state: TrainState,
+    value: Float[Array, ""],
+    gradient: Any,
+    *,
+    optimizer: optax.GradientTransformation,
+    ema_rate: float,
+) -> tuple[TrainState, dict[str, Array]]:
+    """The state after a step of this loss and gradient, and what `train_step` returns beside it.
+
+    Where the loss or the gradient isn't finite, nothing changes but the counts of steps and of skipped steps.
+    """
     norm = jnp.linalg.norm(ravel_pytree(gradient)[0])  # XLA would compile two loops a leaf
     is_finite = jnp.isfinite(value) & jnp.isfinite(norm)
 
-    def update(state):
+    def updated(state):
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = optax.incremental_update(params, state.ema_params, 1.0 - ema_rate)
         return state.replace(params=params, opt_state=opt_state, ema_params=ema_params)
 
     # In a branch, XLA for CPUs updates in place; for a selection of new or old values it copies the state.
-    state = jax.lax.cond(is_finite, update, lambda state: state, state)
+    state = jax.lax.cond(is_finite, updated, lambda state: state, state)
     num_skipped = state.num_skipped + ~is_finite
     state = state.replace(step=state.step + 1, num_skipped=num_skipped)
     return state, {"loss": value, "gradient_norm": norm, "num_skipped": num_skipped}

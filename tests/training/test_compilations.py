@@ -40,8 +40,9 @@ def test_a_run_compiles_nothing_after_its_first_round(tiny_config, tmp_path, mon
 
     monkeypatch.setattr(loop.StepLog, "add", counting)
     training.train_and_evaluate(tiny_config, tmp_path / "run")
-    # What a version of jax calls a function under pmap: the step compiles ahead, and not again.
-    assert sum("_fun" in name or "train_step" in name for name in compiled[: until[1]]) == 1
+    # The step's two programs compile ahead, and not again; "_fun" is what jax calls a function under pmap.
+    assert sum("_fun" in name or "loss_and_gradient" in name for name in compiled[: until[1]]) == 1
+    assert sum("update" in name for name in compiled[: until[1]]) == 1
     assert until[21] > until[20]  # the first round's other programs
     assert len(compiled) == until[21], compiled[until[21] :]
 

@@ -10,8 +10,7 @@ from PIL import Image
 
 from ncsn_jax import training
 from ncsn_jax.errors import UserError
-from ncsn_jax.training import loop
-from ncsn_jax.training import step as step_module
+from ncsn_jax.training import loop, parallel
 from ncsn_jax.training.workdir import check, checkpoint_steps
 
 
@@ -30,8 +29,8 @@ def changed(config, **training):
 
 @pytest.fixture(scope="module")
 def traces():
-    """How often the loss was traced in the uninterrupted run: a count of its compilations."""
-    return {"training": 0, "evaluation": 0}
+    """How often each function was traced in the uninterrupted run: a count of its compilations."""
+    return {"training": 0, "update": 0, "evaluation": 0}
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +38,18 @@ def uninterrupted(tiny_config, tmp_path_factory, traces):
     """The last state of a run, and its directory."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     with pytest.MonkeyPatch.context() as patch:
-        for kind, name in (("training", "train_step"), ("evaluation", "evaluation_step")):
-            original = getattr(step_module, name)
+        for kind, module, name in (
+            ("training", parallel, "loss_and_gradient"),
+            ("update", parallel, "update"),
+            ("evaluation", loop, "evaluation_step"),
+        ):
+            original = getattr(module, name)
 
             def counted(*args, kind=kind, original=original, **kwargs):
                 traces[kind] += 1
                 return original(*args, **kwargs)
 
-            patch.setattr(loop, name, counted)
+            patch.setattr(module, name, counted)
         state = training.train_and_evaluate(tiny_config, workdir)
     return jax.device_get(state), workdir
 
@@ -56,7 +59,7 @@ class StoppedError(Exception):
 
 
 def test_each_function_compiles_once_in_a_run(uninterrupted, traces):
-    assert traces == {"training": 1, "evaluation": 1}
+    assert traces == {"training": 1, "update": 1, "evaluation": 1}
 
 
 def test_a_run_leaves_its_config_checkpoints_metrics_and_pictures(uninterrupted, tiny_config):

@@ -11,6 +11,7 @@ from ncsn_jax.data import dequantize
 from ncsn_jax.training import create_state, evaluation_step, example_loss, train_step
 from ncsn_jax.training.objective import objective
 from ncsn_jax.training.parallel import pmap_evaluation, pmap_step, replicate
+from ncsn_jax.training.step import DEVICES
 
 SHAPE = (6, 6, 1)
 BATCH = 8
@@ -40,8 +41,7 @@ def run(loss, model, images, *, devices=1, index=None, steps=1, optimizer=None, 
     devices = jax.devices()[:devices]
     state = create_state(jax.random.key(0), model, SHAPE, optimizer)
     state = replicate(state, devices)
-    step = functools.partial(train_step, loss=loss, optimizer=optimizer, ema_rate=ema_rate)
-    step = pmap_step(step, devices)
+    step = pmap_step(loss=loss, optimizer=optimizer, ema_rate=ema_rate, devices=devices)
     states = [jax.device_get(state)]
     for _ in range(steps):
         state, values = step(state, layout(images, len(devices), index), jax.random.key(1))
@@ -73,6 +73,25 @@ def test_gradients_do_not_depend_on_who_holds_which_example(loss, tiny_score, im
     moved = norm_of_difference(one.params, start.params)
     assert norm_of_difference(one.params, shuffled.params) / moved < 1e-5
     assert norm_of_difference(one.params, misplaced.params) / moved > 1e-2
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_one_program_makes_the_step_of_the_two(loss, tiny_score, images, devices):
+    optimizer = optax.adam(1e-3)
+    (_, expected), expected_values = run(
+        loss, tiny_score, images, devices=devices, optimizer=optimizer, ema_rate=0.9
+    )
+    step = jax.pmap(
+        functools.partial(train_step, loss=loss, optimizer=optimizer, ema_rate=0.9),
+        DEVICES,
+        in_axes=(None, 0, None),
+        out_axes=(None, None),
+        devices=jax.devices()[:devices],
+    )
+    state = create_state(jax.random.key(0), tiny_score, SHAPE, optimizer)
+    found, values = step(state, layout(images, devices), jax.random.key(1))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), found, expected)
+    np.testing.assert_allclose(values["gradient_norm"], expected_values["gradient_norm"], rtol=1e-5)
 
 
 def test_noise_is_new_at_every_step(loss, tiny_score, images):
