@@ -1,6 +1,6 @@
 """What training carries from step to step, and the optimizer."""
 
-import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax import struct
+from jax.core import eval_jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from ncsn_jax.typing import PRNGKey
 
@@ -44,19 +46,12 @@ def create_state(
       shape: of one example: (height, width, channels), or (D,).
       optimizer: from `adam`, or any of optax.
     """
-    return _state(initial_params(key, model, shape), optimizer)
+    _, draw = initial_params(key, model, shape)
+    return first_state(draw(key), optimizer)
 
 
-def state_shapes(
-    model: nn.Module, shape: tuple[int, ...], optimizer: optax.GradientTransformation
-) -> TrainState:
-    """The shapes and dtypes of what `create_state` makes; computes nothing."""
-    key = jax.eval_shape(jax.random.key, 0)
-    params = jax.eval_shape(model.init, key, *_inputs(shape))["params"]
-    return jax.eval_shape(functools.partial(_state, optimizer=optimizer), params)
-
-
-def _state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+def first_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step, of these parameters."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -66,24 +61,28 @@ def _state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     )
 
 
-def initial_params(key: PRNGKey, model: nn.Module, shape: tuple[int, ...]) -> Any:
-    """The parameters of `model.init`, drawn one by one; the network itself isn't computed.
+def initial_params(
+    key: Any, model: nn.Module, shape: tuple[int, ...]
+) -> tuple[Any, Callable[[PRNGKey], Any]]:
+    """The shapes of the parameters of `model.init`, and a function that draws them from a key.
 
-    One program that draws them all takes several times as long to compile, and rounds differently.
+    It draws them one by one, and doesn't compute the network. One program that drew them all would take
+    several times as long to compile, and round differently.
+
+    Args:
+      key: a key, or its shape.
+      model: a batched score network.
+      shape: of one example.
     """
-    drawn = []
 
-    def init(x, sigma):
-        with jax.ensure_compile_time_eval():  # what doesn't depend on x and sigma: the parameters
-            drawn.append(model.init(key, x, sigma)["params"])
+    def init(key, x, sigma):
+        return model.init(key, x, sigma)["params"]
 
-    jax.eval_shape(init, *_inputs(shape))
-    return drawn[0]
-
-
-def _inputs(shape: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """One example and its σ."""
-    return jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
+    x, sigma = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
+    traced, params = jax.make_jaxpr(init, return_shape=True)(key, x, sigma)
+    leaves, treedef = jax.tree.flatten(params)
+    drawing, _ = dce_jaxpr(traced.jaxpr, [True] * len(leaves), instantiate=[True, False, False])
+    return params, lambda key: treedef.unflatten(eval_jaxpr(drawing, traced.consts, key))
 
 
 def adam(

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from ncsn_jax.locking import lock_name, only_writer
 from ncsn_jax.streams import stream
 from ncsn_jax.training.checkpoints import Checkpoints, DamagedError
 from ncsn_jax.training.record import Record, shapes
-from ncsn_jax.training.state import TrainState, adam, create_state, state_shapes
+from ncsn_jax.training.state import TrainState, adam, first_state, initial_params
+from ncsn_jax.typing import PRNGKey
 
 LEFT_BY_A_START = ("checkpoints", "config.json.partial", lock_name())
 """What may stand in a directory without a config: whose checkpoints they are, their records tell."""
@@ -54,7 +55,8 @@ def optimizer(config: Config) -> optax.GradientTransformation:
 
 def initial_state(config: Config) -> TrainState:
     """The state before the first step, on one device."""
-    return create_state(stream(config.seed, "initialization"), **_parts(config))
+    _, draw = _beginning(config)  # pyright: ignore[reportArgumentType]
+    return first_state(draw(_initial_key(config)), optimizer(config))
 
 
 def abstract_state(config: Config) -> TrainState:
@@ -64,7 +66,7 @@ def abstract_state(config: Config) -> TrainState:
       UserError: if the network can't take the dataset's examples.
     """
     try:
-        return _abstract_state(config)  # pyright: ignore[reportArgumentType]
+        return _beginning(config)[0]  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError) as error:
         raise UserError(
             f"config.model.name={config.model.name!r} can't take the examples of "
@@ -73,17 +75,15 @@ def abstract_state(config: Config) -> TrainState:
 
 
 @functools.cache
-def _abstract_state(config: Config) -> TrainState:
-    return state_shapes(**_parts(config))
+def _beginning(config: Config) -> tuple[TrainState, Callable[[PRNGKey], Any]]:
+    """The first state's shapes and dtypes, and what draws its parameters: all of one tracing."""
+    key = jax.eval_shape(lambda: _initial_key(config))
+    params, draw = initial_params(key, config.network(), data.describe(config.data).shape)
+    return jax.eval_shape(functools.partial(first_state, optimizer=optimizer(config)), params), draw
 
 
-def _parts(config: Config) -> dict[str, Any]:
-    """What a state is made of."""
-    return {
-        "model": config.network(),
-        "shape": data.describe(config.data).shape,
-        "optimizer": optimizer(config),
-    }
+def _initial_key(config: Config) -> PRNGKey:
+    return stream(config.seed, "initialization")
 
 
 @contextlib.contextmanager

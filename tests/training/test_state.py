@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 
 from ncsn_jax import NCSN
 from ncsn_jax.training import adam, create_state
-from ncsn_jax.training.state import state_shapes
+from ncsn_jax.training.state import first_state, initial_params
 
 OFFICIAL = dict(
     learning_rate=1e-3,
@@ -55,8 +57,9 @@ def test_the_first_parameters_are_those_of_init():
 def test_the_shapes_are_those_of_the_state():
     network, optimizer = NCSN(sigmas=(1.0, 0.1), num_filters=4), adam(**OFFICIAL)
     state = create_state(jax.random.key(0), network, (8, 8, 1), optimizer)
-    shapes = jax.eval_shape(lambda: state)
-    assert state_shapes(network, (8, 8, 1), optimizer) == shapes
+    params, _ = initial_params(jax.random.key(0), network, (8, 8, 1))
+    shapes = jax.eval_shape(functools.partial(first_state, optimizer=optimizer), params)
+    assert shapes == jax.eval_shape(lambda: state)
 
 
 def test_it_is_adam():
