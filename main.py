@@ -414,7 +414,7 @@ if __name__ == "__main__":
     sys.unraisablehook = _unraisable
     warnings.filterwarnings("ignore", "coroutine '.*' was never awaited")  # of Orbax, as above
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of a failed save's other tasks, likewise
-    gc.set_threshold(10_000)  # tracing makes many objects, and few cycles to look for
+    gc.set_threshold(100_000)  # tracing makes many objects, and few cycles to look for
     compiling.set_xla_flags()
     compiling.give_memory_back_after_compilations()
     sys.exit(main(sys.argv))
