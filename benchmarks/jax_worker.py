@@ -22,17 +22,7 @@ def prepare(case: dict[str, Any]) -> tuple[Run, float]:
     """The work of a case (see `benchmarks.performance.Case`), and its floating-point operations."""
     if case["work"] == "matrix product":
         return _matrix_product()
-    run = load(CONFIGS[case["channels"]])
-    batch = case["batch"]
-    run = run.model_copy(
-        update={
-            "model": run.model.model_copy(update={"num_filters": case["filters"], "dtype": case["dtype"]}),
-            "training": run.training.model_copy(update={"batch_size": batch}),
-            "sampling": run.sampling.model_copy(
-                update={"batch_size": batch, "steps_per_scale": 1, "denoise": False}
-            ),
-        }
-    )
+    run, batch = config_of(case), case["batch"]
     network, shape = run.network(), (batch, case["side"], case["side"], case["channels"])
     x, sigma = jax.random.uniform(jax.random.key(0), shape), jnp.full(batch, 0.1)
     if case["work"] == "step":
@@ -53,6 +43,20 @@ def prepare(case: dict[str, Any]) -> tuple[Run, float]:
             jax.block_until_ready(state)
 
     return sample, len(levels) * flops
+
+
+def config_of(case: dict[str, Any]) -> Config:
+    """The config of a case's network, batch and sampling."""
+    run, batch = load(CONFIGS[case["channels"]]), case["batch"]
+    return run.model_copy(
+        update={
+            "model": run.model.model_copy(update={"num_filters": case["filters"], "dtype": case["dtype"]}),
+            "training": run.training.model_copy(update={"batch_size": batch}),
+            "sampling": run.sampling.model_copy(
+                update={"batch_size": batch, "steps_per_scale": 1, "denoise": False}
+            ),
+        }
+    )
 
 
 def _matrix_product() -> tuple[Run, float]:

@@ -1,0 +1,109 @@
+"""The most that XLA's convolutions allow: how fast training steps would be if all else took no time.
+
+    python -m benchmarks.convolutions --torch_python ~/torch/bin/python --only "F=64 28×28×1 ×16"
+
+Every convolution of a step, its gradients included, is run alone, as XLA for CPUs computes it by Eigen and by
+oneDNN; the best of all runs of the faster one counts. Their sum is compared, by turns, with PyTorch's whole
+step and with jax's matrix product, as `benchmarks.performance` does with our whole step.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import JaxprEqn, jaxprs_in_params
+
+from benchmarks.jax_worker import config_of
+from benchmarks.performance import CASES, TURNS, Case, Worker
+from benchmarks.speed import training
+from ncsn_jax.compiling import inference_options, set_xla_flags
+from ncsn_jax.training.workdir import abstract_state
+
+RUNS = 5
+"""Of each convolution, in each turn."""
+
+
+def convolutions(jaxpr) -> Iterator[JaxprEqn]:
+    """Those of a jaxpr and of the jaxprs in it."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from convolutions(inner)
+
+
+def of_step(case: Case) -> Counter[JaxprEqn]:
+    """Each different convolution of a training step, and how often it is computed."""
+    run = config_of(dataclasses.asdict(case))
+    step, batches = training(run)
+    jaxpr = jax.make_jaxpr(step)(abstract_state(run), next(batches), jax.random.key(0))
+    alike: dict[str, list[JaxprEqn]] = {}
+    for equation in convolutions(jaxpr.jaxpr):
+        signature = f"{[variable.aval for variable in equation.invars]} {equation.params}"
+        alike.setdefault(signature, []).append(equation)
+    return Counter({equations[0]: len(equations) for equations in alike.values()})
+
+
+def compiled(equation: JaxprEqn, options: dict[str, Any]) -> Callable[[], jax.Array]:
+    """A convolution alone, with arguments of ones."""
+    arguments = [jnp.ones_like(v.aval) for v in equation.invars]  # pyright: ignore[reportArgumentType]
+    convolve = jax.jit(
+        lambda *arguments: equation.primitive.bind(*arguments, **equation.params), compiler_options=options
+    )
+    return lambda: jax.block_until_ready(convolve(*arguments))
+
+
+def best_seconds(convolve: Callable[[], jax.Array]) -> float:
+    """The fastest of some runs."""
+    seconds = []
+    for _ in range(1 + RUNS):
+        began = time.perf_counter()
+        convolve()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds[1:])
+
+
+def measure(case: Case, torch_python: str) -> str:
+    """The case's row of the table."""
+    number = of_step(case)
+    ways = {e: [compiled(e, options) for options in ({}, inference_options())] for e in number}
+    product = dataclasses.replace(case, work="matrix product")
+    ours, theirs, products = [], [], []
+    with (
+        Worker(sys.executable, "benchmarks.jax_worker", case) as whole,
+        Worker(torch_python, "benchmarks.torch_peer", case) as torch,
+        Worker(sys.executable, "benchmarks.jax_worker", product) as matrices,
+    ):
+        for _ in range(TURNS):
+            ours.append({e: min(map(best_seconds, ways[e])) for e in number})
+            theirs.append(torch.run()["seconds"])
+            products.append(matrices.run()["seconds"])
+    seconds = sum(number[e] * min(turn[e] for turn in ours) for e in number)
+    floor = whole.first["flops"] / (matrices.first["flops"] / min(products))
+    return (
+        f"| {case} | {1000 * min(theirs):.0f} | {1000 * seconds:.0f} "
+        f"| {min(theirs) / seconds:.2f} | {floor / seconds:.0%} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The most that XLA's convolutions allow.")
+    parser.add_argument("--torch_python", default=sys.executable, help="an interpreter that has torch")
+    parser.add_argument("--only", default="", help="only cases whose names begin so")
+    arguments = parser.parse_args()
+    print("| case | torch's step, ms | convolutions alone, ms | at most × torch | at most of the floor |")
+    print("|---|---|---|---|---|", flush=True)
+    for case in CASES:
+        if case.work == "step" and str(case).startswith(arguments.only):
+            print(measure(case, arguments.torch_python), flush=True)
+
+
+if __name__ == "__main__":
+    set_xla_flags()
+    main()
