@@ -7,7 +7,6 @@ oneDNN; the best of all runs of the faster one counts. Their sum is compared, by
 step and with jax's matrix product, as `benchmarks.performance` does with our whole step.
 """
 
-import argparse
 import dataclasses
 import sys
 import time
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, jaxprs_in_params
 
 from benchmarks.jax_worker import config_of
-from benchmarks.performance import CASES, TURNS, Case, Worker
+from benchmarks.performance import CASES, TURNS, Case, Worker, print_table
 from benchmarks.speed import training
 from ncsn_jax.compiling import inference_options, set_xla_flags
 from ncsn_jax.training.workdir import abstract_state
@@ -92,18 +91,11 @@ def measure(case: Case, torch_python: str) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="The most that XLA's convolutions allow.")
-    parser.add_argument("--torch_python", default=sys.executable, help="an interpreter that has torch")
-    parser.add_argument("--only", default="", help="only cases whose names begin so")
-    arguments = parser.parse_args()
-    print("| case | torch's step, ms | convolutions alone, ms | at most × torch | at most of the floor |")
-    print("|---|---|---|---|---|", flush=True)
-    for case in CASES:
-        if case.work == "step" and str(case).startswith(arguments.only):
-            print(measure(case, arguments.torch_python), flush=True)
-
-
 if __name__ == "__main__":
     set_xla_flags()
-    main()
+    print_table(
+        "The most that XLA's convolutions allow.",
+        "| case | torch's step, ms | convolutions alone, ms | at most × torch | at most of the floor |",
+        [case for case in CASES if case.work == "step"],
+        measure,
+    )

@@ -21,6 +21,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -100,17 +101,25 @@ def measure(case: Case, torch_python: str) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="The speed of this package beside PyTorch.")
+def print_table(
+    description: str, columns: str, cases: list[Case], measure: Callable[[Case, str], str]
+) -> None:
+    """Measures the cases that the command line asks for, row by row."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--torch_python", default=sys.executable, help="an interpreter that has torch")
     parser.add_argument("--only", default="", help="only cases whose names begin so")
     arguments = parser.parse_args()
-    print("| case | images/s | × torch | floor | compile, s | memory, GiB, ours : torch |")
-    print("|---|---|---|---|---|---|", flush=True)
-    for case in CASES:
+    print(columns)
+    print("|---" * columns.count(" | ") + "|---|", flush=True)
+    for case in cases:
         if str(case).startswith(arguments.only):
             print(measure(case, arguments.torch_python), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    print_table(
+        "The speed of this package beside PyTorch.",
+        "| case | images/s | × torch | floor | compile, s | memory, GiB, ours : torch |",
+        CASES,
+        measure,
+    )
