@@ -53,7 +53,7 @@ class PmapStep:
         """
         first = self.loss_and_gradient.lower(state.params, state.step, batch, key)
         yield first
-        # What it returns is laid out as the state is, in every process.
+        # What it returns will lie where the state does.
         returned = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=state.step.sharding),
             first.out_info,
