@@ -221,8 +221,6 @@ def _saved(step: int) -> str:
 
 def _initial_state(config: Config, step_fn: PmapStep, batch: data.Batch, key: PRNGKey) -> TrainState:
     """The state before the first step, on all devices, drawn while XLA compiles the step."""
-    if jax.process_count() > 1:  # where pmap can't lower for shapes
-        return replicate(run.initial_state(config))
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated()),
         run.abstract_state(config),

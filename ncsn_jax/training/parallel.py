@@ -49,8 +49,11 @@ class PmapStep:
     def lowered(self, state: TrainState, batch: Batch, key: Any) -> Iterator[jax.stages.Lowered]:
         """The programs for such arguments, arrays or their shapes.
 
-        One after the other: the first can compile while the second is lowered.
+        One after the other: the first can compile while the second is lowered. None where there are several
+        processes, for which pmap lowers no shapes.
         """
+        if jax.process_count() > 1:
+            return
         first = self.loss_and_gradient.lower(state.params, state.step, batch, key)
         yield first
         # What it returns will lie where the state does.

@@ -15,8 +15,6 @@ from benchmarks import processes
 from ncsn_jax import training
 from ncsn_jax.training.workdir import checkpoint_steps, load_run
 
-pytestmark = pytest.mark.slow
-
 TOPOLOGIES = {"2×2": (2, 2), "1×4": (1, 4), "1×1": (1, 1)}
 """Processes × devices."""
 
@@ -62,6 +60,13 @@ def whole(tmp_path_factory):
     return directory
 
 
+def test_two_processes_train_as_one(tmp_path):
+    processes.finish(processes.start(arguments(tmp_path, "--config.training.num_steps=3"), processes=2))
+    assert len(losses(tmp_path)) == 3
+    assert checkpoint_steps(tmp_path, load_run(tmp_path)) == [3]
+
+
+@pytest.mark.slow
 def test_losses_do_not_depend_on_the_topology(whole):
     found = {topology: losses(whole / topology) for topology in TOPOLOGIES}
     assert len(found["1×1"]) == 20
@@ -71,6 +76,7 @@ def test_losses_do_not_depend_on_the_topology(whole):
 
 
 @pytest.mark.parametrize(("first", "then"), list(itertools.permutations(TOPOLOGIES, 2)))
+@pytest.mark.slow
 def test_checkpoints_are_exchanged(whole, tmp_path, first, then):
     """Half of the steps on one topology, half on another: the losses are those of the whole run."""
     run(first, *arguments(tmp_path, "--config.training.num_steps=10"))
@@ -82,6 +88,7 @@ def test_checkpoints_are_exchanged(whole, tmp_path, first, then):
 
 
 @pytest.mark.parametrize("difference", ["--config.training.learning_rate=2e-3", "--config.seed=7"])
+@pytest.mark.slow
 def test_processes_with_different_configs_stop_before_the_first_step(tmp_path, difference):
     started = processes.start(arguments(tmp_path / "run"), processes=2, of_last=[difference])
     name = difference.removeprefix("--").split("=")[0]
@@ -92,6 +99,7 @@ def test_processes_with_different_configs_stop_before_the_first_step(tmp_path, d
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_mistake_of_one_process_ends_all(tmp_path):
     """The first process's workdir is a file; the other's isn't looked at."""
     (tmp_path / "file").write_text("precious")
@@ -112,6 +120,7 @@ def until(started, workdir, step):
 
 
 @pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.slow
 def test_sigterm_saves_and_ends(tmp_path, count):
     """The last process gets the signal; all save the same step, and the same command makes the others."""
     command = arguments(
@@ -131,6 +140,7 @@ def test_sigterm_saves_and_ends(tmp_path, count):
     training.restore(tmp_path)
 
 
+@pytest.mark.slow
 def test_sigterm_before_the_first_step_just_ends(tmp_path):
     (process,) = processes.start(arguments(tmp_path / "run"))
     while not (tmp_path / "run" / "config.json").exists():
@@ -141,6 +151,7 @@ def test_sigterm_before_the_first_step_just_ends(tmp_path):
     run("1×1", *arguments(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_preempted_run_ends_as_an_uninterrupted_one(whole, tmp_path):
     """Stopped between two checkpoints, it goes on from where it was."""
     (process,) = processes.start(arguments(tmp_path, "--config.training.num_steps=3000"))
@@ -164,6 +175,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_nothing(small_disk):
     """Full from step 100 on until saves have failed; then training goes on to the end, with every line."""
     workdir = small_disk / "run"
