@@ -50,6 +50,23 @@ def near_one(key, shape, dtype=jnp.float32):
     return 1.0 + 0.02 * jax.random.normal(key, shape, dtype)
 
 
+# What is jitted here is traced and lowered once for each shape, not at each of a network's hundred calls.
+
+
+_convolve = jax.jit(
+    jax.lax.conv_general_dilated,
+    static_argnames=(
+        "window_strides",
+        "padding",
+        "lhs_dilation",
+        "rhs_dilation",
+        "dimension_numbers",
+        "feature_group_count",
+        "precision",
+    ),
+)
+
+
 def conv(
     x: Images,
     features: int,
@@ -72,12 +89,12 @@ def conv(
         dtype=x.dtype,
         kernel_init=init,
         bias_init=init,
+        conv_general_dilated=_convolve,
         name=name,
     )
     return computed_once(convolve(computed_once(x)))
 
 
-# What is jitted below is traced and lowered once for each shape, not at each of a network's hundred calls.
 # Both windows are separable: the columns of a window and then its rows, at less than half the cost.
 
 
@@ -176,23 +193,36 @@ def instance_norm_plus(x: Images, gamma: Array, alpha: Array, beta: Array) -> Im
     return instance_norm(x, gamma, gamma * alpha * shift + beta)
 
 
-class LevelEmbedding(nn.Module):
-    """A learned vector of each noise level, drawn by an initializer: `(batch,)` to `(batch, size)`.
+@functools.partial(jax.jit, static_argnames="parts")
+def level_rows(table: Array, level: Int[Array, " batch"], parts: int) -> list[Array]:
+    """Each level's row of a table, in equal parts that broadcast against `Images`: `(batch, 1, 1, channels)`.
 
-    The rows of the table are picked by a product with the levels' one-hot vectors, which is exact as long as
-    the table is finite; a level that it doesn't have gives zeros. Picked by index, as by `flax.linen.Embed`,
-    they made the gradient compile a sixth longer on a CPU.
+    The rows are picked by a product with the levels' one-hot vectors, which is exact as long as the table is
+    finite; a level that it doesn't have gives zeros. Picked by index, as by `flax.linen.Embed`, they made the
+    gradient compile a sixth longer on a CPU.
+
+    Args:
+      table: `(num_levels, parts·channels)`.
+      level: the noise level of each image.
+      parts: how many.
     """
+    one_hot = jax.nn.one_hot(level, table.shape[0], dtype=table.dtype)
+    rows = jnp.dot(one_hot, table, precision=jax.lax.Precision.HIGHEST)
+    return jnp.split(jnp.expand_dims(rows, PIXELS), parts, axis=-1)
+
+
+class LevelEmbedding(nn.Module):
+    """Learned coefficients of each channel at each noise level, `level_rows` of a table."""
 
     num_levels: int
-    size: int
+    channels: int
+    parts: int
     table_init: nn.initializers.Initializer
 
     @nn.compact
-    def __call__(self, level: Int[Array, " batch"]) -> Float[Array, "batch size"]:
-        table = self.param("embedding", self.table_init, (self.num_levels, self.size))
-        one_hot = jax.nn.one_hot(level, self.num_levels, dtype=table.dtype)
-        return jnp.dot(one_hot, table, precision=jax.lax.Precision.HIGHEST)
+    def __call__(self, level: Int[Array, " batch"]) -> list[Array]:
+        table = self.param("embedding", self.table_init, (self.num_levels, self.parts * self.channels))
+        return level_rows(table, level, self.parts)
 
 
 class InstanceNormPlus(nn.Module):
@@ -220,8 +250,8 @@ class ConditionalInstanceNormPlus(nn.Module):
             scale = near_one(key, (shape[0], 2 * channels), dtype)
             return jnp.concatenate([scale, jnp.zeros((shape[0], channels), dtype)], axis=1)
 
-        table = LevelEmbedding(self.num_levels, 3 * channels, init, name="embed")
-        return instance_norm_plus(x, *jnp.split(table(level)[:, None, None, :], 3, axis=-1))
+        coefficients = LevelEmbedding(self.num_levels, channels, 3, init, name="embed")
+        return instance_norm_plus(x, *coefficients(level))
 
 
 class ConditionalInstanceNorm(nn.Module):
@@ -240,9 +270,8 @@ class ConditionalInstanceNorm(nn.Module):
             scale = jax.random.uniform(key, (shape[0], channels), dtype)
             return jnp.concatenate([scale, jnp.zeros_like(scale)], axis=1)
 
-        table = LevelEmbedding(self.num_levels, 2 * channels, init, name="embed")
-        gamma, beta = jnp.split(table(level)[:, None, None, :], 2, axis=-1)
-        return instance_norm(x, gamma, beta)
+        coefficients = LevelEmbedding(self.num_levels, channels, 2, init, name="embed")
+        return instance_norm(x, *coefficients(level))
 
 
 class VarianceNorm(nn.Module):

@@ -8,11 +8,11 @@ import pytest
 from ncsn_jax.models.layers import (
     EPSILON,
     ConditionalInstanceNormPlus,
-    LevelEmbedding,
     MeanPoolConv,
     average_pool5,
     conv,
     inverse_deviation,
+    level_rows,
     resize_bilinear,
 )
 
@@ -73,10 +73,11 @@ def test_the_inverse_deviation_has_the_derivatives_of_its_formula(x, axes, ddof)
 
 
 def test_the_levels_rows_are_exact():
-    embedding = LevelEmbedding(num_levels=7, size=5, table_init=jax.random.normal)
+    table = jax.random.normal(jax.random.key(0), (7, 6))
     level = jnp.array([6, 0, 3])
-    rows, variables = embedding.init_with_output(jax.random.key(0), level)
-    np.testing.assert_array_equal(rows, variables["params"]["embedding"][level])
+    first, second = level_rows(table, level, parts=2)
+    np.testing.assert_array_equal(first, table[level][:, None, None, :3])
+    np.testing.assert_array_equal(second, table[level][:, None, None, 3:])
 
 
 def test_instance_norm_plus_is_its_formula(x):
