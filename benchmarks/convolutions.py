@@ -1,12 +1,13 @@
-"""The most that XLA's convolutions allow: how fast training steps would be if all else took no time.
+"""The most that XLA's convolutions allow: how fast networks would be if all else took no time.
 
     python -m benchmarks.convolutions --torch_python ~/torch/bin/python --only "F=64 28×28×1 ×16"
 
-Every convolution of a step, its gradients included, is run alone, as XLA for CPUs computes it by Eigen (as in
-our step) and by oneDNN, by turns with PyTorch's whole step and jax's matrix product. The best turns count.
-Summed: by Eigen, and by the better library for each, which XLA can't do in one program.
+Every convolution of a step, its gradients included, or of a forward pass is run alone, as XLA for CPUs
+computes it by Eigen (as in our step) and by oneDNN (as in our forward pass), by turns with PyTorch's whole
+work and jax's matrix product. The best turns count. Summed: by Eigen, and by the better library for each,
+which XLA can't do in one program.
 
-- × torch: how fast a step of these convolutions, and nothing else, would be beside PyTorch's.
+- × torch: how fast these convolutions, and nothing else, would be beside PyTorch's work.
 - floor: its share of the floor's speed, as in `benchmarks.performance`.
 """
 
@@ -40,11 +41,16 @@ def convolutions(jaxpr) -> Iterator[JaxprEqn]:
             yield from convolutions(inner)
 
 
-def of_step(case: Case) -> Counter[JaxprEqn]:
-    """Each different convolution of a training step, and how often it is computed."""
+def of_case(case: Case) -> Counter[JaxprEqn]:
+    """Each different convolution of a training step or forward pass, and how often it is computed."""
     run = config_of(dataclasses.asdict(case))
     step, batches = training(run)
-    jaxpr = jax.make_jaxpr(step)(abstract_state(run), next(batches), jax.random.key(0))
+    state, batch = abstract_state(run), next(batches)
+    if case.work == "step":
+        jaxpr = jax.make_jaxpr(step)(state, batch, jax.random.key(0))
+    else:
+        x, sigma = jnp.ones(batch["x"].shape[1:]), jnp.ones(case.batch)
+        jaxpr = jax.make_jaxpr(run.network().apply)({"params": state.params}, x, sigma)
     alike: dict[str, list[JaxprEqn]] = {}
     for equation in convolutions(jaxpr.jaxpr):
         signature = f"{[variable.aval for variable in equation.invars]} {equation.params}"
@@ -73,7 +79,7 @@ def best_seconds(convolve: Callable[[], jax.Array]) -> float:
 
 def measure(case: Case, torch_python: str) -> str:
     """The case's row of the table."""
-    number = of_step(case)
+    number = of_case(case)
     ways = {e: [compiled(e, options) for options in ({}, inference_options())] for e in number}
     product = dataclasses.replace(case, work="matrix product")
     ours, theirs, products = [], [], []
@@ -84,11 +90,12 @@ def measure(case: Case, torch_python: str) -> str:
     ):
         for _ in range(TURNS):
             ours.append({e: list(map(best_seconds, ways[e])) for e in number})
-            theirs.append(torch.run()["seconds"])
-            products.append(matrices.run()["seconds"])
+            theirs.append(torch.ask("turn")["seconds"])
+            products.append(matrices.ask("turn")["seconds"])
+        cost, of_product = whole.ask("cost"), matrices.ask("cost")
     eigen = sum(number[e] * min(turn[e][0] for turn in ours) for e in number)
     better = sum(number[e] * min(min(turn[e]) for turn in ours) for e in number)
-    floor = whole.first["flops"] / (matrices.first["flops"] / min(products))
+    floor = cost["flops"] / (of_product["flops"] / min(products))
     return (
         f"| {case} | {1000 * min(theirs):.0f} | {1000 * eigen:.0f} | {1000 * better:.0f} "
         f"| {min(theirs) / eigen:.2f} | {min(theirs) / better:.2f} "
@@ -100,8 +107,8 @@ if __name__ == "__main__":
     set_xla_flags()
     print_table(
         "The most that XLA's convolutions allow.",
-        "| case | torch's step, ms | by Eigen, ms | by the better, ms "
+        "| case | torch, ms | by Eigen, ms | by the better, ms "
         "| × torch, by Eigen | × torch, by the better | floor, by Eigen | floor, by the better |",
-        [case for case in CASES if case.work == "step"],
+        [case for case in CASES if case.work != "sampling" and case.dtype == "float32"],
         measure,
     )

@@ -1,13 +1,14 @@
 """Our side of `benchmarks.performance`: the network, the step and the sampler as main.py runs them."""
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks.speed import load, training
-from benchmarks.worker import Run, serve
+from benchmarks.worker import Work, serve
 from ncsn_jax import as_score_fn, sampling
 from ncsn_jax.compiling import give_memory_back_after_compilations, inference_options, set_xla_flags
 from ncsn_jax.config import Config
@@ -18,20 +19,26 @@ CONFIGS = {1: "configs/mnist.py", 3: "configs/cifar10.py"}
 """By the number of channels: 28×28×1 and 32×32×3."""
 
 
-def prepare(case: dict[str, Any]) -> tuple[Run, float]:
-    """The work of a case (see `benchmarks.performance.Case`), and its floating-point operations."""
+def prepare(case: dict[str, Any]) -> Work:
+    """The work of a case (see `benchmarks.performance.Case`)."""
     if case["work"] == "matrix product":
         return _matrix_product()
+    if case["work"] == "negation":
+        return _negation()
     run, batch = config_of(case), case["batch"]
     network, shape = run.network(), (batch, case["side"], case["side"], case["channels"])
     x, sigma = jax.random.uniform(jax.random.key(0), shape), jnp.full(batch, 0.1)
     if case["work"] == "step":
         return _step(run)
     params = jax.jit(network.init)(jax.random.key(0), x[:1], sigma[:1])
-    lowered = jax.jit(network.apply, compiler_options=inference_options()).lower(params, x, sigma)
-    forward, flops = lowered.compile(), _flops(lowered)
+    forward = jax.jit(network.apply, compiler_options=inference_options())
+
+    def cost(evaluations: int = 1) -> dict[str, float]:
+        # Without those options: XLA tells no bytes of oneDNN's convolutions.
+        return _cost([jax.jit(network.apply).lower(params, x, sigma)], evaluations)
+
     if case["work"] == "forward":
-        return lambda: jax.block_until_ready(forward(params, x, sigma)), flops
+        return Work(lambda: jax.block_until_ready(forward(params, x, sigma)), cost)
     levels = run.model.noise_levels
     numbers = sampling.batches(batch, batch)[0]
     draw = functools.partial(
@@ -42,7 +49,7 @@ def prepare(case: dict[str, Any]) -> tuple[Run, float]:
         for state in draw():
             jax.block_until_ready(state)
 
-    return sample, len(levels) * flops
+    return Work(sample, functools.partial(cost, len(levels)))
 
 
 def config_of(case: dict[str, Any]) -> Config:
@@ -59,29 +66,44 @@ def config_of(case: dict[str, Any]) -> Config:
     )
 
 
-def _matrix_product() -> tuple[Run, float]:
+def _matrix_product() -> Work:
     size = 2048
     matrix = jnp.ones((size, size))
     product = jax.jit(jnp.dot)
-    return lambda: jax.block_until_ready(product(matrix, matrix)), 2.0 * size**3
+    return Work(lambda: jax.block_until_ready(product(matrix, matrix)), lambda: {"flops": 2.0 * size**3})
 
 
-def _flops(lowered: jax.stages.Lowered) -> float:
-    """As it is written, before the compiler saves any."""
-    return (lowered.cost_analysis() or {})["flops"]
+def _negation() -> Work:
+    """Of 256 MiB in place: every byte is read and written, and no memory is new."""
+    numbers = jnp.ones(2**26)
+    negate = jax.jit(jnp.negative, donate_argnums=0)
+
+    def run() -> None:
+        nonlocal numbers
+        numbers = jax.block_until_ready(negate(numbers))
+
+    return Work(run, lambda: {"bytes": 2.0 * numbers.nbytes})
 
 
-def _step(run: Config) -> tuple[Run, float]:
+def _cost(programs: Iterable[jax.stages.Lowered], times: int = 1) -> dict[str, float]:
+    """The operations as they are written, before XLA saves any; the bytes as XLA's loops read and write."""
+    flops = num_bytes = 0.0
+    for program in programs:
+        flops += times * (program.cost_analysis() or {})["flops"]
+        num_bytes += times * (program.compile().cost_analysis() or {})["bytes accessed"]
+    return {"flops": flops, "bytes": num_bytes}
+
+
+def _step(run: Config) -> Work:
     state, (step, batches) = replicate(initial_state(run)), training(run)
     key = jax.random.key(0)
-    flops = sum(map(_flops, step.lowered(state, next(batches), key)))
 
     def train() -> None:
         nonlocal state
         state, values = step(state, next(batches), key)
         jax.block_until_ready(values)
 
-    return train, flops
+    return Work(train, lambda: _cost(step.lowered(state, next(batches), key)))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ by this package (`benchmarks/jax_worker.py`) and by the same network in plain Py
 first of which isn't counted; the medians of the turns' medians are compared.
 
 - images/s: ours; × torch: ours over PyTorch's.
-- floor: how fast ours is beside what its floating-point operations alone, counted in our program as it is
-  written, would take at the speed of jax's float32 matrix product here, measured by turns with them.
+- floor: the share of our time that would do for the work's floating-point operations, counted in our
+  program as it is written, at the speed of jax's float32 matrix product; and that which would do for the
+  bytes that the compiled program reads and writes, at the speed of a negation of 256 MiB in place. Both are
+  measured by turns with the rest.
 - compile: seconds from the start of the work to the end of its first run, ours.
 - memory: the most that our process and PyTorch's held in the runs, in GiB.
 """
@@ -63,9 +65,10 @@ class Worker:
         self.name = f"{module} in {python}"
         self.first = self._read()
 
-    def run(self) -> dict[str, float]:
+    def ask(self, question: str) -> dict[str, float]:
+        """The answer of `benchmarks.worker.serve` to `turn` or `cost`."""
         assert self.process.stdin
-        self.process.stdin.write("\n")
+        self.process.stdin.write(f"{question}\n")
         self.process.stdin.flush()
         return self._read()
 
@@ -85,18 +88,25 @@ class Worker:
 
 def measure(case: Case, torch_python: str) -> str:
     """The case's row of the table."""
-    product = dataclasses.replace(case, work="matrix product")
+    product, negation = (dataclasses.replace(case, work=work) for work in ("matrix product", "negation"))
     with (
         Worker(sys.executable, "benchmarks.jax_worker", case) as ours,
         Worker(torch_python, "benchmarks.torch_peer", case) as theirs,
         Worker(sys.executable, "benchmarks.jax_worker", product) as products,
+        Worker(sys.executable, "benchmarks.jax_worker", negation) as negations,
     ):
-        rows = [(ours.run(), theirs.run(), products.run()) for _ in range(1 + TURNS)][1:]
-    mine, other, one_product = (statistics.median(row[i]["seconds"] for row in rows) for i in range(3))
-    rate = products.first["flops"] / one_product
+        workers = ours, theirs, products, negations
+        rows = [[worker.ask("turn") for worker in workers] for _ in range(1 + TURNS)][1:]
+        cost, of_product, of_negation = (worker.ask("cost") for worker in (ours, products, negations))
+    mine, other, one_product, one_negation = (
+        statistics.median(row[i]["seconds"] for row in rows) for i in range(len(workers))
+    )
+    operations = cost["flops"] / of_product["flops"] * one_product
+    transfers = cost["bytes"] / of_negation["bytes"] * one_negation
     memory = [max(row[i]["memory"] for row in rows) / 2**30 for i in (0, 1)]
     return (
-        f"| {case} | {case.batch / mine:.3g} | {other / mine:.2f} | {ours.first['flops'] / rate / mine:.0%} "
+        f"| {case} | {case.batch / mine:.3g} | {other / mine:.2f} "
+        f"| {operations / mine:.0%} + {transfers / mine:.0%} "
         f"| {ours.first['compile']:.0f} | {memory[0]:.2f} : {memory[1]:.2f} |"
     )
 
@@ -119,7 +129,7 @@ def print_table(
 if __name__ == "__main__":
     print_table(
         "The speed of this package beside PyTorch.",
-        "| case | images/s | × torch | floor | compile, s | memory, GiB, ours : torch |",
+        "| case | images/s | × torch | floor: operations + bytes | compile, s | memory, GiB, ours : torch |",
         CASES,
         measure,
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.worker import Run, serve
+from benchmarks.worker import Work, serve
 
 SIGMAS = torch.logspace(0, -2, 10)
 """The noise levels of the official experiments, 1 to 0.01."""
@@ -181,7 +181,7 @@ class NCSN(nn.Module):
         return self.end_conv(functional.elu(self.normalizer(h, level)))
 
 
-def prepare(case: dict[str, Any]) -> tuple[Run, float]:
+def prepare(case: dict[str, Any]) -> Work:
     """The work of a case (see `benchmarks.performance.Case`)."""
     torch.manual_seed(0)
     network = NCSN(case["channels"], case["filters"])
@@ -209,7 +209,7 @@ def prepare(case: dict[str, Any]) -> tuple[Run, float]:
             score = network(chains, torch.full_like(level, c))
             chains = chains + step_size * score + torch.sqrt(2 * step_size) * torch.randn_like(x)
 
-    return {"step": step, "forward": forward, "sampling": sampling}[case["work"]], 0.0
+    return Work({"step": step, "forward": forward, "sampling": sampling}[case["work"]])
 
 
 if __name__ == "__main__":

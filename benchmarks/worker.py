@@ -9,39 +9,52 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-Run = Callable[[], None]
-"""Does the work once, and returns when it is done."""
+
+class Work(NamedTuple):
+    """What is measured.
+
+    Attributes:
+      run: does it once, and returns when it is done.
+      cost: tells its floating-point operations, `flops`, and the `bytes` that it reads and writes.
+    """
+
+    run: Callable[[], None]
+    cost: Callable[[], dict[str, float]] = dict
+
 
 TURN_SECONDS = 1.0
 """How long a turn takes at least."""
 
 
-def serve(prepare: Callable[[dict[str, Any]], tuple[Run, float]]) -> None:
-    """Measures the case that argv names, in a turn for each line of stdin; answers with lines of JSON.
+def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
+    """Measures the case that argv names, as lines of stdin ask; answers with lines of JSON.
+
+    The first, unasked, tells what it took until the first run had ended, `compile` (seconds). Asked for a
+    `turn`, it tells the `seconds` of the turn's median run, and the most memory that the process held since
+    the second turn, `memory` (bytes); asked for the `cost`, the work's.
 
     A turn is two runs, or as many as fill it. The first isn't counted: it finds the processor's caches as
     another process has left them, whereas in training each step follows another step.
 
-    The first answer tells what it took until the first run had ended, `compile` (seconds), and what the work
-    costs, `flops` (0 if that isn't known); each other one, the `seconds` of a turn's median run, and the most
-    memory that the process held since the second turn, `memory` (bytes).
-
     Args:
-      prepare: makes, of a case, the work and its number of floating-point operations.
+      prepare: makes the work of a case.
     """
     began = time.perf_counter()
-    run, flops = prepare(json.loads(sys.argv[1]))
+    run, cost = prepare(json.loads(sys.argv[1]))
     run()
-    answer(compile=time.perf_counter() - began, flops=flops)
-    for number, _ in enumerate(sys.stdin):
+    answer(compile=time.perf_counter() - began)
+    for number, line in enumerate(sys.stdin):
+        if line == "cost\n":
+            answer(**cost())
+            continue
         if number == 1:  # the first warms up
             Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
         answer(seconds=statistics.median(turn(run)[1:]), memory=peak())
 
 
-def turn(run: Run) -> list[float]:
+def turn(run: Callable[[], None]) -> list[float]:
     """The seconds of each run of a turn."""
     seconds = []
     while len(seconds) < 2 or sum(seconds) < TURN_SECONDS:

@@ -1,0 +1,42 @@
+"""The benchmark's other process: it answers what it is asked."""
+
+import io
+import json
+import sys
+
+import pytest
+
+from benchmarks import worker
+
+
+@pytest.fixture
+def answers(monkeypatch, capsys):
+    """What a worker answers to lines of its stdin; its clock ticks once a look."""
+    ticks = iter(range(1000))
+    monkeypatch.setattr(worker.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(sys, "argv", ["worker", '{"work": "step"}'])
+
+    def asked(*questions, prepare):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{question}\n" for question in questions)))
+        worker.serve(prepare)
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    return asked
+
+
+def test_a_worker_answers_turns_and_cost(answers):
+    runs = []
+
+    def prepare(case):
+        return worker.Work(lambda: runs.append(case["work"]), lambda: {"flops": 3.0, "bytes": 4.0})
+
+    first, cost, turn = answers("cost", "turn", prepare=prepare)
+    assert first == {"compile": 1.0}
+    assert cost == {"flops": 3.0, "bytes": 4.0}
+    assert turn["seconds"] == 1.0
+    assert turn["memory"] > 0
+    assert runs == ["step"] * 3  # the first, and two of the turn
+
+
+def test_a_peer_tells_no_cost(answers):
+    assert answers("cost", prepare=lambda case: worker.Work(lambda: None))[1] == {}
