@@ -45,11 +45,13 @@ def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
     run, cost = prepare(json.loads(sys.argv[1]))
     run()
     answer(compile=time.perf_counter() - began)
-    for number, line in enumerate(sys.stdin):
+    turns = 0
+    for line in sys.stdin:
         if line == "cost\n":
             answer(**cost())
             continue
-        if number == 1:  # the first warms up
+        turns += 1
+        if turns == 2:  # the first warms up
             Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
         answer(seconds=statistics.median(turn(run)[1:]), memory=peak())
 

@@ -50,9 +50,7 @@ def near_one(key, shape, dtype=jnp.float32):
     return 1.0 + 0.02 * jax.random.normal(key, shape, dtype)
 
 
-# What is jitted here is traced and lowered once for each shape, not at each of a network's hundred calls.
-
-
+# What is jitted below is traced and lowered once for each shape, not at each of a network's hundred calls.
 _convolve = jax.jit(
     jax.lax.conv_general_dilated,
     static_argnames=(
