@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ncsn_jax import NCSN, compiling
+from ncsn_jax.training.state import initial_params
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, ""), ("--xla_a=1 --xla_b=2", " --xla_a=1 --xla_b=2")])
@@ -34,7 +35,8 @@ def test_xla_takes_the_flags():
 def test_inference_options_change_scores_by_rounding_alone():
     network = NCSN(sigmas=(1.0, 0.1), num_filters=4)
     x, sigma = jax.random.uniform(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1.0, 0.1])
-    params = jax.jit(network.init)(jax.random.key(1), x, sigma)
+    _, draw = initial_params(jax.random.key(1), network, x.shape[1:])
+    params = {"params": draw(jax.random.key(1))}
     scores = [
         jax.jit(network.apply, compiler_options=options)(params, x, sigma)
         for options in ({}, compiling.inference_options())

@@ -8,8 +8,9 @@ import pytest
 
 from ncsn_jax import NCSN, NCSNv2
 from ncsn_jax.models.layers import VarianceNorm
+from ncsn_jax.training.state import initial_params
 
-pytestmark = pytest.mark.usefixtures("strict")
+pytestmark = pytest.mark.usefixtures("optimized")
 
 NETWORKS = {
     "ncsn": NCSN(sigmas=(1.0, 0.1), num_filters=4, dtype=jnp.bfloat16),
@@ -22,7 +23,8 @@ NETWORKS = {
 def case(request):
     """A network in bfloat16, its parameters and its arguments."""
     x, sigma = jax.random.uniform(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1.0, 0.1])
-    return request.param, jax.jit(request.param.init)(jax.random.key(1), x, sigma), x, sigma
+    _, draw = initial_params(jax.random.key(1), request.param, x.shape[1:])
+    return request.param, {"params": draw(jax.random.key(1))}, x, sigma
 
 
 def types(operation, text):

@@ -1,5 +1,7 @@
 """What is NCSNv2's own; test_official.py holds it to the official network."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from ncsn_jax import NCSNv2
 from ncsn_jax.models import refinenet
+from ncsn_jax.training.state import initial_params
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -14,11 +17,11 @@ pytestmark = pytest.mark.usefixtures("strict")
 def test_it_takes_any_sigma():
     model = NCSNv2(num_filters=2)
     x = jax.random.uniform(jax.random.key(0), (3, 8, 8, 1))
-    variables = model.init(jax.random.key(1), x, jnp.ones(3))
+    _, draw = initial_params(jax.random.key(1), model, x.shape[1:])
+    apply = functools.partial(jax.jit(model.apply), {"params": draw(jax.random.key(1))}, x)
     sigma = jnp.array([0.003, 1.0, 77.7])
-    out = jax.jit(model.apply)(variables, x, sigma)
     np.testing.assert_allclose(
-        out * sigma[:, None, None, None], model.apply(variables, x, jnp.ones(3)), rtol=1e-3, atol=1e-5
+        apply(sigma) * sigma[:, None, None, None], apply(jnp.ones(3)), rtol=1e-3, atol=1e-5
     )
 
 

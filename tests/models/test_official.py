@@ -13,6 +13,7 @@ from flax import traverse_util
 from ncsn_jax import NCSN, NCSNv2, as_score_fn, explicit_score_matching, geometric_sigmas
 from ncsn_jax.interop import from_torch
 from ncsn_jax.interop.torch_names import torch_name
+from ncsn_jax.losses import projected_score_matching
 from ncsn_jax.models.layers import (
     ConditionalInstanceNorm,
     InstanceNormPlus,
@@ -21,8 +22,9 @@ from ncsn_jax.models.layers import (
     max_pool5,
     no_norm,
 )
+from ncsn_jax.training.state import initial_params
 
-pytestmark = pytest.mark.usefixtures("strict")
+pytestmark = pytest.mark.usefixtures("optimized")
 
 
 def channels_last(images):
@@ -93,6 +95,21 @@ def test_losses_and_gradients_are_the_official_ones(numbers, network):
         np.testing.assert_allclose(np.linalg.norm(gradient[name]), norm, rtol=1e-4, err_msg=name)
 
 
+def test_the_sliced_loss_is_the_official_one(official):
+    """Its `ssm` option: σ² times sliced score matching of the perturbed image, along N(0, I)."""
+    score_fn = as_score_fn(*from_torch({name: official[name] for name in official["state_dict_names"]}))
+    x, noise, vectors = (channels_last(official[name]) for name in ("dsm_x", "dsm_noise", "ssm_vectors"))
+    sigmas = jnp.asarray(official["sigmas"])[official["dsm_labels"]]
+
+    def loss(x, noise, v, sigma):
+        return sigma**2 * projected_score_matching(
+            lambda x: score_fn(x, sigma), x + sigma * noise, v[None], variance_reduced=True
+        )
+
+    losses = jax.jit(jax.vmap(loss))(x, noise, vectors, sigmas)
+    np.testing.assert_allclose(jnp.mean(losses), official["ssm_loss"], rtol=2e-5)
+
+
 SIGMAS = tuple(geometric_sigmas(1.0, 0.01, 10).tolist())
 
 
@@ -152,7 +169,8 @@ def by_hand(params, x, *, deepest):
 def test_deeper_networks_are_wired_as_the_official_ones(depth):
     model = NCSNv2(num_filters=2, depth=depth)
     x = jax.random.uniform(jax.random.key(0), (2, 16, 24, 1))
-    variables = model.init(jax.random.key(1), x, jnp.ones(2))
-    out = jax.jit(model.apply)(variables, x, jnp.array([1.0, 0.5]))
-    expected = jax.jit(functools.partial(by_hand, deepest=depth == 6))(variables["params"], x)
+    _, draw = initial_params(jax.random.key(1), model, x.shape[1:])
+    params = draw(jax.random.key(1))
+    out = jax.jit(model.apply)({"params": params}, x, jnp.array([1.0, 0.5]))
+    expected = jax.jit(functools.partial(by_hand, deepest=depth == 6))(params, x)
     assert relative_error(out, expected / jnp.array([1.0, 0.5])[:, None, None, None]) < 1e-5
