@@ -15,6 +15,7 @@ import jax
 import jaxtyping
 import numpy as np
 import pytest
+from flax import linen as nn
 
 # Before the hook, which would look at their modules one by one.
 for name in (
@@ -123,6 +124,23 @@ def unchecked():
         return unchecked
 
     return load
+
+
+class TinyScore(nn.Module):
+    """A score network of one hidden convolution."""
+
+    sigmas: tuple[float, ...] = (1.0, 0.1)
+
+    @nn.compact
+    def __call__(self, x, sigma):
+        h = nn.tanh(nn.Conv(4, (3, 3))(x))
+        return nn.Conv(x.shape[-1], (3, 3))(h) / sigma[:, None, None, None]
+
+
+@pytest.fixture(scope="session")
+def tiny_score():
+    """A network that compiles in a second."""
+    return TinyScore()
 
 
 @pytest.fixture(scope="session")

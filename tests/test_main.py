@@ -1,5 +1,6 @@
 """The command line, run in this process."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -11,8 +12,9 @@ from PIL import Image
 
 import main
 from ncsn_jax import training
+from ncsn_jax.config import Config
 from ncsn_jax.data import datasets
-from ncsn_jax.training.workdir import load_run
+from ncsn_jax.training.workdir import _beginning, load_run
 from tests.interop.torch_writer import as_zip, whole
 
 CONFIGS = Path(main.__file__).parent / "configs"
@@ -48,6 +50,32 @@ def trained(data_dir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("main") / "run"
     argv = ["main.py", f"--config.data.data_dir={data_dir}", f"--workdir={workdir}", *TINY]
     assert main.main(argv) == 0
+    return workdir
+
+
+@contextlib.contextmanager
+def replaced_network(tiny_score):
+    """Every network is one hidden convolution, for runs that are about all else."""
+    _beginning.cache_clear()  # it knows the networks by their configs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Config, "network", lambda config: tiny_score.copy(sigmas=config.model.noise_levels))
+        yield
+    _beginning.cache_clear()
+
+
+@pytest.fixture
+def tiny_network(tiny_score):
+    with replaced_network(tiny_score):
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained_tiny(data_dir, tmp_path_factory, tiny_score):
+    """A run for tests that use `tiny_network`."""
+    workdir = tmp_path_factory.mktemp("main") / "run"
+    argv = ["main.py", f"--config.data.data_dir={data_dir}", f"--workdir={workdir}", *TINY]
+    with replaced_network(tiny_score):
+        assert main.main(argv) == 0
     return workdir
 
 
@@ -113,32 +141,34 @@ def test_a_run_is_sampled_in_another_dtype(trained, run):
     assert 0 < distance < 0.1
 
 
-def test_a_trained_run_restores_images(trained, run, tmp_path):
-    status, _ = run("--mode=inpaint", f"--workdir={trained}", "--images=0,2", "--num_samples=3")
+@pytest.mark.usefixtures("tiny_network")
+def test_a_trained_run_restores_images(trained_tiny, run, tmp_path):
+    status, _ = run("--mode=inpaint", f"--workdir={trained_tiny}", "--images=0,2", "--num_samples=3")
     assert status == 0
-    found = np.load(trained / "inpaint" / "samples.npy")
+    found = np.load(trained_tiny / "inpaint" / "samples.npy")
     assert found.shape == (2, 3, 8, 8, 1)
-    originals = np.load(trained / "inpaint" / "originals.npy")
+    originals = np.load(trained_tiny / "inpaint" / "originals.npy")
     np.testing.assert_allclose(found[:, 1, :, :4], originals[:, :, :4], atol=1e-5)
     # The pictures of one run are another's images; a single file is enough.
     Image.fromarray(np.full((8, 8), 200, np.uint8)).save(tmp_path / "one.png")
     options = ("--config.restoration.noise=0.2", "--config.restoration.given=observations")
-    status, _ = run("--mode=denoise", f"--workdir={trained}", f"--images={tmp_path}/one.png", *options)
+    status, _ = run("--mode=denoise", f"--workdir={trained_tiny}", f"--images={tmp_path}/one.png", *options)
     assert status == 0
-    assert np.load(trained / "denoise" / "samples.npy").shape == (1, 4, 8, 8, 1)
-    assert not (trained / "denoise" / "means.npy").exists()  # the network's levels are discrete
-    status, _ = run("--mode=interpolate", f"--workdir={trained}", "--num_samples=2")
+    assert np.load(trained_tiny / "denoise" / "samples.npy").shape == (1, 4, 8, 8, 1)
+    assert not (trained_tiny / "denoise" / "means.npy").exists()  # the network's levels are discrete
+    status, _ = run("--mode=interpolate", f"--workdir={trained_tiny}", "--num_samples=2")
     assert status == 0
-    assert np.load(trained / "interpolate" / "samples.npy").shape == (2, 8, 8, 8, 1)
+    assert np.load(trained_tiny / "interpolate" / "samples.npy").shape == (2, 8, 8, 8, 1)
 
 
-def test_a_trained_run_is_evaluated_and_reported(trained, run, tmp_path, capsys, monkeypatch):
+@pytest.mark.usefixtures("tiny_network")
+def test_a_trained_run_is_evaluated_and_reported(trained_tiny, run, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("ncsn_jax.evaluation.classifier.NUM_STEPS", 3)
     monkeypatch.chdir(tmp_path)
     arguments = [
         "--mode=evaluate",
-        f"--workdir={trained}",
+        f"--workdir={trained_tiny}",
         "--num_samples=10",
         "--config.evaluation.loss_examples=8",
     ]
@@ -151,13 +181,13 @@ def test_a_trained_run_is_evaluated_and_reported(trained, run, tmp_path, capsys,
     for images in ("samples/samples.npy", "eval/step_00000002_neighbours.png"):
         of_few = "--config.evaluation.num_neighbours=2"
         status, errors = run(
-            "--mode=evaluate", f"--workdir={trained}", f"--images={trained}/{images}", of_few
+            "--mode=evaluate", f"--workdir={trained_tiny}", f"--images={trained_tiny}/{images}", of_few
         )
         assert status == ("png" in images), errors
     assert "accepted: (8, 8, 1), as of config.data.name='digits'" in errors[0]
-    assert (trained / "eval" / "images_samples.json").exists()
-    assert main.main(["main.py", "--mode=report", f"--workdir={trained}"]) == 0
-    page = (trained / "report.html").read_text()
+    assert (trained_tiny / "eval" / "images_samples.json").exists()
+    assert main.main(["main.py", "--mode=report", f"--workdir={trained_tiny}"]) == 0
+    page = (trained_tiny / "report.html").read_text()
     assert "FD-10 (classifier)" in page
     assert "data:image/gif" in page
     # Of images, no run is needed.
@@ -267,8 +297,9 @@ def test_images_that_the_network_cannot_take_are_refused(run, tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_goes_on_by_its_workdir_alone(run, trained, tmp_path):
-    shutil.copytree(trained, tmp_path / "run")
+@pytest.mark.usefixtures("tiny_network")
+def test_a_run_goes_on_by_its_workdir_alone(run, trained_tiny, tmp_path):
+    shutil.copytree(trained_tiny, tmp_path / "run")
     status, _ = run(f"--workdir={tmp_path / 'run'}", "--num_samples=3")
     assert status == 0
     assert len(np.load(tmp_path / "run" / "samples" / "samples.npy")) == 3
@@ -357,6 +388,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*corrupt.jpg")
+@pytest.mark.usefixtures("tiny_network")
 def test_a_folder_of_images_is_trained_and_sampled(run, folder, tmp_path):
     arguments = [
         f"--config={CONFIGS}/folder.py:8",

@@ -183,7 +183,7 @@ def assert_posterior(means, a, y, noise_std, steps_per_scale):
 
 
 def test_annealed_langevin_samples_the_posterior():
-    assert_posterior(TWO, [1.0, 0.5], 1.0, 0.5, steps_per_scale=1000)
+    assert_posterior(TWO, [1.0, 0.5], 1.0, 0.5, steps_per_scale=500)
 
 
 @pytest.mark.slow

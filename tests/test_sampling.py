@@ -111,7 +111,7 @@ def test_the_steps_make_the_librarys_sampler(score_fn, method):
 def test_a_sample_depends_on_its_key_alone(score_fn, method, local_devices):
     samples = draw(score_fn, method=method, s_churn=1.0)
     assert len({image.tobytes() for image in samples}) == 64
-    for batch_size, devices, first in [(1, 1, 11), (7, 1, 9), (64, 1, 0), (7, 4, 9)]:
+    for batch_size, devices, first in [(1, 1, 11), (7, 4, 9)]:
         local_devices(devices)
         others = draw(score_fn, batch_size, first, method=method, s_churn=1.0)
         assert len(others) == -(-batch_size // devices) * devices

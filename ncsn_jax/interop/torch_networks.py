@@ -1,5 +1,6 @@
 """From the state dict of an official PyTorch network to a network of this package, and back."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -138,16 +139,10 @@ def _network(tensors: Tensors, levels: np.ndarray | None, fields: Mapping[str, A
 def _check_shapes(model: nn.Module, tensors: Tensors) -> None:
     """Holds the tensors to the network's parameters, by name and shape."""
     channels = tensors["begin_conv.weight"].shape[1] if "begin_conv.weight" in tensors else 1
-    image = jax.ShapeDtypeStruct((1, 16, 16, channels), jnp.float32)
     try:
-        params = jax.eval_shape(model.init, jax.random.key(0), image, jnp.ones(1))["params"]
+        expected = _official_shapes(model, channels)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"no such network can be built: {' '.join(str(error).split())[:200]}") from None
-    shapes: dict[Any, Any] = traverse_util.flatten_dict(jax.tree.map(lambda leaf: leaf.shape, params))
-    expected = {
-        torch_name(path): shape[:-3:-1] + shape[:-2] if path[-1] == "kernel" else shape
-        for path, shape in shapes.items()
-    }
     network = f"{type(model).__name__} with depth={model.depth} and num_filters={model.num_filters}"  # pyright: ignore[reportAttributeAccessIssue]
     for problem, names in (
         ("lacks", [name for name in expected if name not in tensors]),
@@ -167,6 +162,18 @@ def _check_shapes(model: nn.Module, tensors: Tensors) -> None:
     ):
         if names:
             raise ValueError(f"the state dict looks like an {network}, which {problem} {_some(names)}")
+
+
+@functools.cache
+def _official_shapes(model: nn.Module, channels: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the network's tensors in the official code, by their names there."""
+    image = jax.ShapeDtypeStruct((1, 16, 16, channels), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), image, jnp.ones(1))["params"]
+    shapes: dict[Any, Any] = traverse_util.flatten_dict(jax.tree.map(lambda leaf: leaf.shape, params))
+    return {
+        torch_name(path): shape[:-3:-1] + shape[:-2] if path[-1] == "kernel" else shape
+        for path, shape in shapes.items()
+    }
 
 
 def _some(names) -> str:

@@ -67,7 +67,7 @@ def official_checkpoint(numbers, *, ema=False, modern=False):
     return [model, optimizer, 3, RUN_STEP, shadow]
 
 
-@pytest.fixture(scope="module", params=[("ncsn", as_zip), ("ncsn", as_stream), ("ncsnv2", as_zip)])
+@pytest.fixture(scope="module", params=[("ncsn", as_stream), ("ncsnv2", as_zip)])
 def imported(request, fixture, tmp_path_factory):
     """The numbers, and the run that was made of a checkpoint that has them."""
     name, write = request.param
