@@ -50,6 +50,7 @@ from ncsn_jax import (
     training,
 )
 from ncsn_jax.errors import PreemptedError, UserError
+from ncsn_jax.files import limit_size
 from ncsn_jax.locking import first_is_only_writer, only_writer
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.models.score_fn import NetworkScore
@@ -63,6 +64,8 @@ DEFAULT_CONFIG = "configs/digits.py"
 OVERRIDABLE = ("data.data_dir", "evaluation.", "model.dtype", "restoration.", "sampling.")
 """What may be overridden where the config is the workdir's: settings, or their prefixes."""
 RESTORATIONS = (*restoring.MODES, "interpolate")
+MAX_COMPILATIONS = 4 * 2**30
+"""Bytes of compiled programs that are kept from run to run."""
 
 
 def parse_flags(argv: list[str]) -> flags.FlagValues:
@@ -373,7 +376,7 @@ def main(argv: list[str]) -> int:
 
 
 def keep_compilations() -> None:
-    """Keeps what is compiled in the user's cache directory, up to 4 GiB, if jax hasn't been given another."""
+    """Keeps what is compiled in the user's cache directory, if jax hasn't been given another."""
     directory = platformdirs.user_cache_path("ncsn_jax") / "compilations"
     if jax.config.jax_compilation_cache_dir is not None:
         return
@@ -382,8 +385,9 @@ def keep_compilations() -> None:
     except OSError:
         return  # a home that can't be written costs time, nothing else
     if os.access(directory, os.W_OK):
+        # By jax's own limit, every program that is written reads a file of each one that is there.
+        limit_size(directory, MAX_COMPILATIONS)
         jax.config.update("jax_compilation_cache_dir", str(directory))
-        jax.config.update("jax_compilation_cache_max_size", 4 * 2**30)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         warnings.filterwarnings("ignore", compiling.NOT_KEPT)
 

@@ -1,5 +1,6 @@
-"""Files that are whole whenever the process is killed and whatever the disk takes."""
+"""Files that are whole whenever the process is killed and whatever the disk takes; caches that stay small."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,26 @@ def write_whole(path: Path, write: Callable[[Any], None]) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def limit_size(directory: Path, size: int) -> None:
+    """Deletes the files of a directory that were not read for longest, until the others take at most `size`.
+
+    Another process may do the same, or read and write there.
+
+    Args:
+      directory: of the files; what it has besides is left.
+      size: in bytes.
+    """
+    found = []
+    for path in filter(Path.is_file, directory.iterdir()):
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            found.append((status.st_atime_ns, status.st_size, path))
+    for _, num_bytes, path in sorted(found, reverse=True):
+        size -= num_bytes
+        if size < 0:
+            path.unlink(missing_ok=True)
 
 
 class AppendedFile:

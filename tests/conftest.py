@@ -34,18 +34,27 @@ jaxtyping.install_import_hook("ncsn_jax", "beartype.beartype")
 
 from ncsn_jax import sampling
 from ncsn_jax.config import Config, Data, MlpModel, Sampling, Training
+from ncsn_jax.files import limit_size
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compile much and compute little.
 jax.config.update("jax_disable_most_optimizations", True)
 
 
+MAX_CACHE = 2 * 2**30
+"""Bytes of compiled programs that a session takes from those before it."""
+
+
 @pytest.fixture(autouse=True, scope="session")
 def compilation_cache(pytestconfig):
     """What one process of one session has compiled, no other compiles; in pytest's own cache directory."""
     jax.config.update("jax_compilation_cache_dir", str(pytestconfig.cache.mkdir("jax")))
-    jax.config.update("jax_compilation_cache_max_size", 2 * 2**30)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # before there are any
+        limit_size(config.cache.mkdir("jax"), MAX_CACHE)
 
 
 @pytest.fixture(scope="module")

@@ -82,8 +82,7 @@ def trained_tiny(data_dir, tmp_path_factory, tiny_score):
 @pytest.fixture
 def compilation_settings():
     """Sets what jax does with what it compiles back."""
-    names = ["jax_compilation_cache_dir", "jax_compilation_cache_max_size"]
-    names += ["jax_persistent_cache_min_compile_time_secs"]
+    names = ["jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"]
     before = {name: getattr(jax.config, name) for name in names}
     yield
     for name, value in before.items():
@@ -107,6 +106,20 @@ def test_compilations_are_kept_where_they_can_be(cache, given, taken, tmp_path, 
     main.keep_compilations()
     found = jax.config.jax_compilation_cache_dir
     assert found == (taken and taken.replace("cache", f"{tmp_path}/cache", 1))
+
+
+@pytest.mark.usefixtures("compilation_settings")
+def test_compilations_are_not_kept_without_limit(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(main, "MAX_COMPILATIONS", 10)
+    jax.config.update("jax_compilation_cache_dir", None)
+    main.keep_compilations()
+    kept = Path(jax.config.jax_compilation_cache_dir) / "program-cache"
+    for size, left in ((10, True), (11, False)):
+        jax.config.update("jax_compilation_cache_dir", None)
+        kept.write_bytes(bytes(size))
+        main.keep_compilations()
+        assert kept.exists() == left
 
 
 def files(directory):
