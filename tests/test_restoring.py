@@ -193,8 +193,7 @@ def test_rows_pass_from_one_image_to_another(through, config, score_fn, folder, 
     assert np.abs(rows[:, 0] - rows[:, -1]).max((1, 2, 3)).min() > 0.1
     for name in ("grid.png", "annealing.gif"):
         assert (tmp_path / through / name).stat().st_size > 0
-    for batch_size, devices in [(1, 1), (7, 4)]:
-        np.testing.assert_allclose(run(batch_size, devices), rows, atol=1e-3)
+    np.testing.assert_allclose(run(2, 1), rows, atol=1e-3)
     if through == "latents":
         assert np.load(tmp_path / through / "latents.npy").shape == (6, 8, 8, 3)
         files = [np.asarray(Image.open(folder / f"{i}.png")) / 255 for i in range(6)]

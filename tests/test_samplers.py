@@ -91,7 +91,7 @@ class Exact:
         directions = np.random.default_rng(1).standard_normal((32, dim))
         self.directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
         draw = jax.jit(jax.vmap(self.mixture.sample))
-        keys = jax.random.split(jax.random.key(1), (101, NUM_SAMPLES))
+        keys = jax.random.split(jax.random.key(1), (41, NUM_SAMPLES))
         self.reference, *sets = (self.by_mode(draw(k)) for k in keys)
         pairs = list(zip(sets[::2], sets[1::2], strict=True))
         self.medians = [np.median([self.distance(a[k], b[k]) for a, b in pairs]) for k in range(3)]
@@ -143,8 +143,7 @@ def test_a_sample_depends_on_its_key_alone(sampler):
     run = jax.jit(jax.vmap(lambda key, x: sampler(key, p.score, x)))
     keys, x = jax.random.split(KEY, 64), 50.0 * jax.random.normal(jax.random.key(2), (64, 2))
     together = run(keys, x)
-    for part in (slice(10, 17), slice(12, 13)):
-        np.testing.assert_allclose(run(keys[part], x[part]), together[part], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(run(keys[10:17], x[10:17]), together[10:17], rtol=1e-3, atol=1e-3)
 
 
 def gaussian(std):

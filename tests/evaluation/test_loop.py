@@ -269,7 +269,7 @@ def test_a_users_own_features_take_the_place_of_the_configs(digits, tmp_path):
 
 
 def test_the_classifier_knows_digits_and_is_trained_once(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("ncsn_jax.evaluation.classifier.NUM_STEPS", 300)
+    monkeypatch.setattr("ncsn_jax.evaluation.classifier.NUM_STEPS", 150)
     np.save(tmp_path / "ones.npy", np.zeros((20, 8, 8, 1), np.uint8))
     chosen = changed(digits, features="auto", metrics=("classes", "inception_score"))
     images = str(tmp_path / "ones.npy")

@@ -10,8 +10,6 @@ from ncsn_jax import NCSN, NCSNv2
 from ncsn_jax.models.layers import VarianceNorm
 from ncsn_jax.training.state import initial_params
 
-pytestmark = pytest.mark.usefixtures("optimized")
-
 NETWORKS = {
     "ncsn": NCSN(sigmas=(1.0, 0.1), num_filters=4, dtype=jnp.bfloat16),
     "ncsnv2": NCSNv2(num_filters=4, dtype=jnp.bfloat16),
