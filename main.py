@@ -382,11 +382,11 @@ def keep_compilations() -> None:
         return
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        # By jax's own limit, every program that is written reads a file of each one that is there.
+        limit_size(directory, MAX_COMPILATIONS)
     except OSError:
         return  # a home that can't be written costs time, nothing else
     if os.access(directory, os.W_OK):
-        # By jax's own limit, every program that is written reads a file of each one that is there.
-        limit_size(directory, MAX_COMPILATIONS)
         jax.config.update("jax_compilation_cache_dir", str(directory))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         warnings.filterwarnings("ignore", compiling.NOT_KEPT)
