@@ -15,6 +15,7 @@ from jax.scipy.special import log_ndtr, logsumexp
 from jax.scipy.stats import norm
 from jaxtyping import Float
 
+from ncsn_jax.dtypes import floating, wide
 from ncsn_jax.typing import PRNGKey, Scalar
 
 Point = Float[Array, " D"]
@@ -50,7 +51,7 @@ class GaussianMixture(struct.PyTreeNode):
       stds: the standard deviations: one for all, `()`; one for each component, `(K,)`; or one for each
         component and coordinate, `(K, D)`.
 
-    Its methods raise a ValueError for an x that isn't one point `(D,)`.
+    Its methods raise a ValueError for an x that isn't one point `(D,)` or has no floating type.
 
     >>> p = GaussianMixture(weights=[0.5, 0.5], means=[[-1.0], [1.0]], stds=[1.0, 1.0])
     >>> p.score(jnp.zeros(1), sigma=2.0)
@@ -63,33 +64,41 @@ class GaussianMixture(struct.PyTreeNode):
 
     def log_density(self, x: Point, sigma: Scalar = 0.0) -> Float[Array, ""]:
         """log p_σ(x)."""
-        return logsumexp(self._joint(x, sigma))
+        return logsumexp(self._joint(x, sigma)).astype(jnp.asarray(x).dtype)
 
     def score(self, x: Point, sigma: Scalar = 0.0) -> Point:
         """∇ₓ log p_σ(x) = Σₖ p_σ(k | x) (Sₖ + σ²I)⁻¹ (μₖ − x), each mean's pull by its share of p_σ(x)."""
-        pulls = (jnp.asarray(self.means) - x[None]) / self._variances(sigma)
-        return jax.nn.softmax(self._joint(x, sigma)) @ pulls
+        joint = self._joint(x, sigma)
+        means, variances = self._moments(sigma, joint.dtype)
+        return (jax.nn.softmax(joint) @ ((means - x[None]) / variances)).astype(jnp.asarray(x).dtype)
 
     def sample(self, key: PRNGKey, sigma: Scalar = 0.0) -> Point:
-        """One draw from p_σ."""
+        """One draw from p_σ, of the type of the parameters."""
+        own = _common_type(self.weights, self.means, self.stds)
+        dtype = wide(own)
         component_key, noise_key = jax.random.split(key)
-        k = jax.random.categorical(component_key, jnp.log(jnp.asarray(self.weights)))
-        mean, std = jnp.asarray(self.means)[k], jnp.sqrt(self._variances(sigma)[k])
-        return mean + std * jax.random.normal(noise_key, mean.shape)
+        k = jax.random.categorical(component_key, jnp.log(jnp.asarray(self.weights, dtype)))
+        means, variances = self._moments(sigma, dtype)
+        noise = jax.random.normal(noise_key, means.shape[1:], dtype)
+        return (means[k] + jnp.sqrt(variances[k]) * noise).astype(own)
 
-    def _variances(self, sigma) -> Float[Array, "K D"]:
-        means, stds = jnp.asarray(self.means), jnp.asarray(self.stds)
+    def _moments(self, sigma, dtype) -> tuple[Float[Array, "K D"], Float[Array, "K D"]]:
+        """The means and the variances of the components of p_σ."""
+        means, stds = jnp.asarray(self.means, dtype), jnp.asarray(self.stds, dtype)
         stds = stds[:, None] if stds.ndim == 1 else stds
-        return jnp.broadcast_to(jnp.square(stds) + jnp.square(sigma), means.shape)
+        variances = jnp.square(stds) + jnp.square(jnp.asarray(sigma, dtype))
+        return means, jnp.broadcast_to(variances, means.shape)
 
     def _joint(self, x, sigma) -> Float[Array, " K"]:
         """log p_σ(x, k)."""
-        point = jnp.asarray(self.means).shape[1:]
-        if jnp.shape(x) != point:
-            raise ValueError(f"x must be one point, of the shape {point}, found {jnp.shape(x)}")
-        log_weights = jax.nn.log_softmax(jnp.log(jnp.asarray(self.weights)))
-        means, stds = jnp.asarray(self.means), jnp.sqrt(self._variances(sigma))
-        return log_weights + jnp.sum(norm.logpdf(x[None], means, stds), axis=1)
+        x = floating(x)
+        point = jnp.shape(jnp.asarray(self.means))[1:]
+        if x.shape != point:
+            raise ValueError(f"x must be one point, of the shape {point}, found {x.shape}")
+        dtype = wide(x, _common_type(self.weights, self.means, self.stds))
+        log_weights = jax.nn.log_softmax(jnp.log(jnp.asarray(self.weights, dtype)))
+        means, variances = self._moments(sigma, dtype)
+        return log_weights + jnp.sum(norm.logpdf(x[None], means, jnp.sqrt(variances)), axis=1)
 
 
 class BoxUniform(struct.PyTreeNode):
@@ -109,41 +118,49 @@ class BoxUniform(struct.PyTreeNode):
 
     def log_density(self, x: Point, sigma: Scalar = 0.0) -> Float[Array, ""]:
         """log p_σ(x); −∞ outside of the box if σ = 0."""
-        low, high = jnp.asarray(self.low), jnp.asarray(self.high)
+        low, high, sigma = self._in_type_of(x, sigma)
         clean = jnp.where((low <= x) & (x <= high), 0.0, -jnp.inf)
         _, near, far = self._sides(x, sigma)
         tails = jnp.stack([log_ndtr(-near), log_ndtr(-far)])
-        noisy = logsumexp(tails, axis=0, b=jnp.array([[1.0], [-1.0]]))
-        return jnp.sum(jnp.where(jnp.asarray(sigma) > 0, noisy, clean) - jnp.log(high - low))
+        noisy = logsumexp(tails, axis=0, b=jnp.array([[1.0], [-1.0]], near.dtype))
+        log_densities = jnp.where(sigma > 0, noisy, clean) - jnp.log(high - low)
+        return jnp.sum(log_densities).astype(jnp.asarray(x).dtype)
 
     def score(self, x: Point, sigma: Scalar = 0.0) -> Point:
         """∇ₓ log p_σ(x), pointing to the box by [φ(n) − φ(f)] / [Φ(f) − Φ(n)] / σ; zero if σ = 0.
 
         n and f are the distances from x to the nearer and to the farther side, in units of σ, n < 0 inside.
         """
-        sigma = jnp.asarray(sigma)
+        _, _, sigma = self._in_type_of(x, sigma)
         outwards, near, far = self._sides(x, sigma)
 
         # The ratio overflows deep inside the box, where the score is zero to all digits.
         near = jnp.maximum(near, -12.0)
         exponent = -(far - near) * (far + near) / 2  # log φ(f)/φ(n)
         pull = -jnp.expm1(exponent) / (_mills_ratio(near) - jnp.exp(exponent) * _mills_ratio(far))
-        return jnp.where(sigma > 0, -outwards * pull / jnp.where(sigma > 0, sigma, 1.0), 0.0)
+        score = jnp.where(sigma > 0, -outwards * pull / jnp.where(sigma > 0, sigma, 1.0), 0.0)
+        return score.astype(jnp.asarray(x).dtype)
+
+    def _in_type_of(self, x, sigma) -> tuple[Array, Array, Array]:
+        """The two corners and σ, in the type that values at x are computed in."""
+        dtype = wide(floating(x), _common_type(self.low, self.high))
+        return tuple(jnp.asarray(value, dtype) for value in (self.low, self.high, sigma))  # pyright: ignore
 
     def _sides(self, x, sigma) -> tuple[Point, Point, Point]:
         """Of each coordinate the way out, ±1, and the distances to the nearer and the farther side over σ."""
-        low, high, sigma = map(jnp.asarray, (self.low, self.high, sigma))
+        low, high, sigma = self._in_type_of(x, sigma)
         scale = jnp.where(sigma > 0, sigma, 1.0)  # gradients of the branch that isn't taken must be finite
         outwards = jnp.where(2 * x >= low + high, 1.0, -1.0)
         near = jnp.where(outwards > 0, x - high, low - x) / scale
         return outwards, near, near + (high - low) / scale
 
     def sample(self, key: PRNGKey, sigma: Scalar = 0.0) -> Point:
-        """One draw from p_σ."""
+        """One draw from p_σ, of the type of the corners."""
+        own = _common_type(self.low, self.high)
+        low, high, sigma = self._in_type_of(jnp.zeros((), own), sigma)
         uniform_key, noise_key = jax.random.split(key)
-        low, high = jnp.asarray(self.low), jnp.asarray(self.high)
-        x = jax.random.uniform(uniform_key, low.shape, minval=low, maxval=high)
-        return x + sigma * jax.random.normal(noise_key, low.shape)
+        x = jax.random.uniform(uniform_key, low.shape, low.dtype, minval=low, maxval=high)
+        return (x + sigma * jax.random.normal(noise_key, low.shape, low.dtype)).astype(own)
 
     def boundary_flux(self, fn: Callable[[Point], Point], x: Point) -> Float[Array, ""]:
         """What p·f carries out of the box, ∮ p f·n dS, seen from one point of it.
@@ -162,6 +179,11 @@ class BoxUniform(struct.PyTreeNode):
             return (leaving - entering) / (high[i] - low[i])
 
         return jnp.sum(jax.vmap(through_sides)(jnp.arange(x.size)))
+
+
+def _common_type(*parameters: Any) -> Any:
+    """The floating type of a density's parameters; lists and integers have jax's default."""
+    return jnp.result_type(*map(jnp.asarray, parameters), float)
 
 
 def _mills_ratio(t: Array) -> Array:

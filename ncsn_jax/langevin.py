@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from ncsn_jax.dtypes import floating, scalars
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
 
 
@@ -38,6 +39,7 @@ def langevin_step(
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), equation 4, with α for their ε/2.
     """
+    x = floating(x)
     noise = jax.random.normal(key, x.shape, x.dtype)
     return langevin_update(noise, score, x, step_size, temperature=temperature)
 
@@ -65,7 +67,8 @@ def langevin_update(
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), equation 4, with α for their ε/2.
     """
-    return x + step_size * score + jnp.sqrt(2.0 * step_size * temperature) * noise
+    step_size, noise_std = scalars(x, step_size, jnp.sqrt(2.0 * step_size * temperature))
+    return (x + step_size * score + noise_std * noise).astype(x.dtype)
 
 
 def langevin_dynamics(
@@ -165,12 +168,12 @@ def anneal(
       The state after the last update, shape `(*event,)`.
 
     Raises:
-      ValueError: if there are no levels, or the number of updates is negative.
+      ValueError: if there are no levels, the number of updates is negative, or x has no floating type.
 
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), Algorithm 1, for any update in place of its lines 5 and 6.
     """
-    levels = jnp.asarray(sigmas)
+    (levels,) = scalars(x, sigmas)
     if levels.ndim != 1 or not levels.size or operator.index(steps_per_scale) < 0:
         raise ValueError(
             "sigmas must be a row of levels and steps_per_scale at least 0, found the shape "
@@ -209,4 +212,5 @@ def level_step_size(
 
 def denoised(score_fn: ScoreFn, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, "*event"]:
     """Tweedie's formula, E[x₀ | x] = x + σ² s(x, σ): the mean of clean data given its perturbation x."""
-    return x + sigma**2 * score_fn(x, sigma)
+    (variance,) = scalars(x, sigma**2)
+    return (x + variance * score_fn(x, sigma)).astype(x.dtype)

@@ -18,6 +18,7 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Float
 
+from ncsn_jax.dtypes import floating
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn
 
 VectorField = Callable[[Float[Array, "*event"]], Float[Array, "*event"]]
@@ -41,12 +42,12 @@ def explicit_score_matching(
       The loss, a scalar.
 
     Raises:
-      ValueError: if s(x) or the target has another shape than x, or x isn't of a floating type.
+      ValueError: if s(x) or the target has another shape than x, or x has no floating type.
 
     Reference:
       Hyvärinen 2005, equation 2; Song & Ermon 2019 (arXiv:1907.05600), section 2.1.
     """
-    x = _floating(x)
+    x = floating(x)
     if jnp.shape(target) != jnp.shape(x):
         raise ValueError(f"the target must have the shape of x, {jnp.shape(x)}, found {jnp.shape(target)}")
     return 0.5 * jnp.sum(jnp.square(_checked(score_fn, x)(x) - target))
@@ -67,12 +68,12 @@ def implicit_score_matching(score_fn: VectorField, x: Float[Array, "*event"]) ->
       The loss, a scalar.
 
     Raises:
-      ValueError: if s(x) has another shape than x, or x isn't of a floating type.
+      ValueError: if s(x) has another shape than x, or x has no floating type.
 
     Reference:
       Hyvärinen 2005, theorem 1; Song & Ermon 2019 (arXiv:1907.05600), equation 1.
     """
-    x = _floating(x)
+    x = floating(x)
     score_fn = _checked(score_fn, x)
     return divergence(score_fn, x) + 0.5 * jnp.sum(jnp.square(score_fn(x)))
 
@@ -87,6 +88,7 @@ def divergence(fn: VectorField, x: Float[Array, "*event"]) -> Float[Array, ""]:
     Returns:
       Σᵢ ∂fᵢ/∂xᵢ, a scalar.
     """
+    x = floating(x)
     return jnp.trace(jax.jacfwd(fn)(x).reshape(x.size, x.size))
 
 
@@ -118,14 +120,14 @@ def sliced_score_matching(
       The loss, a scalar.
 
     Raises:
-      ValueError: if the projection is unknown, there are none, s(x) has another shape than x, or x isn't of
-        a floating type.
+      ValueError: if the projection is unknown, there are none, s(x) has another shape than x, or x has no
+        floating type.
 
     Reference:
       Song, Garg, Shi & Ermon 2019 (arXiv:1905.07088); the variance-reduced form is also Song & Ermon 2019
       (arXiv:1907.05600), equation 3.
     """
-    x = _floating(x)
+    x = floating(x)
     if num_projections < 1:
         raise ValueError(f"num_projections must be at least 1, found {num_projections}")
     draw = {
@@ -158,9 +160,9 @@ def projected_score_matching(
       The loss, a scalar.
 
     Raises:
-      ValueError: if s(x) has another shape than x, or x isn't of a floating type.
+      ValueError: if s(x) has another shape than x, or x has no floating type.
     """
-    x = _floating(x)
+    x = floating(x)
     score_fn = _checked(score_fn, x)
 
     def along(v):
@@ -197,12 +199,12 @@ def denoising_score_matching(
 
     Raises:
       ValueError: if σ isn't one positive number (its value is seen only outside of `jax.jit` and
-        `jax.vmap`), s(x) has another shape than x, or x isn't of a floating type.
+        `jax.vmap`), s(x) has another shape than x, or x has no floating type.
 
     Reference:
       Vincent 2011; Song & Ermon 2019 (arXiv:1907.05600), equations 2 and 5.
     """
-    x = _floating(x)
+    x = floating(x)
     sigma = _positive(sigma, 0, x.dtype)
     noise = jax.random.normal(key, x.shape, x.dtype)
     return sigma**power * explicit_score_matching(
@@ -234,12 +236,12 @@ def ncsn_loss(
 
     Raises:
       ValueError: if the levels aren't positive numbers in a row (their values are seen only outside of
-        `jax.jit` and `jax.vmap`), s(x) has another shape than x, or x isn't of a floating type.
+        `jax.jit` and `jax.vmap`), s(x) has another shape than x, or x has no floating type.
 
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), equation 6.
     """
-    sigmas = _positive(sigmas, 1, _floating(x).dtype)
+    sigmas = _positive(sigmas, 1, floating(x).dtype)
     level_key, noise_key = jax.random.split(key)
     sigma = jax.random.choice(level_key, sigmas)
     return denoising_score_matching(noise_key, score_fn, x, sigma, power=power)
@@ -250,13 +252,6 @@ def _on_sphere(key, shape, dtype):
     v = jax.random.normal(key, shape, dtype)
     square = jnp.sum(jnp.square(v), axis=range(1, len(shape)), keepdims=True)
     return v * jnp.sqrt((v.size // shape[0]) / square)
-
-
-def _floating(x) -> Array:
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x must be of a floating type, found {x.dtype}: convert it by x.astype(float)")
-    return x
 
 
 def _positive(sigma, ndim: int, dtype) -> Array:

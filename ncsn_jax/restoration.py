@@ -17,6 +17,7 @@ from jax import Array
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Bool, Float
 
+from ncsn_jax.dtypes import floating, scalars, wide, widened
 from ncsn_jax.langevin import (
     anneal,
     annealed_langevin_dynamics,
@@ -81,9 +82,12 @@ class Observation(struct.PyTreeNode):
     A pytree, if the operator is one, as those above are; `jax.tree_util.Partial` makes one of a function.
 
     Attributes:
-      y: what was observed, of the shape of A x; what A never sees, such as unknown pixels, isn't read.
-      operator: A, any linear function of x.
-      noise_std: σ_y, the standard deviation of the noise, in the units of y.
+      y: what was observed, of the shape of A x; what A never sees, such as unknown pixels, isn't read. Real.
+      operator: A, any linear function of x to real numbers.
+      noise_std: σ_y, the standard deviation of the noise, in the units of y: one number.
+
+    `pull` and `project` raise a ValueError for a noise map, for complex numbers, and for an x that has no
+    floating type.
     """
 
     y: Any
@@ -104,12 +108,25 @@ class Observation(struct.PyTreeNode):
         return x + self._solve(x, 1.0, 0.0)
 
     def _solve(self, x, sigma, noise_std):
+        if jnp.ndim(noise_std) != 0:
+            raise ValueError(
+                f"noise_std must be one number, found the shape {jnp.shape(noise_std)}; noise maps are not "
+                "supported yet"
+            )
+        dtype, x = floating(x).dtype, widened(x)
+        sigma, noise_std = scalars(x, sigma, noise_std)
+        seen = self.operator(x)
+        if jnp.iscomplexobj(self.y) or jnp.iscomplexobj(seen):
+            raise ValueError(
+                "y and A x must be real, found complex numbers; observe real and imaginary parts, stacked"
+            )
         adjoint = jax.linear_transpose(self.operator, x)
 
         def precision(v):
             return noise_std**2 * v + sigma**2 * adjoint(self.operator(v))[0]
 
-        return cg(precision, adjoint(self.y - self.operator(x))[0], maxiter=100)[0]
+        residual = (self.y - seen).astype(seen.dtype)
+        return cg(precision, adjoint(residual)[0], maxiter=100)[0].astype(dtype)
 
 
 class PosteriorScore(struct.PyTreeNode):
@@ -124,8 +141,8 @@ class PosteriorScore(struct.PyTreeNode):
         return getattr(self.score_fn, "sigmas", None)
 
     def __call__(self, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, "*event"]:
-        sigma = jnp.asarray(sigma, x.dtype)
-        return self.score_fn(x, sigma) + self.observation.pull(x, sigma)
+        (sigma,) = scalars(x, sigma)
+        return (self.score_fn(x, sigma) + self.observation.pull(x, sigma)).astype(x.dtype)
 
 
 def posterior_score(score_fn: ScoreFn, observation: Observation) -> PosteriorScore:
@@ -236,6 +253,7 @@ def inpaint(
       Song & Ermon 2019 (arXiv:1907.05600), section 5, as the code of Song & Ermon 2020 (arXiv:2006.09011)
       runs it.
     """
+    x = floating(x)
     if not x.shape == observation.shape == mask.shape:
         raise ValueError(
             "x, observation and mask must have one shape, found "
@@ -245,7 +263,7 @@ def inpaint(
     def update(key, x, sigma, alpha):
         pin_key, noise_key = jax.random.split(key)
         noise = jnp.sqrt(temperature) * sigma * jax.random.normal(pin_key, x.shape, x.dtype)
-        x = jnp.where(mask, observation + noise, x)
+        x = jnp.where(mask, observation + noise, x).astype(x.dtype)
         return langevin_step(noise_key, score_fn(x, sigma), x, alpha, temperature=temperature)
 
     x = anneal(key, update, x, sigmas, step_size=step_size, steps_per_scale=steps_per_scale)
@@ -296,7 +314,7 @@ def interpolate(
     def update(key, row, sigma, alpha):
         return interpolation_update(key, score_fn, row, sigma, alpha, temperature=temperature)
 
-    row = jnp.broadcast_to(x, (num_interpolations, *x.shape))
+    row = jnp.broadcast_to(floating(x), (num_interpolations, *x.shape))
     row = anneal(key, update, row, sigmas, step_size=step_size, steps_per_scale=steps_per_scale)
     return jax.vmap(lambda x: denoised(score_fn, x, sigmas[-1]))(row) if denoise else row
 
@@ -317,7 +335,7 @@ def interpolation_update(
         noise = jnp.cos(angle) * p + jnp.sin(angle) * q
         return langevin_update(noise, score_fn(x, sigma), x, step_size, temperature=temperature)
 
-    return jax.vmap(update)(jnp.linspace(0.0, jnp.pi / 2.0, len(row)).astype(row.dtype), row)
+    return jax.vmap(update)(jnp.linspace(0.0, jnp.pi / 2.0, len(row), dtype=wide(row)), row)
 
 
 def interpolate_latents(
@@ -356,9 +374,10 @@ def interpolate_latents(
     def follow(x, start, stop):
         return probability_flow(score_fn, x, start, stop, rtol=rtol, atol=atol)
 
-    latents = jax.vmap(lambda x: follow(x, sigmas[-1], sigmas[0]))(jnp.stack([x, other]))
+    ends = jnp.stack([widened(x), widened(other)])
+    latents = jax.vmap(lambda x: follow(x, sigmas[-1], sigmas[0]))(ends)
     row = slerp(latents[0], latents[1], num_interpolations)
-    return jax.vmap(lambda x: follow(x, sigmas[0], sigmas[-1]))(row)
+    return jax.vmap(lambda x: follow(x, sigmas[0], sigmas[-1]))(row).astype(x.dtype)
 
 
 def slerp(
@@ -369,6 +388,7 @@ def slerp(
     Of two draws of N(0, σ² I) in many dimensions, all of its points are as long as they are: a point of the
     straight line would be shorter.
     """
+    dtype, a, b = floating(a).dtype, widened(a), widened(b)
     cosine = jnp.vdot(a, b) / (jnp.linalg.norm(a.ravel()) * jnp.linalg.norm(b.ravel()))
     angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
 
@@ -377,4 +397,4 @@ def slerp(
         on_arc = (near * a + far * b) / jnp.sin(angle)
         return jnp.where(jnp.sin(angle) > 1e-6, on_arc, (1.0 - t) * a + t * b)
 
-    return jax.vmap(point)(jnp.linspace(0.0, 1.0, num_points).astype(a.dtype))
+    return jax.vmap(point)(jnp.linspace(0.0, 1.0, num_points, dtype=a.dtype)).astype(dtype)

@@ -25,6 +25,7 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Float
 
+from ncsn_jax.dtypes import scalars, wide, widened
 from ncsn_jax.langevin import denoised, langevin_step
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
 
@@ -47,10 +48,10 @@ def diffuse(key: PRNGKey, x: Event, sigma: Scalar, next_sigma: Scalar, *, temper
     Returns:
       The state at σ', shape `(*event,)`.
     """
-    sigma, next_sigma, temperature = _scalars(x, sigma, next_sigma, temperature)
+    sigma, next_sigma, temperature = scalars(x, sigma, next_sigma, temperature)
     # As a product, it is exactly 0 for equal levels; a fused difference of squares may be less than 0.
     std = jnp.sqrt(temperature * (next_sigma - sigma) * (next_sigma + sigma))
-    return x + std * jax.random.normal(key, x.shape, x.dtype)
+    return (x + std * jax.random.normal(key, x.shape, x.dtype)).astype(x.dtype)
 
 
 def flow(score_fn: ScoreFn, x: Event, sigma: Scalar) -> Event:
@@ -59,8 +60,8 @@ def flow(score_fn: ScoreFn, x: Event, sigma: Scalar) -> Event:
     Reference:
       Song et al. 2021 (arXiv:2011.13456), equation 13; Karras et al. 2022 (arXiv:2206.00364), equation 1.
     """
-    (sigma,) = _scalars(x, sigma)
-    return -sigma * score_fn(x, sigma)
+    (sigma,) = scalars(x, sigma)
+    return (-sigma * score_fn(x, sigma)).astype(x.dtype)
 
 
 # --- consistent annealed sampling ---
@@ -98,7 +99,7 @@ def consistent_step(
     Reference:
       Jolicoeur-Martineau et al. 2021 (arXiv:2009.05475), Algorithm 2.
     """
-    sigma, next_sigma, temperature = _scalars(x, sigma, next_sigma, temperature)
+    sigma, next_sigma, temperature = scalars(x, sigma, next_sigma, temperature)
     if eta is None:
         eta = 1.0 - (next_sigma / sigma) ** 2
     elif denoise:
@@ -106,8 +107,8 @@ def consistent_step(
     # β σᵢ₊₁; what rounding leaves below 0 is 0.
     variance = jnp.maximum(next_sigma**2 - ((1.0 - eta) * sigma) ** 2, 0.0)
     std = jnp.sqrt(temperature * variance)
-    x = x + eta * sigma**2 * score_fn(x, sigma)
-    return x + std * jax.random.normal(key, x.shape, x.dtype)
+    drifted = x + eta * sigma**2 * score_fn(x, sigma)
+    return (drifted + std * jax.random.normal(key, x.shape, x.dtype)).astype(x.dtype)
 
 
 def consistent_annealed_sampling(
@@ -143,7 +144,7 @@ def consistent_annealed_sampling(
     Reference:
       Jolicoeur-Martineau et al. 2021 (arXiv:2009.05475), Algorithm 2, and their final denoising.
     """
-    levels = _levels(sigmas)
+    levels = _levels(x, sigmas)
     if eta is not None:
         check_eta(eta, sigmas)
 
@@ -200,9 +201,10 @@ def reverse_diffusion(
     Reference:
       Song et al. 2021 (arXiv:2011.13456), Algorithm 2, lines 4 to 6, and equation 46.
     """
-    sigma, next_sigma = _scalars(x, sigma, next_sigma)
+    sigma, next_sigma = scalars(x, sigma, next_sigma)
     removed = sigma**2 - next_sigma**2
-    return diffuse(key, x + removed * score_fn(x, sigma), next_sigma, sigma, temperature=temperature)
+    drifted = (x + removed * score_fn(x, sigma)).astype(x.dtype)
+    return diffuse(key, drifted, next_sigma, sigma, temperature=temperature)
 
 
 def euler_maruyama(
@@ -233,10 +235,10 @@ def euler_maruyama(
     Reference:
       Song et al. 2021 (arXiv:2011.13456), section 4.1 and appendix D, with the g of equation 30.
     """
-    sigma, next_sigma = _scalars(x, sigma, next_sigma)
+    sigma, next_sigma = scalars(x, sigma, next_sigma)
     removed = 2.0 * sigma**2 * jnp.log(sigma / next_sigma)
-    x = x + removed * score_fn(x, sigma)
-    return diffuse(key, x, 0.0, jnp.sqrt(removed), temperature=temperature)
+    drifted = (x + removed * score_fn(x, sigma)).astype(x.dtype)
+    return diffuse(key, drifted, 0.0, jnp.sqrt(removed), temperature=temperature)
 
 
 def langevin_corrector(
@@ -263,7 +265,7 @@ def langevin_corrector(
     Reference:
       Song et al. 2021 (arXiv:2011.13456), Algorithm 4.
     """
-    sigma, snr = _scalars(x, sigma, snr)
+    sigma, snr = scalars(x, sigma, snr)
     step_size = 2.0 * (snr * sigma) ** 2
     return langevin_step(key, score_fn(x, sigma), x, step_size, temperature=temperature)
 
@@ -329,7 +331,7 @@ def predictor_corrector(
       Song et al. 2021 (arXiv:2011.13456), Algorithm 2.
     """
     require_any_sigma(score_fn)
-    levels = _levels(sigmas)
+    levels = _levels(x, sigmas)
 
     def step(key, x, sigma, next_sigma):
         return predictor_corrector_step(
@@ -382,15 +384,16 @@ def heun_step(
     Reference:
       Karras et al. 2022 (arXiv:2206.00364), Algorithm 2, lines 4 to 12, for σ(t) = t.
     """
-    sigma, next_sigma, s_min, s_max = _scalars(x, sigma, next_sigma, s_min, s_max)
+    sigma, next_sigma, s_min, s_max = scalars(x, sigma, next_sigma, s_min, s_max)
     gamma = jnp.where((s_min <= sigma) & (sigma <= s_max), churn, 0.0)
     raised = (1.0 + gamma) * sigma
     x = diffuse(key, x, sigma, raised, temperature=jnp.square(s_noise))
     velocity = flow(score_fn, x, raised)
-    euler = x + (next_sigma - raised) * velocity
+    euler = (x + (next_sigma - raised) * velocity).astype(x.dtype)
 
     def second_order():
-        return x + (next_sigma - raised) * 0.5 * (velocity + flow(score_fn, euler, next_sigma))
+        slope = 0.5 * (velocity + flow(score_fn, euler, next_sigma))
+        return (x + (next_sigma - raised) * slope).astype(x.dtype)
 
     return jax.lax.cond(next_sigma > 0, second_order, lambda: euler)
 
@@ -433,7 +436,7 @@ def heun(
       Karras et al. 2022 (arXiv:2206.00364), Algorithms 1 and 2, for σ(t) = t.
     """
     require_any_sigma(score_fn)
-    levels = _levels(sigmas)
+    levels = _levels(x, sigmas)
     churn = churn_of(s_churn, len(levels))
 
     def step(key, x, sigma, next_sigma):
@@ -549,7 +552,7 @@ def follow(
       max_steps: after how many steps it gives up.
 
     Returns:
-      y at `stop`; NaN if the solver gave up.
+      y at `stop`, in its types; NaN if the solver gave up. It is computed in float32 at least.
     """
     import diffrax  # here, for it takes longer to import than all of this package
 
@@ -557,11 +560,14 @@ def follow(
         sigma = jnp.exp(log_sigma)
         return jax.tree.map(lambda rate: sigma.astype(rate.dtype) * rate, velocity(y, sigma))
 
+    narrow = jax.tree.map(lambda leaf: leaf.dtype, y)
+    y = jax.tree.map(widened, y)
+    dtype = wide(*jax.tree.leaves(y))
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(in_log_sigma),
         solver or diffrax.Tsit5(),
-        t0=jnp.log(start),
-        t1=jnp.log(stop),
+        t0=jnp.log(jnp.asarray(start, dtype)),
+        t1=jnp.log(jnp.asarray(stop, dtype)),
         dt0=None,
         y0=y,
         stepsize_controller=stepsize_controller or diffrax.PIDController(rtol=rtol, atol=atol),
@@ -570,7 +576,9 @@ def follow(
     )
     assert solution.ys is not None  # by default, the last state is saved
     solved = solution.result == diffrax.RESULTS.successful
-    return jax.tree.map(lambda saved: jnp.where(solved, saved[0], jnp.nan), solution.ys)
+    return jax.tree.map(
+        lambda saved, own: jnp.where(solved, saved[0], jnp.nan).astype(own), solution.ys, narrow
+    )
 
 
 def require_any_sigma(score_fn: ScoreFn) -> None:
@@ -587,13 +595,8 @@ def require_any_sigma(score_fn: ScoreFn) -> None:
         )
 
 
-def _scalars(x: Event, *values: Scalar) -> tuple[Float[Array, ""], ...]:
-    """Numbers in the type of x, which they must not change."""
-    return tuple(jnp.asarray(value, x.dtype) for value in values)
-
-
-def _levels(sigmas: Sigmas) -> Float[Array, " num_scales"]:
-    levels = jnp.asarray(sigmas)
+def _levels(x: Event, sigmas: Sigmas) -> Float[Array, " num_scales"]:
+    (levels,) = scalars(x, sigmas)
     if levels.ndim != 1 or not levels.size:
         raise ValueError(f"sigmas must be a row of levels, found the shape {levels.shape}")
     return levels

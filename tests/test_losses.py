@@ -262,13 +262,13 @@ REFUSED = {
     "ncsn, score": (lambda m: m.ncsn_loss(KEY, wrong, X, jnp.ones(2)), "shape of x, (3,), found (1,)"),
     "explicit, integers": (
         lambda m: m.explicit_score_matching(right, X.astype(int), X),
-        "x must be of a floating type, found int32",
+        "x must have a floating type, found int32",
     ),
     "implicit, integers": (lambda m: m.implicit_score_matching(right, X.astype(int)), "floating type"),
     "sliced, integers": (lambda m: m.sliced_score_matching(KEY, right, X.astype(int)), "floating type"),
     "denoising, integers": (
         lambda m: m.denoising_score_matching(KEY, right, np.arange(3), 1.0),
-        "x must be of a floating type, found int32",
+        "x must have a floating type, found int32",
     ),
     "ncsn, integers": (lambda m: m.ncsn_loss(KEY, right, X.astype(int), X), "floating type"),
     "denoising, sigma 0": (

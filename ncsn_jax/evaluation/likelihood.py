@@ -22,6 +22,7 @@ from jax.scipy.stats import norm
 from jaxtyping import Float
 
 from ncsn_jax import losses
+from ncsn_jax.dtypes import floating, widened
 from ncsn_jax.losses import VectorField
 from ncsn_jax.samplers import flow, follow, require_any_sigma
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn
@@ -76,13 +77,15 @@ def log_likelihood(
       log p_start(x) in nats, a scalar; NaN if the solver gave up.
 
     Raises:
-      ValueError: if the score is of a network of discrete levels.
+      ValueError: if the score is of a network of discrete levels, or x has no floating type.
 
     Reference:
       Song et al. 2021 (arXiv:2011.13456), section 4.3 and appendix D.2; Chen et al. 2018 (arXiv:1806.07366),
       theorem 1; Grathwohl et al. 2019 (arXiv:1810.01367).
     """
     require_any_sigma(score_fn)
+    dtype = floating(x).dtype
+    x = widened(x)
 
     def velocity(state, sigma):
         f, jacobian_times = jax.linearize(lambda x: flow(score_fn, x, sigma), state[0])
@@ -100,8 +103,10 @@ def log_likelihood(
         max_steps=max_steps,
     )
     if prior_log_density is None:
-        return jnp.sum(norm.logpdf(last, 0.0, stop)) + integral
-    return prior_log_density(last) + integral
+        log_prior = jnp.sum(norm.logpdf(last, 0.0, jnp.asarray(stop, x.dtype)))
+    else:
+        log_prior = prior_log_density(last)
+    return (log_prior + integral).astype(dtype)
 
 
 def hutchinson(
@@ -138,10 +143,11 @@ def hutchinson(
     draw = {"rademacher": jax.random.rademacher, "gaussian": jax.random.normal}.get(projection)
     if draw is None:
         raise ValueError(f"projection must be rademacher or gaussian, found {projection!r}")
-    probes = draw(key, (num_probes, *x.shape), x.dtype)
+    probes = draw(key, (num_probes, *x.shape), floating(x).dtype)
 
     def estimate(fn, x):
         def along(v):
+            v = v.astype(x.dtype)  # a solver may be in a wider type than the probes
             return jnp.sum(v * jax.jvp(fn, (x,), (v,))[1])
 
         return jnp.mean(jax.vmap(along)(probes))
@@ -192,5 +198,6 @@ def log_jacobian(forward: Callable[[Event], Event], x: Event) -> Float[Array, ""
     Returns:
       The sum in nats, a scalar: 0 for the identity, D log 2 for 2x − 1.
     """
+    x = floating(x)
     slopes = jax.jvp(forward, (x,), (jnp.ones_like(x),))[1]
     return jnp.sum(jnp.log(jnp.abs(slopes)))

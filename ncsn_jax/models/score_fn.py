@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 from jax import Array
 from jaxtyping import Float
 
+from ncsn_jax.dtypes import floating, scalars
 from ncsn_jax.typing import Scalar
 
 
@@ -24,8 +24,10 @@ class NetworkScore:
         return getattr(self.model, "sigmas", None)
 
     def __call__(self, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, "*event"]:
-        sigma = jnp.asarray(sigma, x.dtype)
-        return self.model.apply(self.variables, x[None], sigma[None])[0]
+        x = floating(x)
+        (sigma,) = scalars(x, sigma)
+        score: Any = self.model.apply(self.variables, x[None], sigma[None])
+        return score[0].astype(x.dtype)
 
 
 def as_score_fn(model: nn.Module, variables: Any) -> NetworkScore:
@@ -39,6 +41,6 @@ def as_score_fn(model: nn.Module, variables: Any) -> NetworkScore:
       variables: its variables, `{"params": ...}`.
 
     Returns:
-      A `ScoreFn`, and a pytree.
+      A `ScoreFn`, and a pytree. It raises a ValueError for an x that has no floating type.
     """
     return NetworkScore(model, variables)

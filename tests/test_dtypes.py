@@ -1,0 +1,180 @@
+"""Every public function keeps the type of x, whatever jax's default, and takes none that isn't floating."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ncsn_jax
+from ncsn_jax import densities, langevin, losses, restoration, samplers
+from ncsn_jax.densities import BoxUniform, GaussianMixture
+from ncsn_jax.evaluation import likelihood
+from ncsn_jax.models import mlp, refinenet, score_fn
+
+MODULES = (densities, langevin, losses, restoration, samplers, likelihood, score_fn)
+SIGMAS = (2.0, 1.0, 0.5)
+LANGEVIN = {"step_size": 0.1, "steps_per_scale": 2}
+MIXTURE = GaussianMixture([0.3, 0.7], [[-1.0, 0.0], [1.0, 2.0]], [0.5, 0.7])
+NARROW = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), MIXTURE, is_leaf=lambda v: isinstance(v, list))
+BOX = BoxUniform([0.0, 0.0], [1.0, 2.0])
+MODEL = mlp.MLP(num_features=4, num_layers=1)
+
+
+def key():
+    return jax.random.key(0)
+
+
+def normal(x, sigma=0.0):
+    """The score of N(0, I) at a level."""
+    return -x / (1.0 + sigma**2)
+
+
+def observation(lib, x, noise_std=0.5):
+    return lib.Observation(x + 1, restoration.Mask(jnp.array([True, False])), noise_std)
+
+
+def network(lib):
+    shapes = jax.eval_shape(MODEL.init, key(), jnp.zeros((1, 2), jnp.float32), jnp.ones(1, jnp.float32))
+    return lib.as_score_fn(MODEL, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
+
+
+# By name, a call of x; `lib` has all functions.
+PUBLIC = {
+    "GaussianMixture": lambda lib, x: lib.GaussianMixture(*jax.tree.leaves(NARROW)).score(x, 1.0),
+    "annealed_langevin_dynamics": lambda lib, x: lib.annealed_langevin_dynamics(
+        key(), normal, x, SIGMAS, denoise=True, **LANGEVIN
+    ),
+    "as_score_fn": lambda lib, x: network(lib)(x, 0.5),
+    "consistent_annealed_sampling": lambda lib, x: lib.consistent_annealed_sampling(key(), normal, x, SIGMAS),
+    "denoising_score_matching": lambda lib, x: lib.denoising_score_matching(key(), normal, x, 0.5),
+    "explicit_score_matching": lambda lib, x: lib.explicit_score_matching(normal, x, x),
+    "heun": lambda lib, x: lib.heun(key(), normal, x, SIGMAS, s_churn=1.0),
+    "implicit_score_matching": lambda lib, x: lib.implicit_score_matching(normal, x),
+    "inpaint": lambda lib, x: lib.inpaint(
+        key(), normal, x, SIGMAS, x, mask=jnp.array([True, False]), denoise=True, **LANGEVIN
+    ),
+    "interpolate": lambda lib, x: lib.interpolate(
+        key(), normal, x, SIGMAS, num_interpolations=3, denoise=True, **LANGEVIN
+    ),
+    "interpolate_latents": lambda lib, x: lib.interpolate_latents(
+        normal, x, x + 1, SIGMAS, num_interpolations=3
+    ),
+    "langevin_dynamics": lambda lib, x: lib.langevin_dynamics(key(), normal, x, step_size=0.1, num_steps=2),
+    "langevin_step": lambda lib, x: lib.langevin_step(key(), -x, x, 0.1, temperature=0.5),
+    "ncsn_loss": lambda lib, x: lib.ncsn_loss(key(), normal, x, jnp.asarray(SIGMAS)),
+    "posterior_score": lambda lib, x: lib.posterior_score(normal, observation(lib, x))(x, 0.5),
+    "predictor_corrector": lambda lib, x: lib.predictor_corrector(key(), normal, x, SIGMAS, denoise=True),
+    "probability_flow": lambda lib, x: lib.probability_flow(normal, x, 2.0, 0.5),
+    "sample_posterior": lambda lib, x: lib.sample_posterior(
+        key(), normal, x, SIGMAS, observation(lib, x), denoise=True, **LANGEVIN
+    ),
+    "sliced_score_matching": lambda lib, x: lib.sliced_score_matching(key(), normal, x),
+}
+OTHERS = {
+    "a mixture's log-density": lambda lib, x: lib.GaussianMixture(*jax.tree.leaves(NARROW)).log_density(x),
+    "a box's score": lambda lib, x: lib.BoxUniform(BOX.low, BOX.high).score(x, 0.5),
+    "a box's log-density": lambda lib, x: lib.BoxUniform(BOX.low, BOX.high).log_density(x),
+    "pull": lambda lib, x: observation(lib, x).pull(x, 0.5),
+    "project": lambda lib, x: observation(lib, x).project(x),
+    "euler_maruyama": lambda lib, x: lib.euler_maruyama(key(), normal, x, 2.0, 1.0),
+    "langevin_update": lambda lib, x: lib.langevin_update(x, -x, x, 0.1),
+    "denoised": lambda lib, x: lib.denoised(normal, x, 0.5),
+    "diffuse": lambda lib, x: lib.diffuse(key(), x, 0.5, 1.0),
+    "flow": lambda lib, x: lib.flow(normal, x, 0.5),
+    "slerp": lambda lib, x: lib.slerp(x, x + 1, 3),
+    "log_likelihood": lambda lib, x: lib.log_likelihood(normal, x, 0.5, 2.0),
+    "log_likelihood by probes": lambda lib, x: lib.log_likelihood(
+        normal, x, 0.5, 2.0, divergence=lib.hutchinson(key(), x)
+    ),
+    "log_jacobian": lambda lib, x: lib.log_jacobian(lambda x: 2 * x, x),
+    "divergence": lambda lib, x: lib.divergence(normal, x),
+}
+WITHOUT_X = {"MLP", "NCSN", "NCSNv2", "Observation", "geometric_sigmas", "karras_sigmas", "score_of"}
+"""Networks, whose batches the next tests give them, and what takes no x."""
+
+
+@pytest.fixture(scope="module")
+def plain(unchecked):
+    """All functions, as users import them."""
+    modules = [vars(unchecked(module)) for module in MODULES]
+    names = {
+        name: value
+        for module in modules
+        for name, value in module.items()
+        if getattr(value, "__module__", None) == module["__name__"]
+    }
+    for module in modules:  # which call each other
+        module.update({name: value for name, value in names.items() if name in module})
+    return types.SimpleNamespace(**names)
+
+
+def test_every_public_function_is_here():
+    assert set(ncsn_jax.__all__) == PUBLIC.keys() | WITHOUT_X
+
+
+@pytest.mark.parametrize("call", [*PUBLIC, *OTHERS])
+@pytest.mark.parametrize("x64", [False, True], ids=["x32", "x64"])
+def test_the_result_has_the_type_of_x(call, x64, plain):
+    run = (PUBLIC | OTHERS)[call]
+    with jax.enable_x64(x64):
+        for dtype in ("bfloat16", "float32", *(["float64"] if x64 else [])):
+            result = jax.eval_shape(lambda x: run(plain, x), jax.ShapeDtypeStruct((2,), dtype))
+            assert result.dtype == dtype
+
+
+@pytest.mark.parametrize("call", [*PUBLIC, *OTHERS])
+def test_an_x_of_integers_is_refused(call, plain):
+    with pytest.raises(ValueError, match=r"x must have a floating type, found uint8; use x\.astype"):
+        (PUBLIC | OTHERS)[call](plain, jnp.ones(2, jnp.uint8))
+
+
+def test_networks_refuse_integers(unchecked):
+    others = ("level", "depth", "num_filters", "norm", "refine_norm", "pool", "act", "rescaled", "dtype")
+    with pytest.raises(ValueError, match="x must have a floating type, found uint8"):
+        unchecked(refinenet).refinenet(jnp.ones((1, 8, 8, 1), jnp.uint8), **dict.fromkeys(others))
+    with pytest.raises(ValueError, match="x must have a floating type, found uint8"):
+        unchecked(mlp).MLP().apply({}, jnp.ones((1, 2), jnp.uint8), jnp.ones(1))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("density", [MIXTURE, BOX], ids=["mixture", "box"])
+def test_a_sample_has_the_type_of_its_density(density, dtype):
+    with jax.enable_x64(True):
+        leaves, tree = jax.tree.flatten(density, is_leaf=lambda v: isinstance(v, list))
+        density = tree.unflatten([jnp.asarray(leaf, dtype) for leaf in leaves])
+        assert jax.eval_shape(lambda: density.sample(key(), 0.5)).dtype == dtype
+
+
+def test_solvers_compute_in_float32_at_least():
+    """In bfloat16, whose numbers are 1/128 apart, what float32 gives is rounded once."""
+    x = jnp.array([1.0, -3.0])
+    for run in (
+        lambda x: samplers.probability_flow(normal, x, 4.0, 0.1),
+        lambda x: observation(ncsn_jax, x).pull(x, 0.7),
+        lambda x: likelihood.log_likelihood(normal, x, 0.1, 4.0)[None],
+    ):
+        narrow, wide = run(x.astype(jnp.bfloat16)), run(x)
+        np.testing.assert_array_equal(narrow, wide.astype(jnp.bfloat16))
+
+
+def test_samples_are_the_same_in_both_modes():
+    """Of float32 parameters; jax's default type would draw other numbers."""
+    draws = []
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            draws.append(np.asarray(NARROW.sample(key(), 0.5)))
+    np.testing.assert_array_equal(*draws)
+
+
+def test_a_map_of_the_noise_and_complex_numbers_are_refused():
+    """They would be solved wrongly: a map beside a blur by 34 to 70 %, a complex y by A's transpose."""
+    x = jnp.ones(2)
+    with pytest.raises(ValueError, match=r"noise_std must be one number, found the shape \(2,\)"):
+        observation(ncsn_jax, x, jnp.array([0.1, 0.2])).pull(x, 0.5)
+    for y, operator in ((x * 1j, restoration.Identity()), (x, lambda x: jnp.fft.fft(x))):
+        seen = ncsn_jax.Observation(y, operator, 0.1)
+        for run in (lambda seen=seen: seen.pull(x, 0.5), lambda seen=seen: seen.project(x)):
+            with pytest.raises(ValueError, match="y and A x must be real, found complex numbers"):
+                run()
