@@ -10,11 +10,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Key
-from PIL import Image
 
 from ncsn_jax import data, sampling, viz
 from ncsn_jax.batch_size import chains_at_once
 from ncsn_jax.config import Config, Restoration
+from ncsn_jax.data.folder import read_images
 from ncsn_jax.errors import UserError
 from ncsn_jax.langevin import denoised
 from ncsn_jax.models.score_fn import NetworkScore
@@ -238,14 +238,13 @@ def known_pixels(
 def _mask_from_file(mask: str, height: int, width: int, words: tuple[str, ...]) -> Bool[Array, "h w"]:
     accepted = f"accepted: {', '.join(words)}, or an image file of {height}×{width} pixels, known where white"
     try:
-        with Image.open(mask) as image:
-            pixels = np.asarray(image.convert("L"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"config.restoration.mask={mask!r}: can't be read as an image; {accepted}") from error
-    if pixels.shape != (height, width):
-        found = "×".join(map(str, pixels.shape))
-        raise UserError(f"config.restoration.mask={mask!r}: found {found} pixels; {accepted}")
-    return jnp.asarray(pixels >= 128)
+        pixels = read_images(mask, channels=1)
+    except UserError as error:
+        raise UserError(f"config.restoration.mask={mask!r}: {error}; {accepted}") from error
+    if pixels.shape[:3] != (1, height, width):
+        found = f"{len(pixels)} images" if len(pixels) > 1 else f"{pixels.shape[1]}×{pixels.shape[2]} pixels"
+        raise UserError(f"config.restoration.mask={mask!r}: found {found}; {accepted}")
+    return jnp.asarray(pixels[0, ..., 0] >= 128)
 
 
 def _agreeing(sampler: Plan) -> Plan:

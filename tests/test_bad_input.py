@@ -5,6 +5,8 @@ import ctypes
 import fcntl
 import os
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -138,6 +140,15 @@ def pictures(*sizes: tuple[int, int], directory: str = "photos"):
             Image.new("L", size, 100).save(f"{directory}/{number}.png")
 
     return save
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG file that says it is so large, and holds no pixels."""
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0), b"IDAT": b"", b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )
 
 
 def steps(*arrangements: Callable[[], Any]):
@@ -541,12 +552,22 @@ BAD_INPUT = {
     ),
     "a mask that isn't": Bad(
         "--mode=inpaint --workdir=images --config.restoration.mask=middle",
-        "mask='middle': can't be read as an",
+        "mask='middle': middle: no such file or directory; accepted: left, right",
     ),
     "a mask of another size": Bad(
         "--mode=inpaint --workdir=images --config.restoration.mask=photos/0.png",
-        "mask='photos/0.png': found 9×9 pixels",
+        "mask='photos/0.png': found 9×9 pixels; accepted: left",
         pictures((9, 9)),
+    ),
+    "a mask too large to decode": Bad(
+        "--mode=inpaint --workdir=images --config.restoration.mask=huge.png",
+        "mask='huge.png': huge.png: can't be decoded (DecompressionBombError",
+        write("huge.png", png_of(20_000, 20_000)),
+    ),
+    "a mask of real numbers": Bad(
+        "--mode=inpaint --workdir=images --config.restoration.mask=real.tiff",
+        "real.tiff: can't be decoded (found numbers from 0.5 to 0.5 in the mode F, which has no range",
+        lambda: Image.fromarray(np.full((8, 8), 0.5, np.float32)).save("real.tiff"),
     ),
     "no such images": Bad("--mode=inpaint --workdir=images --images=nowhere", "nowhere: no such file or dir"),
     "nobody's images": Bad(

@@ -230,6 +230,9 @@ def test_other_masks(tmp_path):
     drawn = np.random.default_rng(0).integers(0, 2, (32, 32)).astype(bool)
     Image.fromarray((255 * drawn).astype(np.uint8)).save(tmp_path / "mask.png")
     np.testing.assert_array_equal(known(mask=str(tmp_path / "mask.png"))[..., 1], drawn)
+    # 16 bits: half white is 32768, and a grey of 1000 is nearly black.
+    Image.fromarray(np.where(drawn, 40_000, 1000).astype(np.uint16)).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(known(mask=str(tmp_path / "deep.png"))[..., 1], drawn)
 
 
 def test_observations_may_be_given_themselves(config, score_fn, folder, tmp_path):
@@ -303,7 +306,7 @@ BAD = {
         "inpaint",
         {"mask": "diagonal"},
         None,
-        "mask='diagonal': can't be read as an image; acc",
+        "mask='diagonal': diagonal: no such file or directory; accepted: left, right, top",
     ),
     "no such folder": ("inpaint", {}, "nowhere", "nowhere: no such file or directory"),
     "no images": ("inpaint", {}, "{tmp}", "no images found; accepted: .png"),

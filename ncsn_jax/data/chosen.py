@@ -1,6 +1,5 @@
 """Pictures that a user names: by their numbers in the test split, or by a path."""
 
-import functools
 import os
 import re
 import zipfile
@@ -13,7 +12,6 @@ from ncsn_jax.config import Data
 from ncsn_jax.data.datasets import DatasetInfo, load
 from ncsn_jax.data.folder import read_images
 from ncsn_jax.data.preprocessing import quantize
-from ncsn_jax.data.resizing import resized
 from ncsn_jax.errors import UserError
 
 NUMBERS = re.compile(r"\d+(:\d+)?(,\d+(:\d+)?)*")
@@ -49,12 +47,8 @@ def chosen_images(
         return pixels.astype(np.float32) / (dataset.info.num_values - 1)
     height, width, channels = shape
     fitted = {"size": height, "crop": settings.crop, "fit": settings.fit}
-    decode = functools.partial(
-        resized,
-        **(fitted if are_originals and height == width else {"size": None}),
-        channels=1 if channels == 1 else 3,
-    )
-    pixels = read_images(images, decode=decode)
+    fitted = fitted if are_originals and height == width else {}
+    pixels = read_images(images, channels=1 if channels == 1 else 3, **fitted)
     if pixels.shape[1:] != shape:
         raise UserError(f"--images={images}: found images of the shape {pixels.shape[1:]}; accepted: {shape}")
     return pixels.astype(np.float32) / 255
@@ -78,8 +72,7 @@ def stored_images(
     if path.suffix in (".npz", ".npy"):
         pixels = _array(path)
     else:
-        mode = "L" if info.shape[2] == 1 else "RGB"
-        pixels = read_images(path, decode=lambda image: _with_channels(np.asarray(image.convert(mode))))
+        pixels = read_images(path, channels=1 if info.shape[2] == 1 else 3)
     if pixels.shape[1:] != info.shape:
         raise UserError(
             f"{path}: found images of the shape {pixels.shape[1:]}; accepted: {info.shape}, as of "
@@ -112,10 +105,6 @@ def _array(path: Path) -> np.ndarray:
         found = f"{getattr(array, 'dtype', '?')} of the shape {np.shape(array)}"
         raise UserError(f"{path}: found {found}; accepted: (n, height, width, channels), uint8 or floating")
     return array if array.dtype == np.uint8 else array.astype(np.float32)
-
-
-def _with_channels(pixels: np.ndarray) -> np.ndarray:
-    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _numbers(images: str, count: int) -> list[int]:

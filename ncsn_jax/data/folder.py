@@ -1,5 +1,6 @@
 """A folder of images of one's own, as the two splits of a dataset."""
 
+import functools
 import hashlib
 import os
 import unicodedata
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from ncsn_jax.data.resizing import resized
 from ncsn_jax.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -88,18 +90,26 @@ def load_folder(
 
 
 def read_images(
-    path: str | Path, *, decode: Callable[[Image.Image], np.ndarray]
+    path: str | Path,
+    *,
+    channels: Literal[1, 3],
+    size: int | None = None,
+    crop: int | None = None,
+    fit: Literal["crop", "stretch", "pad"] = "crop",
 ) -> UInt8[np.ndarray, "n height width channels"]:
     """The images of a directory and its subdirectories, in the order of their paths; or the one of a file.
 
     Args:
       path: the directory, or the file.
-      decode: from an opened image to uint8 pixels of one shape.
+      channels: as all that follow, of `ncsn_jax.data.resizing.resized`.
+      size: None leaves images as large as they are.
+      crop: None cuts nothing out.
+      fit: how an image becomes a square.
 
     Raises:
-      UserError: if there are none, or one can't be decoded.
+      UserError: if there are none, one can't be decoded, or their shapes differ.
     """
-    path = Path(os.path.expanduser(path))
+    path = Path(path)
     if path.is_file():
         files = [path]
     elif path.is_dir():
@@ -108,6 +118,7 @@ def read_images(
         raise UserError(f"{path}: no such file or directory")
     if not files:
         raise UserError(f"{path}: no images found; accepted: {', '.join(SUFFIXES)}, in any subdirectories")
+    decode = functools.partial(resized, channels=channels, size=size, crop=crop, fit=fit)
     return FolderImages(files, _Decoder(decode, "error", advice="")).in_memory()
 
 

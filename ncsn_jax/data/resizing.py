@@ -34,7 +34,8 @@ def resized(
         black.
 
     Raises:
-      UserError: if the image is smaller than the crop, or too elongated for fit="crop".
+      UserError: if the image has real numbers or more than 16 bits, is smaller than the crop, or is too
+        elongated for fit="crop".
     """
     image = _converted(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
     if crop is not None:
@@ -45,9 +46,15 @@ def resized(
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode.startswith("I"):
+    if image.mode.startswith(("I", "F")):
         # Pillow would clip: 16 bits lie in I;16, and in the 32 of I.
-        image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
+        pixels = np.asarray(image)
+        if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
+            raise UserError(
+                f"found numbers from {pixels.min():g} to {pixels.max():g} in the mode {image.mode}, which "
+                "has no range of its own; accepted: 8 or 16 bits"
+            )
+        image = Image.fromarray((pixels / 257).round().astype(np.uint8))
     elif image.has_transparency_data:
         straight = image.convert("LA") if image.mode == "La" else image
         white = Image.new("RGBA", image.size, "white")

@@ -28,6 +28,25 @@ def test_bytes_are_read_as_they_are(tmp_path):
         np.testing.assert_array_equal(stored(tmp_path / name), PIXELS)
 
 
+def test_files_are_decoded_as_for_training(tmp_path):
+    """16 bits, transparency, palettes and rotation: what training sees is what is measured."""
+    pixels = PIXELS[0, ..., 0]
+    turned = Image.Exif()
+    turned[0x0112] = 3  # upside down
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "0.png")
+    Image.fromarray(np.stack([pixels, np.full_like(pixels, 255)], -1)).save(tmp_path / "1.png")
+    Image.fromarray(pixels).convert("P").save(tmp_path / "2.png")
+    Image.fromarray(pixels[::-1, ::-1]).save(tmp_path / "3.png", exif=turned)
+    Image.fromarray(np.stack([pixels, np.zeros_like(pixels)], -1)).save(tmp_path / "4.png")
+    expected = [pixels] * 4 + [np.full_like(pixels, 255)]  # white shows through
+    np.testing.assert_array_equal(stored(tmp_path), np.stack(expected)[..., None])
+    settings = Data(name="folder", data_dir=str(tmp_path), image_size=6, channels=1, fit="stretch")
+    dataset = data.load(settings)
+    chosen = data.chosen_images(settings, str(tmp_path), (6, 6, 1))
+    for image in (*dataset.train, *dataset.test):
+        assert any(np.array_equal(image, np.round(255 * other)) for other in chosen)
+
+
 def test_numbers_are_quantized_as_the_dataset_is(tmp_path):
     np.save(tmp_path / "a.npy", (PIXELS + 0.9) / 256)
     np.testing.assert_array_equal(stored(tmp_path / "a.npy"), PIXELS)
