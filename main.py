@@ -42,6 +42,7 @@ from ncsn_jax import (
     compiling,
     config,
     data,
+    determinism,
     hosts,
     interpolating,
     restoring,
@@ -54,12 +55,14 @@ from ncsn_jax.files import limit_size
 from ncsn_jax.locking import first_is_only_writer, only_writer
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.models.score_fn import NetworkScore
+from ncsn_jax.paths import expanded
 from ncsn_jax.training import importing
 from ncsn_jax.training.preemption import STATUS
 from ncsn_jax.training.workdir import load_run
 
 gc.enable()
 
+ROOT = Path(__file__).parent
 DEFAULT_CONFIG = "configs/digits.py"
 OVERRIDABLE = ("data.data_dir", "evaluation.", "model.dtype", "restoration.", "sampling.")
 """What may be overridden where the config is the workdir's: settings, or their prefixes."""
@@ -68,8 +71,61 @@ MAX_COMPILATIONS = 4 * 2**30
 """Bytes of compiled programs that are kept from run to run."""
 
 
+class OrNone(flags.ArgumentParser):
+    """Takes the word None for None, which config.py refuses where a setting isn't optional."""
+
+    def __init__(self, parser: flags.ArgumentParser):
+        self._parser = parser
+        self.syntactic_help = parser.syntactic_help
+
+    def parse(self, argument):
+        return None if argument == "None" else self._parser.parse(argument)
+
+    def flag_type(self):
+        return self._parser.flag_type()
+
+
+for kind, parser in {
+    int: flags.IntegerParser(),
+    float: flags.FloatParser(),
+    str: flags.ArgumentParser(),
+}.items():
+    config_flags.register_flag_parser_for_type(kind, OrNone(parser))
+
+
+def with_config_file(argv: list[str]) -> list[str]:
+    """The arguments with the file of --config where it is: here, or else beside this program.
+
+    Raises:
+      UserError: if there is no such file, or it is a run's config.json.
+    """
+    for number, word in enumerate(argv):
+        if not re.match("--?config(=|$)", word):
+            continue
+        flag, equals, value = word.partition("=")
+        place = number if equals else number + 1
+        if place == len(argv):  # a flag without a value, as absl says
+            break
+        name, colon, argument = (value if equals else argv[place]).partition(":")
+        path = Path(expanded(name))
+        if path.suffix == ".json":
+            raise UserError(
+                f"--config={name}: found JSON; a run's own settings are read by --workdir={path.parent}; "
+                "accepted: a Python file that defines get_config()"
+            )
+        found = next((p for p in (path, ROOT / path) if p.exists()), None)
+        if found is None:
+            raise UserError(
+                f"--config={name}: no such file, here or in {ROOT}; accepted: a Python file that defines "
+                "get_config(), such as configs/digits.py"
+            )
+        return [*argv[:number], f"{flag}={found}{colon}{argument}", *argv[place + 1 :]]
+    return argv
+
+
 def parse_flags(argv: list[str]) -> flags.FlagValues:
     """The values of the flags; `SystemExit` after --help."""
+    argv = with_config_file(argv)
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Prints this and exits.", flag_values=values)
     flags.DEFINE_enum("mode", "train", list(MODES), "What to do.", flag_values=values)
@@ -93,6 +149,13 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
         "of images, or an image file. To restore: the first eight of the test split, if none are named. Of "
         "--mode evaluate: a directory of images, or a .npz or .npy array of them, to be measured in place of "
         "the run's samples.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "out",
+        None,
+        "Of --mode sample and of restorations: a name. They are put into a directory of that name, such as "
+        "samples/NAME, and replace no others.",
         flag_values=values,
     )
     flags.DEFINE_list(
@@ -120,7 +183,7 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
     try:
         config_flags.DEFINE_config_file(
             "config",
-            str(Path(__file__).parent / DEFAULT_CONFIG),
+            str(ROOT / DEFAULT_CONFIG),
             "The run's config file; --config.training.batch_size=64 after it overrides a setting.",
             flag_values=values,
             sys_argv=argv,
@@ -151,10 +214,17 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
         raise UserError("--images: found an empty name")
     if values.workdir and re.search("[\ud800-\udfff]", values.workdir):  # where Orbax can't write
         raise UserError(f"--workdir={values.workdir!r}: accepted: a name in UTF-8")
+    for name in ("workdir", "images", "checkpoint"):
+        if isinstance(path := values[name].value, str):
+            values[name].value = expanded(path)
     if values.checkpoint is not None and values.mode != "import":
         raise UserError("--checkpoint: only --mode import takes it")
     if values.images is not None and values.mode not in (*RESTORATIONS, "evaluate"):
         raise UserError(f"--images: only these modes take it: {', '.join(RESTORATIONS)}, evaluate")
+    if values.out is not None and values.mode not in ("sample", *RESTORATIONS):
+        raise UserError(f"--out: only these modes take it: sample, {', '.join(RESTORATIONS)}")
+    if values.out is not None and not re.fullmatch(r"[\w-]+", values.out):
+        raise UserError(f"--out={values.out}: accepted: a name of letters, digits, - and _")
     if values.steps is not None and values.mode != "evaluate":
         raise UserError("--steps: only --mode evaluate takes it")
     if values.images is not None and values.steps is not None:
@@ -193,7 +263,12 @@ def train(workdir: Path, values: flags.FlagValues) -> None:
 def run_config(workdir: Path, values: flags.FlagValues) -> config.Config:
     """The config that the flags name, or else that of the workdir's run, with the flags' overrides."""
     given = config_flags.get_override_values(values["config"])
-    if values.workdir and values["config"].using_default_value and (workdir / "config.json").exists():
+    if values.workdir and values["config"].using_default_value:
+        if not (workdir / "config.json").exists():
+            raise UserError(
+                f"{workdir} holds no run (no config.json): name the config of a new one, such as "
+                f"--config={DEFAULT_CONFIG}"
+            )
         parsed = with_overrides(load_run(workdir), given)
     else:
         parsed = config.parse(values.config.to_dict())  # the overrides are in it
@@ -210,7 +285,7 @@ def sample(workdir: Path, values: flags.FlagValues) -> None:
     """Samples the run in the workdir, by its own config."""
     parsed = hosts.together(lambda: trained_config(workdir, values))
     score_fn = restored(workdir, parsed)
-    hosts.by_first(lambda: draw(workdir, parsed, score_fn))
+    hosts.by_first(lambda: draw(workdir, parsed, score_fn, values.out))
 
 
 def restored(workdir: Path, parsed: config.Config) -> NetworkScore:
@@ -223,7 +298,7 @@ def restore(workdir: Path, values: flags.FlagValues) -> None:
     """Restores images, or interpolates between them, by the run in the workdir."""
     parsed, mode = hosts.together(lambda: trained_config(workdir, values)), values.mode
     score_fn = restored(workdir, parsed)
-    directory = workdir / mode
+    directory = workdir / mode / (values.out or "")
 
     def write() -> None:
         with only_writer(workdir, mode):
@@ -231,7 +306,9 @@ def restore(workdir: Path, values: flags.FlagValues) -> None:
                 interpolating.interpolate(directory, score_fn, parsed, values.images)
             else:
                 restoring.restore(directory, mode, score_fn, parsed, values.images)
-        print(f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}")
+        print(
+            f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir() if path.is_file()))}"
+        )
 
     hosts.by_first(write)
 
@@ -261,6 +338,7 @@ def report(workdir: Path, values: flags.FlagValues) -> None:
     """Writes a page about the run in the workdir."""
     from ncsn_jax import evaluation
 
+    refuse_config(workdir, values)
     for name in config_flags.get_override_values(values["config"]):
         raise UserError(f"--config.{name}: --mode report shows a run as it is; accepted: --workdir")
     hosts.by_first(lambda: print(evaluation.write_report(workdir)))
@@ -277,6 +355,7 @@ def steps(values: flags.FlagValues) -> list[int] | None:
 
 def trained_config(workdir: Path, values: flags.FlagValues) -> config.Config:
     """The config of the workdir's run, with what may be overridden of it."""
+    refuse_config(workdir, values)
     given = config_flags.get_override_values(values["config"]) | num_samples(values)
     for name in given:
         if not name.startswith(OVERRIDABLE):
@@ -286,6 +365,15 @@ def trained_config(workdir: Path, values: flags.FlagValues) -> config.Config:
                 "config.model.dtype"
             )
     return with_overrides(load_run(workdir), given)
+
+
+def refuse_config(workdir: Path, values: flags.FlagValues) -> None:
+    """Refuses a --config beside the --workdir of a run, whose own settings are taken."""
+    if values.workdir and not values["config"].using_default_value:
+        name = config_flags.get_config_filename(values["config"])
+        raise UserError(
+            f"--config={name}: --mode {values.mode} takes the settings of the run in {workdir}; leave it out"
+        )
 
 
 def import_checkpoint(workdir: Path, values: flags.FlagValues) -> None:
@@ -327,9 +415,9 @@ def num_samples(values: flags.FlagValues) -> dict[str, int]:
     return {} if values.num_samples is None else {f"{group}.num_samples": values.num_samples}
 
 
-def draw(workdir: Path, parsed: config.Config, score_fn: NetworkScore) -> None:
-    """Writes samples, a grid and the annealing's animation to the workdir."""
-    directory = workdir / "samples"
+def draw(workdir: Path, parsed: config.Config, score_fn: NetworkScore, out: str | None = None) -> None:
+    """Writes samples, a grid and the annealing's animation to the workdir, maybe to a directory of a name."""
+    directory = workdir / "samples" / (out or "")
     shape, transform = data.describe(parsed.data).shape, data.TRANSFORMS[parsed.data.transform]
     with only_writer(workdir, "samples"):
         sampling.write_samples(
@@ -355,10 +443,11 @@ def main(argv: list[str]) -> int:
     try:
         values = parse_flags(argv)
         hosts.join(values.coordinator_address, values.num_processes, values.process_id)
+        require_devices()
         keep_compilations()
         name = Path(config_flags.get_config_filename(values["config"])).name
         workdir = Path(values.workdir or f"runs/{name.replace('.py', '').replace(':', '_')}")
-        with messages():
+        with messages(), determinism.pinned():
             MODES[values.mode](workdir, values)
     except (UserError, OSError) as error:
         print("main.py:", " ".join(str(error).splitlines()), file=sys.stderr)
@@ -373,6 +462,19 @@ def main(argv: list[str]) -> int:
         )
         return 130
     return 0
+
+
+def require_devices() -> None:
+    """Makes sure that jax has devices; every mode asks for them, were it only for their processes."""
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError) as error:  # an assertion fails where CUDA isn't installed
+        platforms = jax.config.jax_platforms or ""  # pyright: ignore[reportAttributeAccessIssue]
+        reason = str(error) and f" ({one_line(error).partition(' (set JAX')[0][:200]})"
+        raise UserError(
+            f"JAX_PLATFORMS={platforms}: jax finds no such device{reason}; unset it, or install jax for it, "
+            "such as pip install -e '.[cuda]'"
+        ) from error
 
 
 def keep_compilations() -> None:

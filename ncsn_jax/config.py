@@ -3,14 +3,15 @@
 The files in `configs/` say what they change; the defaults here are the paper's MNIST experiment.
 """
 
-import functools
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import ml_collections
 import numpy as np
 from flax import linen as nn
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
@@ -34,12 +35,19 @@ from ncsn_jax.models.layers import (
     ConditionalInstanceNormPlus,
     InstanceNormPlus,
     VarianceNorm,
+    elu,
+    leaky_relu,
+    relu,
+    swish,
 )
 from ncsn_jax.noise import geometric_levels
+from ncsn_jax.paths import absolute, expanded
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """32 bits: jax would take a larger seed for another, smaller one."""
+Place = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
+"""A file or a directory, found from any working directory; or a bucket."""
 
 
 class Settings(BaseModel):
@@ -51,7 +59,7 @@ class Data(Settings):
 
     name: str = "mnist"
     """A dataset's name, one of `ncsn_jax.data.load`'s; `folder` is a directory of images of one's own."""
-    data_dir: Annotated[str, Field(min_length=1)] | None = None
+    data_dir: Place | None = None
     """Where prepared datasets lie; TFDS's own directory if None. Of `folder`, the directory of images. The
     points need none."""
 
@@ -135,12 +143,7 @@ class NoiseLevels(Settings):
         return tuple(geometric_levels(self.sigma_begin, self.sigma_end, self.num_scales).tolist())
 
 
-ACTIVATIONS = {
-    "elu": nn.elu,
-    "relu": nn.relu,
-    "leaky_relu": functools.partial(nn.leaky_relu, negative_slope=0.2),
-    "swish": nn.swish,
-}
+ACTIVATIONS = {"elu": elu, "relu": relu, "leaky_relu": leaky_relu, "swish": swish}
 
 
 NCSN_NORMS = {
@@ -274,7 +277,7 @@ class Training(Settings):
     """How many of the newest checkpoints are kept."""
     keep_best: NonNegativeInt = 0
     """How many more are kept for their held-out loss, which is then evaluated at every checkpoint."""
-    checkpoint_dir: Annotated[str, Field(min_length=1)] | None = None
+    checkpoint_dir: Place | None = None
     """Where checkpoints lie, such as `gs://bucket/run`: a place that all processes see. `checkpoints/` in the
     workdir if None."""
     max_failed_saves: NonNegativeInt = 100
@@ -344,7 +347,7 @@ class Restoration(Settings):
     """Whether the images are originals, of which the observations are made here, or observations."""
     noise: NonNegativeFloat = 0.0
     """σ_y, the standard deviation of the noise in an observation, for images in [0, 1]."""
-    mask: Annotated[str, Field(min_length=1)] = "left"
+    mask: Annotated[str, Field(min_length=1), AfterValidator(expanded)] = "left"
     """Of inpaint: what is known: the `left`, `right`, `top` or `bottom` half; all but a square in the
     `centre`, half as high and wide; `random` pixels; or where a PNG file is white."""
     known: Annotated[float, Field(gt=0, lt=1)] = 0.25
@@ -393,14 +396,14 @@ class Evaluation(Settings):
     """Where images are compared: in the last layer of a small classifier, which is trained on the dataset's
     labels once; in that of Inception-v3 (the extra `fid`); or as they are. `auto` is the classifier where
     images have labels, and Inception elsewhere. Points are compared as they are."""
-    inception_weights: Annotated[str, Field(min_length=1)] | None = None
+    inception_weights: Place | None = None
     """A file of Inception-v3's weights, as torch-fidelity has them; downloaded if None."""
     num_neighbours: PositiveInt = 5
     """Of coverage: k, the neighbour that decides how far a manifold reaches."""
     likelihood_examples: PositiveInt = 1_000
     """How many test examples, from the first, the likelihood averages over."""
     trace: Literal["auto", "exact", "hutchinson"] = "auto"
-    """Of likelihood: how the score's divergence is found. `auto` is exact in up to 64 dimensions."""
+    """Of likelihood: how the score's divergence is found. `auto` is exact in up to 16 dimensions."""
     num_probes: PositiveInt = 1
     """Of likelihood: how many Rademacher vectors Hutchinson's estimate averages over."""
     loss_examples: PositiveInt = 1_000
@@ -457,11 +460,13 @@ def parse(settings: Any) -> Config:
     """The config of nested dictionaries.
 
     Args:
-      settings: values by name; what is missing takes its default.
+      settings: values by name, as dictionaries or a `ConfigDict`; what is missing takes its default.
 
     Raises:
       UserError: if a name is unknown, or a value has the wrong type or range; it names each.
     """
+    if isinstance(settings, ml_collections.ConfigDict):
+        settings = settings.to_dict()
     try:
         return Config.model_validate(settings)
     except ValidationError as error:

@@ -14,7 +14,7 @@ from ncsn_jax.errors import UserError
 from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.plan import interpolation, plan
 from ncsn_jax.restoration import slerp
-from ncsn_jax.restoring import MAX_IMAGES, restoration_key, write_rows
+from ncsn_jax.restoring import MAX_IMAGES, described_settings, restoration_key, write_rows
 
 
 def interpolate(directory: Path, score_fn: NetworkScore, config: Config, images: str | None) -> None:
@@ -61,8 +61,11 @@ def _through_noise(directory, score_fn, config, images) -> None:
         return map(transform.inverse, sampling.chains(sampler, keys, score_fn, x))
 
     directory.mkdir(parents=True, exist_ok=True)
+    described = described_settings(config, images)
+    sampling.announce_replacement(directory, described)
     written = sampling.write_batches(
-        directory / "samples.npy",
+        directory / sampling.SAMPLES,
+        described,
         run,
         sampling.batches(rows, max(1, batch_size // length)),
         num_steps=sampler.num_steps,
@@ -91,7 +94,7 @@ def _through_latents(directory, score_fn, config, images) -> None:
     down = plan(settings, config.model.noise_levels)
     up = down._replace(levels=down.levels[::-1])
     batch_size = chains_at_once(settings, score_fn.model, info.shape)
-    length = config.restoration.num_interpolations
+    length, described = config.restoration.num_interpolations, described_settings(config, images)
 
     def follow(name, sampler, x, counts, inverse, num_shown=0):
         def run(numbers):
@@ -101,6 +104,7 @@ def _through_latents(directory, score_fn, config, images) -> None:
 
         return sampling.write_batches(
             directory / name,
+            described,
             run,
             sampling.batches(len(x), batch_size),
             num_steps=sampler.num_steps,
@@ -110,13 +114,14 @@ def _through_latents(directory, score_fn, config, images) -> None:
         )
 
     directory.mkdir(parents=True, exist_ok=True)
+    sampling.announce_replacement(directory, described)
     clean = transform.forward(pictures)
     follow("latents.npy", up, clean, (len(clean),), lambda x: x).require_finite()
     latents = jnp.asarray(np.load(directory / "latents.npy"))
     arcs = jax.vmap(functools.partial(slerp, num_points=length))(latents[:-1], latents[1:])
     rows = len(arcs)
     written = follow(
-        "samples.npy",
+        sampling.SAMPLES,
         down,
         arcs.reshape(-1, *info.shape),
         (rows, length),

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, Key
 
 from ncsn_jax import data, sampling, viz
 from ncsn_jax.batch_size import chains_at_once
-from ncsn_jax.config import Config, Restoration
+from ncsn_jax.config import Config, Restoration, flatten
 from ncsn_jax.data.folder import read_images
 from ncsn_jax.errors import UserError
 from ncsn_jax.langevin import denoised
@@ -26,7 +26,15 @@ from ncsn_jax.typing import PRNGKey
 MODES = ("inpaint", "colorize", "superres", "denoise")
 """What can be restored: unknown pixels, colours, resolution, what noise hides."""
 
-FILES = ("originals.npy", "observations.npy", "means.npy", "samples.npy", "grid.png", "annealing.gif")
+FILES = (
+    "settings.json",
+    "originals.npy",
+    "observations.npy",
+    "means.npy",
+    "samples.npy",
+    "grid.png",
+    "annealing.gif",
+)
 
 MAX_IMAGES, MAX_RESTORATIONS = 10, 8
 """How many images, and how many restorations of each, the picture and the animation show."""
@@ -73,6 +81,8 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
         return map(transform.inverse, sampling.chains(sampler, keys, score_fn, x, seen))
 
     directory.mkdir(parents=True, exist_ok=True)
+    described = described_settings(config, images)
+    sampling.announce_replacement(directory, described)
     for name in FILES:  # of an earlier call with other settings
         (directory / name).unlink(missing_ok=True)
     y = np.asarray(transform.inverse(observation.y))
@@ -91,7 +101,8 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
         np.save(directory / "means.npy", shown["means"])
     length = min(num_samples, MAX_RESTORATIONS)
     written = sampling.write_batches(
-        directory / "samples.npy",
+        directory / sampling.SAMPLES,
+        described,
         run,
         sampling.batches(count * num_samples, batch_size),
         num_steps=sampler.num_steps,
@@ -102,6 +113,12 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
     frames = [frame.reshape(-1, length, *shape) for frame in written.frames]
     write_rows(directory, frames, list(shown.values()))
     written.require_finite()
+
+
+def described_settings(config: Config, images: str | None) -> dict[str, Any]:
+    """What restorations follow from, beside the network."""
+    groups = {name: getattr(config, name).model_dump() for name in ("sampling", "restoration")}
+    return flatten(groups) | {"images": images}
 
 
 def write_rows(

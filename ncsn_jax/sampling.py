@@ -5,12 +5,14 @@ result equals that of its function in `ncsn_jax.langevin` or `ncsn_jax.samplers`
 """
 
 import collections
+import contextlib
 import functools
 import itertools
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,18 +20,20 @@ from jax import Array
 from jaxtyping import Float, Int, Key
 from tqdm import tqdm
 
-from ncsn_jax import viz
+from ncsn_jax import hosts, viz
 from ncsn_jax.batch_size import chains_at_once
 from ncsn_jax.compiling import inference_options
-from ncsn_jax.config import Sampling
+from ncsn_jax.config import Sampling, flatten
 from ncsn_jax.data.preprocessing import TRANSFORMS, Transform
 from ncsn_jax.errors import UserError
+from ncsn_jax.files import write_whole
 from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.plan import Plan, Step, plan
 from ncsn_jax.restoration import Observation, posterior_score
 from ncsn_jax.streams import stream
 
 IDENTITY = TRANSFORMS["none"]
+SAMPLES, SETTINGS = "samples.npy", "settings.json"
 MAX_SHOWN = {3: 100, 1: 5_000}
 """The most samples that the picture and the animation show, of images and of vectors, by their axes."""
 NOT_FINITE = (
@@ -118,6 +122,28 @@ def batches(count: int, batch_size: int) -> list[Numbers]:
     return [first + np.arange(size).reshape(devices, per_device) for first in range(0, count, size)]
 
 
+def announce_replacement(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Says which samples of a directory others are about to replace, and how they were drawn.
+
+    Args:
+      directory: where they lie, with the settings that `write_batches` has left beside them.
+      settings: how the others are drawn, by name.
+    """
+    try:
+        count = len(np.load(directory / SAMPLES, mmap_mode="r"))
+    except (OSError, ValueError):  # there are none, or they aren't whole
+        return
+    how = "drawn by an older version"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads((directory / SETTINGS).read_text())
+        old, count = known["settings"], known["num_samples"]
+        differing = [
+            f"{name}={old.get(name)!r}" for name in old | settings if old.get(name) != settings.get(name)
+        ]
+        how = f"drawn with {', '.join(differing)}" if differing else "drawn with the same settings"
+    hosts.say(f"{directory}: replaces {count} samples {how}; --out=NAME keeps both")
+
+
 def write_samples(
     directory: Path,
     score_fn: NetworkScore,
@@ -130,7 +156,8 @@ def write_samples(
     """Draws `settings.num_samples` samples and writes them, with a progress bar.
 
     `samples.npy` gets them all, `(num_samples, *shape)`, float32, unclipped, batch by batch as they come;
-    `grid.png` and `annealing.gif` show the first of them (100 images, 5,000 points) and their way there.
+    `settings.json` says how they were drawn; `grid.png` and `annealing.gif` show the first of them (100
+    images, 5,000 points) and their way there.
 
     Args:
       directory: where to; made if need be.
@@ -143,10 +170,12 @@ def write_samples(
     Raises:
       UserError: if the settings don't fit the levels; if some samples aren't finite, after all is written.
     """
-    sampler = plan(settings, sigmas)
+    sampler, described = plan(settings, sigmas), flatten({"sampling": settings.model_dump()})
     directory.mkdir(parents=True, exist_ok=True)
+    announce_replacement(directory, described)
     written = write_batches(
-        directory / "samples.npy",
+        directory / SAMPLES,
+        described,
         lambda numbers: draw(score_fn, shape, sigmas, settings, numbers, transform=transform),
         batches(settings.num_samples, chains_at_once(settings, score_fn.model, shape)),
         num_steps=sampler.num_steps,
@@ -183,6 +212,7 @@ class Written(NamedTuple):
 
 def write_batches(
     path: Path,
+    settings: Mapping[str, Any],
     run: Callable[[Numbers], States],
     numbers: list[Numbers],
     *,
@@ -197,6 +227,7 @@ def write_batches(
 
     Args:
       path: the `.npy` file, float32, `(*counts, *shape)`.
+      settings: how they are drawn, by name; `settings.json` beside the file says it.
       run: from the numbers of a batch to its states.
       numbers: the batches.
       num_steps: how many states follow the first.
@@ -227,6 +258,8 @@ def write_batches(
             first += batch.size
     file.flush()
     partial.rename(path)
+    text = json.dumps({"num_samples": count, "settings": settings}, indent=1)
+    write_whole(path.with_name(SETTINGS), lambda file: file.write(text.encode()))
     kept = [np.concatenate(frames[step]) for step in sorted(frames)]
     return Written(path, kept, count - int(num_finite), count)
 

@@ -258,6 +258,18 @@ BAD_INPUT = {
     "a config that can't be read": Bad(
         "--config=c.py", "Permission denied", steps(write("c.py", ""), forbid("c.py"))
     ),
+    "a run's config": Bad(
+        "--config=points/config.json",
+        "--config=points/config.json: found JSON; a run's own settings are read by --workdir=points; ",
+    ),
+    "a config beside a run": Bad(
+        "--mode=sample --config=configs/toy.py --workdir=points",
+        "--mode sample takes the settings of the run in points; leave it out",
+    ),
+    "a config beside a run to report": Bad(
+        "--mode=report --config=configs/toy.py --workdir=points",
+        "--mode report takes the settings of the run in points; leave it out",
+    ),
     # Settings.
     "an unknown dataset": Bad("--config.data.name=cifar", "'cifar': unknown dataset; accepted: digits"),
     "an unknown setting": Bad("--config.training.batchsize=4", 'batchsize. Did you mean "batch_size"'),
@@ -268,6 +280,13 @@ BAD_INPUT = {
     ),
     "a group that is a number": Bad("--config.training=3", "config.training"),
     "a number of letters": Bad("--config.training.batch_size=many", "many"),
+    "an option of letters": Bad(
+        "--config.training.gradient_clip=many", "could not convert string to float: 'many'"
+    ),
+    "None for what isn't optional": Bad(
+        "--config.training.batch_size=None",
+        "config.training.batch_size=None: input should be a valid integer",
+    ),
     "a number that isn't": Bad("--config.training.learning_rate=nan", "learning_rate"),
     "a number without end": Bad("--config.training.learning_rate=inf", "learning_rate=inf: input should be"),
     "a huge seed": Bad(f"--config.sampling.seed={2**32}", "seed=4294967296: input should be less"),
@@ -336,7 +355,7 @@ BAD_INPUT = {
     ),
     "an image that is none, of a name of two lines": Bad(
         f"{FOLDER} --config.data.data_dir=photos",
-        "'photos/two\\nlines.png': can't be decoded",
+        "photos/two\\nlines.png': can't be decoded",
         steps(pictures(*[(9, 9)] * 8), write("photos/two\nlines.png")),
     ),
     "a folder of less than a batch": Bad(
@@ -362,39 +381,58 @@ BAD_INPUT = {
         )
         for mode in OF_RUNS
     },
+    "training in a mistyped workdir": Bad(
+        "--workdir=rnus/mine",
+        "rnus/mine holds no run (no config.json): name the config of a new one, such as --config=",
+    ),
+    "evaluating images in a mistyped workdir": Bad(
+        "--mode=evaluate --images=photos --workdir=rnus/mine",
+        "rnus/mine holds no run (no config.json): name the config of a new one",
+        pictures((8, 8)),
+    ),
     "sampling the default workdir": Bad(
         "--mode=sample --config=configs/mnist.py:small", "runs/mnist_small holds no run (no config.json)"
     ),
-    "training in a file": Bad("--workdir=file", "file can't be written (file is not a", write("file")),
-    "training below a file": Bad("--workdir=file/run", "/file is not a writable directory", write("file")),
+    "training in a file": Bad(
+        "--config=configs/digits.py --workdir=file", "file can't be written (file is not a", write("file")
+    ),
+    "training below a file": Bad(
+        "--config=configs/digits.py --workdir=file/run", "/file is not a writable directory", write("file")
+    ),
     "sampling below a file": Bad("--mode=sample --workdir=file/run", "file/run holds no run", write("file")),
     "importing into a file": Bad(
         f"{IMPORT} --checkpoint=official.pth --workdir=file", "file can't be written", write("file")
     ),
     "training in other people's things": Bad(
-        "--workdir=theirs",
+        "--config=configs/digits.py --workdir=theirs",
         "theirs is not empty and holds no run (no config.json)",
         write("theirs/thesis.tex"),
     ),
     "training in a link to nowhere": Bad(
-        "--workdir=link", "link can't be written", lambda: Path("link").symlink_to("nowhere/at/all")
+        "--config=configs/digits.py --workdir=link",
+        "link can't be written",
+        lambda: Path("link").symlink_to("nowhere/at/all"),
     ),
     "training in a circle of links": Bad(
-        "--workdir=link", "link can't be written", lambda: Path("link").symlink_to("link")
+        "--config=configs/digits.py --workdir=link",
+        "link can't be written",
+        lambda: Path("link").symlink_to("link"),
     ),
     "sampling a link to nowhere": Bad(
         "--mode=sample --workdir=link", "link holds no run", lambda: Path("link").symlink_to("nowhere")
     ),
     "training where nothing may be written": Bad(
-        "--workdir=locked/run",
+        "--config=configs/digits.py --workdir=locked/run",
         "/locked is not a writable directory",
         forbid("locked", 0o500),
     ),
-    "training where nothing may be seen": Bad("--workdir=locked/run", "locked", forbid("locked")),
+    "training where nothing may be seen": Bad(
+        "--config=configs/digits.py --workdir=locked/run", "locked", forbid("locked")
+    ),
     "sampling where nothing may be seen": Bad(
         "--mode=sample --workdir=locked/run", "locked", forbid("locked")
     ),
-    "a long name": Bad(f"--workdir={LONG}", "File name too long"),
+    "a long name": Bad(f"--config=configs/digits.py --workdir={LONG}", "File name too long"),
     "sampling a long name": Bad(f"--mode=sample --workdir={LONG}", "File name too long"),
     "a name of two lines": Bad(["--mode=sample", "--workdir=two\nlines"], "holds no run"),
     "a name of bytes": Bad(
@@ -570,6 +608,10 @@ BAD_INPUT = {
         lambda: Image.fromarray(np.full((8, 8), 0.5, np.float32)).save("real.tiff"),
     ),
     "no such images": Bad("--mode=inpaint --workdir=images --images=nowhere", "nowhere: no such file or dir"),
+    "numbers with a dash": Bad(
+        "--mode=inpaint --workdir=images --images=0-3",
+        "--images=0-3: no such file or directory; accepted: a path, or numbers of test images such as 0,",
+    ),
     "nobody's images": Bad(
         "--mode=inpaint --workdir=images --images=~nobody-here", "~nobody-here: no such file"
     ),
@@ -611,6 +653,13 @@ BAD_INPUT = {
     "no such sampler": Bad(
         "--mode=sample --workdir=points --config.sampling.method=euler",
         "method='euler': input should be 'ann",
+    ),
+    "a set without a sampling": Bad(
+        "--mode=evaluate --out=mine --workdir=points", "--out: only these modes take it"
+    ),
+    "a set elsewhere": Bad(
+        "--mode=sample --out=../mine --workdir=points",
+        "--out=../mine: accepted: a name of letters, digits, - and _",
     ),
     "a setting of no sampler": Bad(
         "--mode=sample --workdir=points --config.sampling.method=consistent --config.sampling.eta=0.1",

@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -18,6 +21,7 @@ from ncsn_jax.training.workdir import _beginning, load_run
 from tests.interop.torch_writer import as_zip, whole
 
 CONFIGS = Path(main.__file__).parent / "configs"
+DIGITS = f"--config={CONFIGS}/digits.py"
 TINY = [
     "--config.model.num_filters=2",
     "--config.model.num_scales=2",
@@ -48,7 +52,7 @@ def run(capsys, data_dir):
 @pytest.fixture(scope="module")
 def trained(data_dir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("main") / "run"
-    argv = ["main.py", f"--config.data.data_dir={data_dir}", f"--workdir={workdir}", *TINY]
+    argv = ["main.py", DIGITS, *TINY, f"--config.data.data_dir={data_dir}", f"--workdir={workdir}"]
     assert main.main(argv) == 0
     return workdir
 
@@ -73,7 +77,7 @@ def tiny_network(tiny_score):
 def trained_tiny(data_dir, tmp_path_factory, tiny_score):
     """A run for tests that use `tiny_network`."""
     workdir = tmp_path_factory.mktemp("main") / "run"
-    argv = ["main.py", f"--config.data.data_dir={data_dir}", f"--workdir={workdir}", *TINY]
+    argv = ["main.py", DIGITS, *TINY, f"--config.data.data_dir={data_dir}", f"--workdir={workdir}"]
     with replaced_network(tiny_score):
         assert main.main(argv) == 0
     return workdir
@@ -198,16 +202,17 @@ def test_a_trained_run_is_evaluated_and_reported(trained_tiny, run, tmp_path, ca
         )
         assert status == ("png" in images), errors
     assert "accepted: (8, 8, 1), as of config.data.name='digits'" in errors[0]
-    assert (trained_tiny / "eval" / "images_samples.json").exists()
+    assert len(list((trained_tiny / "eval").glob("images_samples_??????.json"))) == 1
     assert main.main(["main.py", "--mode=report", f"--workdir={trained_tiny}"]) == 0
     page = (trained_tiny / "report.html").read_text()
     assert "FD-10 (classifier)" in page
     assert "data:image/gif" in page
     # Of images, no run is needed.
     np.savez(tmp_path / "black.npz", np.zeros((9, 8, 8, 1), np.uint8))
-    status, _ = run("--mode=evaluate", f"--workdir={tmp_path}/none", f"--images={tmp_path}/black.npz")
+    status, _ = run("--mode=evaluate", DIGITS, f"--workdir={tmp_path}/none", f"--images={tmp_path}/black.npz")
     assert status == 0
-    assert json.loads((tmp_path / "none" / "eval" / "images_black.json").read_text())["step"] is None
+    (written,) = (tmp_path / "none" / "eval").glob("images_black_??????.json")
+    assert json.loads(written.read_text())["images"] == f"{tmp_path}/black.npz"
 
 
 @pytest.mark.slow
@@ -220,7 +225,7 @@ def test_an_interrupted_run_on_images_ends_bit_for_bit_as_the_whole_one(trained,
             raise KeyboardInterrupt
 
     monkeypatch.setattr(training.loop.StepLog, "add", add)
-    arguments = (f"--workdir={tmp_path / 'run'}", *TINY, "--config.training.checkpoint_every=1")
+    arguments = (DIGITS, f"--workdir={tmp_path / 'run'}", *TINY, "--config.training.checkpoint_every=1")
     status, errors = run(*arguments)
     assert status == 130
     assert errors[-1] == "main.py: interrupted; the same command goes on from the last checkpoint"
@@ -235,6 +240,7 @@ def test_an_interrupted_run_on_images_ends_bit_for_bit_as_the_whole_one(trained,
 def test_images_are_trained_by_sliced_score_matching(trained, run, tmp_path):
     """The loss falls: by half its first value within 60 steps."""
     status, _ = run(
+        DIGITS,
         f"--workdir={tmp_path}",
         *TINY,
         "--config.training.objective=sliced",
@@ -303,7 +309,7 @@ def test_a_dataset_that_is_not_to_be_had_leaves_nothing(run, tmp_path, monkeypat
 def test_images_that_the_network_cannot_take_are_refused(run, tmp_path, monkeypatch):
     odd = datasets.DatasetInfo(shape=(9, 9, 1), num_values=17)
     monkeypatch.setattr(main.data, "describe", lambda settings: odd)
-    status, errors = run(f"--workdir={tmp_path / 'run'}")
+    status, errors = run(DIGITS, f"--workdir={tmp_path / 'run'}")
     assert status == 1
     assert len(errors) == 1
     assert "height and width must be even there, found 9×9 pixels" in errors[0]
@@ -319,6 +325,135 @@ def test_a_run_goes_on_by_its_workdir_alone(run, trained_tiny, tmp_path):
     status, errors = run(f"--workdir={tmp_path / 'run'}", "--config.model.num_filters=4")
     assert status == 1
     assert "model.num_filters=2, not 4" in errors[0]
+
+
+@pytest.mark.usefixtures("tiny_network")
+def test_samples_do_not_depend_on_the_environment(run, trained_tiny, tmp_path):
+    """JAX_ENABLE_X64, JAX_THREEFRY_PARTITIONABLE and others, as contexts, which have the same effect."""
+    shutil.copytree(trained_tiny, tmp_path / "run")
+    found = []
+    for context in (
+        contextlib.nullcontext(),
+        jax.enable_x64(True),
+        jax.threefry_partitionable(False),
+        jax.default_prng_impl("rbg"),
+        jax.numpy_dtype_promotion("strict"),
+    ):
+        with context:
+            assert run("--mode=sample", f"--workdir={tmp_path / 'run'}")[0] == 0
+        found.append(np.load(tmp_path / "run" / "samples" / "samples.npy"))
+    for samples in found[1:]:
+        np.testing.assert_array_equal(samples, found[0])
+
+
+@pytest.mark.usefixtures("tiny_network")
+def test_sets_of_samples_have_directories_of_their_own(run, trained_tiny, tmp_path):
+    shutil.copytree(trained_tiny, tmp_path / "run")
+    workdir = f"--workdir={tmp_path / 'run'}"
+    before = np.load(tmp_path / "run" / "samples" / "samples.npy")
+    status, errors = run("--mode=sample", workdir, "--num_samples=1", "--out=one", "--config.sampling.seed=3")
+    assert status == 0
+    assert not any("replaces" in line for line in errors)
+    assert len(np.load(tmp_path / "run" / "samples" / "one" / "samples.npy")) == 1
+    np.testing.assert_array_equal(np.load(tmp_path / "run" / "samples" / "samples.npy"), before)
+    options = ("--mode=inpaint", workdir, "--images=0", "--num_samples=1")
+    assert run(*options, "--out=left")[0] == 0
+    assert run(*options)[0] == 0
+    status, errors = run(*options, "--config.restoration.mask=top")
+    assert status == 0
+    assert any("inpaint: replaces 1 samples drawn with restoration.mask='left'" in line for line in errors)
+    assert (tmp_path / "run" / "inpaint" / "left" / "originals.npy").exists()
+    assert main.main(["main.py", "--mode=report", workdir]) == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "The samples one" in page
+    assert "Inpainting: left" in page
+
+
+@pytest.mark.usefixtures("tiny_network")
+def test_the_home_directory_is_found_in_every_path(run, trained_tiny, tmp_path, monkeypatch, data_dir):
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(elsewhere)
+    shutil.copytree(trained_tiny, home / "runs" / "x")
+    (home / "tfds").symlink_to(data_dir)
+    for i in range(2):
+        Image.new("L", (8, 8), 255 * i).save(home / f"{i}.png")
+    tfds = "--config.data.data_dir=~/tfds"
+    assert (
+        run(
+            "--mode=inpaint",
+            "--workdir=~/runs/x",
+            tfds,
+            "--images=~/0.png",
+            "--config.restoration.mask=~/1.png",
+        )[0]
+        == 0
+    )
+    assert (
+        run(
+            "--mode=evaluate",
+            "--workdir=~/runs/x",
+            tfds,
+            "--images=~/0.png",
+            "--config.evaluation.metrics=neighbours",
+        )[0]
+        == 0
+    )
+    arguments = (
+        DIGITS,
+        *TINY,
+        "--workdir=~/runs/y",
+        "--config.training.checkpoint_dir=~/ck",
+        "--config.data.data_dir=../home/tfds",
+    )
+    assert run(*arguments)[0] == 0
+    assert load_run(home / "runs" / "y").data.data_dir == str(home / "tfds")
+    assert sorted(path.name for path in (home / "ck").iterdir()) == ["2"]
+    assert training.restore("~/runs/y")[1].keys() == {"params"}
+    assert not list(elsewhere.iterdir())
+
+
+def test_an_option_is_set_back_to_none():
+    values = main.parse_flags(
+        [
+            "main.py",
+            DIGITS,
+            "--config.sampling.batch_size=None",
+            "--config.training.gradient_clip=1.0",
+            "--config.training.gradient_clip=None",
+            "--config.data.data_dir=None",
+        ]
+    )
+    parsed = main.run_config(Path("runs/digits"), values)
+    assert parsed.sampling.batch_size is parsed.training.gradient_clip is parsed.data.data_dir is None
+
+
+def test_a_config_is_found_beside_the_program(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = main.parse_flags(["main.py", "--config", "configs/toy.py:swiss_roll"])
+    assert values.config.data.name == "swiss_roll"
+    # What is here comes first.
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "toy.py").write_text(
+        "from configs import digits\nget_config = digits.get_config\n"
+    )
+    assert main.parse_flags(["main.py", "--config=configs/toy.py:v2"]).config.model.name == "ncsnv2"
+
+
+@pytest.mark.parametrize("platform", ["cuda", "abacus"])
+def test_a_platform_that_is_not_there_is_one_line(platform, tmp_path):
+    result = subprocess.run(
+        [sys.executable, "main.py", "--mode=report", f"--workdir={tmp_path}"],
+        cwd=CONFIGS.parent,
+        env=os.environ | {"JAX_PLATFORMS": platform},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"main.py: JAX_PLATFORMS={platform}: jax finds no such device")
+    assert "unset it, or install jax for it" in line
 
 
 @pytest.fixture

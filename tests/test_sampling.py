@@ -167,7 +167,7 @@ def test_files_hold_all_samples_and_show_the_first(score_fn, tmp_path):
     with Image.open(tmp_path / "samples" / "annealing.gif") as animation:
         assert animation.n_frames == 4
         assert animation.size == grid.shape[1::-1]
-    assert len(list((tmp_path / "samples").iterdir())) == 3
+    assert len(list((tmp_path / "samples").iterdir())) == 4
 
 
 def test_batches_come_to_disk_one_by_one_and_few_frames_are_kept(tmp_path):
@@ -183,7 +183,7 @@ def test_batches_come_to_disk_one_by_one_and_few_frames_are_kept(tmp_path):
     numbers = sampling.batches(10, 4)
     shown = np.array([0, 1, 4, 5, 8, 11])
     written_file = sampling.write_batches(
-        tmp_path / "x.npy", run, numbers, num_steps=1000, counts=(5, 2), shape=(1,), shown=shown
+        tmp_path / "x.npy", {}, run, numbers, num_steps=1000, counts=(5, 2), shape=(1,), shown=shown
     )
     frames = written_file.frames
     assert written == [4, 8, 10]
@@ -202,7 +202,24 @@ def test_samples_that_are_not_finite_are_said_and_written(score_fn, tmp_path, op
         UserError, match=r"samples\.npy: 10 of 10 samples are not finite: config\.sampling asks"
     ):
         sampling.write_samples(tmp_path, score_fn, SHAPE, SIGMAS, settings)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["annealing.gif", "grid.png", "samples.npy"]
+    names = ["annealing.gif", "grid.png", "samples.npy", "settings.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_what_is_replaced_is_said(score_fn, tmp_path, caplog):
+    def write(**options):
+        caplog.clear()
+        settings = SETTINGS.model_copy(update=options)
+        sampling.write_samples(tmp_path, score_fn, SHAPE, SIGMAS, settings)
+        return caplog.messages
+
+    assert write() == []
+    assert write() == [f"{tmp_path}: replaces 10 samples drawn with the same settings; --out=NAME keeps both"]
+    (message,) = write(num_samples=1, seed=3)
+    assert "replaces 10 samples drawn with sampling.num_samples=10, sampling.seed=0; --out" in message
+    (tmp_path / "settings.json").unlink()
+    (message,) = write()
+    assert "replaces 1 samples drawn by an older version" in message
 
 
 @pytest.mark.parametrize(

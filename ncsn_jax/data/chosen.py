@@ -1,6 +1,5 @@
 """Pictures that a user names: by their numbers in the test split, or by a path."""
 
-import os
 import re
 import zipfile
 from pathlib import Path
@@ -24,8 +23,8 @@ def chosen_images(
 
     Args:
       settings: `config.data`, whose test split is meant.
-      images: numbers such as `0,3,8:12` (8 to 11), or a directory of images or one image file; None for the
-        first eight of the test split.
+      images: a directory of images, one image file, or numbers such as `0,3,8:12` (8 to 11) where no file has
+        that name; None for the first eight of the test split.
       shape: that they must have.
       are_originals: whether images of files are cropped and resized as the dataset's are; observations must
         have their size already.
@@ -33,7 +32,7 @@ def chosen_images(
     Raises:
       UserError: if there are no such images, or they have another shape.
     """
-    if images is None or NUMBERS.fullmatch(images):
+    if images is None or (NUMBERS.fullmatch(images) and not Path(images).exists()):
         dataset = load(settings)
         if dataset.info.shape != shape:
             raise UserError(
@@ -45,6 +44,11 @@ def chosen_images(
         pixels = np.stack([dataset.test[number] for number in numbers])
         assert dataset.info.num_values is not None  # as of every image
         return pixels.astype(np.float32) / (dataset.info.num_values - 1)
+    if not Path(images).exists():
+        raise UserError(
+            f"--images={images}: no such file or directory; accepted: a path, or numbers of test images such "
+            "as 0,3,8:12"
+        )
     height, width, channels = shape
     fitted = {"size": height, "crop": settings.crop, "fit": settings.fit}
     fitted = fitted if are_originals and height == width else {}
@@ -68,7 +72,7 @@ def stored_images(
     Raises:
       UserError: if there are no images, they have another shape, or numbers are far outside of [0, 1].
     """
-    path = Path(os.path.expanduser(path))
+    path = Path(path)
     if path.suffix in (".npz", ".npy"):
         pixels = _array(path)
     else:

@@ -40,6 +40,10 @@ class FolderImages:
                 return image
         raise UserError(f"none of {count} images can be decoded, such as {self._files[first]}; {ACCEPTED}")
 
+    def any_decodes(self) -> bool:
+        """Whether there is an image that can be decoded."""
+        return any(self._decoder(file) is not None for file in self._files)
+
     def in_memory(self) -> np.ndarray:
         """The images in one array, without the skipped ones."""
         images = np.empty((len(self), *self[0].shape), np.uint8)
@@ -64,7 +68,7 @@ def load_folder(
     """The training and the test images of a directory and its subdirectories, in the order of their paths.
 
     Hidden files and directories are left out, links are followed. A file's split depends on nothing but its
-    path inside the directory, except that each split has at least one file.
+    path inside the directory, except that each split has at least one image that decodes.
 
     Args:
       directory: where the images lie.
@@ -75,18 +79,21 @@ def load_folder(
         decoded at each access.
 
     Raises:
-      UserError: if the directory can't be read or has fewer than 2 images, if a file can't be decoded (with
-        "skip": none of a split), or if images decode to different shapes.
+      UserError: if the directory can't be read or has fewer than 2 images that decode, if a file can't be
+        decoded (unless it is skipped), or if images decode to different shapes.
     """
-    directory = Path(os.path.expanduser(directory))
-    names = _image_names(directory)
-    if len(names) < 2:
-        raise UserError(f"{directory}: images found: {len(names)}; {ACCEPTED}")
-    decoder = _Decoder(decode, corrupt)
-    train, test = (
-        FolderImages([directory / name for name in part], decoder) for part in _split(names, test_fraction)
-    )
-    return _in_memory_if_small(train, in_memory_bytes), _in_memory_if_small(test, in_memory_bytes)
+    directory = Path(directory)
+    names, decoder = _image_names(directory), _Decoder(decode, corrupt)
+    while len(names) >= 2:
+        train, test = (
+            FolderImages([directory / name for name in part], decoder)
+            for part in _split(names, test_fraction)
+        )
+        if train.any_decodes() and test.any_decodes():
+            return _in_memory_if_small(train, in_memory_bytes), _in_memory_if_small(test, in_memory_bytes)
+        names = [name for name in names if directory / name not in decoder.skipped]
+    which = "images that can be decoded" if decoder.skipped else "images found"
+    raise UserError(f"{directory}: {which}: {len(names)}; {ACCEPTED}")
 
 
 def read_images(
@@ -134,11 +141,11 @@ class _Decoder:
         self._advice = advice
         self._decode = decode
         self._corrupt = corrupt
-        self._skipped: dict[Path, str] = {}
+        self.skipped: dict[Path, str] = {}
         self._shape: tuple[int, ...] | None = None
 
     def __call__(self, file: Path) -> np.ndarray | None:
-        if file in self._skipped:
+        if file in self.skipped:
             return None
         try:
             if file.exists() and not file.is_file():  # to open a pipe would be to wait for its other end
@@ -162,7 +169,7 @@ class _Decoder:
         problem = f"{name}: can't be decoded ({kind}{' '.join(str(error).split())[:200]})"
         if self._corrupt == "error":
             raise UserError(f"{problem}{self._advice}") from error
-        if self._skipped.setdefault(file, problem) is problem:  # of several threads, one warns
+        if self.skipped.setdefault(file, problem) is problem:  # of several threads, one warns
             # `warnings.warn` would add a line of source code.
             warnings.warn_explicit(f"{problem}; skipped", UserWarning, filename=__name__, lineno=0)
 

@@ -1,14 +1,14 @@
 """Samples held beside real examples: metrics of their features, and what as many real test examples get."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from ncsn_jax.evaluation import metrics
 from ncsn_jax.evaluation.features import Extracted, Features
-from ncsn_jax.evaluation.results import Result, count_name
+from ncsn_jax.evaluation.results import Found, Result, count_name
 
 MAX_REFERENCE = 10_000
 """With how many training examples, drawn at random, samples are compared where that takes every pair."""
@@ -51,7 +51,7 @@ class Real:
         return f"{metric}-{count_name(count)} ({self.features.name})"
 
 
-def frechet(real: Real, samples: Extracted) -> Results:
+def frechet(real: Real, samples: Extracted) -> Found:
     """The Fréchet distance to all training examples; its bias falls with the number of samples."""
 
     def measure(x):
@@ -59,20 +59,20 @@ def frechet(real: Real, samples: Extracted) -> Results:
             "FID": Result(value=metrics.frechet_distance(x.features, real.train.features), better="lower")
         }
 
-    return _beside_real(real, samples, measure)
+    return _beside_real(real, samples, ("FID",), measure)
 
 
-def kernel(real: Real, samples: Extracted) -> Results:
+def kernel(real: Real, samples: Extracted) -> Found:
     """The kernel distance, which has no bias, to the reference."""
 
     def measure(x):
         value, error = metrics.kernel_distance(x.features, real.reference)
         return {"KID": Result(value=value, standard_error=error, better="lower")}
 
-    return _beside_real(real, samples, measure)
+    return _beside_real(real, samples, ("KID",), measure)
 
 
-def coverage(real: Real, samples: Extracted, *, num_neighbours: int) -> Results:
+def coverage(real: Real, samples: Extracted, *, num_neighbours: int) -> Found:
     """Precision, recall, density and coverage, of the reference."""
 
     def measure(x):
@@ -81,10 +81,10 @@ def coverage(real: Real, samples: Extracted, *, num_neighbours: int) -> Results:
         )
         return {name: Result(value=value, better="higher") for name, value in found._asdict().items()}
 
-    return _beside_real(real, samples, measure)
+    return _beside_real(real, samples, metrics.Coverage._fields, measure)
 
 
-def inception_score(real: Real, samples: Extracted) -> Results:
+def inception_score(real: Real, samples: Extracted) -> Found:
     """The inception score, of the classes of the features' network."""
 
     def measure(x):
@@ -92,19 +92,19 @@ def inception_score(real: Real, samples: Extracted) -> Results:
         value, error = metrics.inception_score(x.probabilities, num_splits=num_splits)
         return {"IS": Result(value=value, standard_error=error, better="higher")}
 
-    return _beside_real(real, samples, measure)
+    return _beside_real(real, samples, ("IS",), measure)
 
 
-def classes(real: Real, samples: Extracted) -> tuple[Results, dict]:
+def classes(real: Real, samples: Extracted) -> Found:
     """How far the classes' shares are from those of the training examples: ½ Σ |pₖ − qₖ|; and the shares."""
-    expected = class_shares(real.train)
+    expected, name = class_shares(real.train), "class shares, total variation"
 
     def measure(x):
         distance = 0.5 * np.abs(class_shares(x) - expected).sum()
-        return {"class shares, total variation": Result(value=float(distance), better="lower")}
+        return {name: Result(value=float(distance), better="lower")}
 
     shares = {"samples": class_shares(samples).tolist(), "training data": expected.tolist()}
-    return _beside_real(real, samples, measure), shares
+    return dataclasses.replace(_beside_real(real, samples, (name,), measure), details=shares)
 
 
 def class_shares(extracted: Extracted) -> Float[np.ndarray, " K"]:
@@ -114,7 +114,7 @@ def class_shares(extracted: Extracted) -> Float[np.ndarray, " K"]:
     return counts / counts.sum()
 
 
-def neighbours(real: Real, samples: Extracted) -> Results:
+def neighbours(real: Real, samples: Extracted) -> Found:
     """The median distance to the nearest training example, relative to that of test examples.
 
     1 is as far as unseen data are; 0 would be copies. Where half of the test examples coincide with training
@@ -128,24 +128,34 @@ def neighbours(real: Real, samples: Extracted) -> Results:
     count = min(len(samples.features), MAX_NEIGHBOURS)
     distance, of_real = nearest(samples.features), nearest(real.test.features)
     if of_real == 0:
-        return {}
+        return Found({})
     result = Result(value=distance / of_real, real=1.0)
-    return {real.name("nearest training example, relative distance", count): result}
+    return Found({real.name("nearest training example, relative distance", count): result})
 
 
-def _beside_real(real: Real, samples: Extracted, measure: Callable[[Extracted], Results]) -> Results:
+def _beside_real(
+    real: Real, samples: Extracted, names: Sequence[str], measure: Callable[[Extracted], Results]
+) -> Found:
     """A measure of all samples; of as many as there are test examples, if these are fewer; and of these.
 
-    Most measures depend on the number of samples: only what was measured of as many may be compared.
+    Most measures depend on the number of samples: only what was measured of as many may be compared. Too few
+    for a measure are a problem of its results, and of no others.
     """
     total, available = len(samples.features), len(real.test.features)
-    results = {}
+    results, problems = {}, {}
     for count in dict.fromkeys((total, min(total, available))):
-        measured = measure(samples.rows(slice(count)))
-        of_real = measure(real.test.rows(slice(count))) if count <= available else {}
+        try:
+            measured = measure(samples.rows(slice(count)))
+        except ValueError as error:
+            problems |= {real.name(name, count): str(error) for name in names}
+            continue
+        try:
+            of_real = measure(real.test.rows(slice(count))) if count <= available else {}
+        except ValueError:  # features of the test examples that aren't finite
+            of_real = {}
         for metric, result in measured.items():
             known = of_real.get(metric)
             results[real.name(metric, count)] = result.model_copy(
                 update={"real": None if known is None else known.value}
             )
-    return results
+    return Found(results, problems=problems)

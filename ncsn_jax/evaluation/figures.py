@@ -32,9 +32,10 @@ def write_neighbours(
     """
     if not hosts.is_first() or dataset.info.num_values is None:
         return
-    in_pixels = nearest_in_pixels(samples, dataset.train, NEIGHBOURS)
+    count = min(NEIGHBOURS, len(dataset.train))
+    in_pixels = nearest_in_pixels(samples, dataset.train, count)
     features = extracted.features[: len(samples)]
-    _, in_features = metrics.nearest_neighbours(features, real.train.features, count=NEIGHBOURS)
+    _, in_features = metrics.nearest_neighbours(features, real.train.features, count=count)
     scale = dataset.info.num_values - 1
     gap = np.ones((1, *samples.shape[1:]))
     images = []
@@ -42,7 +43,7 @@ def write_neighbours(
         images.append(sample[None] / scale)
         for numbers in found:
             images += [gap, np.stack([dataset.train[int(number)] for number in numbers]) / scale]
-    grid = viz.image_grid(np.concatenate(images), columns=3 + 2 * NEIGHBOURS)
+    grid = viz.image_grid(np.concatenate(images), columns=3 + 2 * count)
     viz.save_png(path, grid)
 
 
@@ -82,7 +83,7 @@ def loss_by_level(by_step: dict) -> Figure:
         axes.errorbar(
             details["sigma"],
             details["loss"],
-            details["standard_error"],
+            details.get("standard_error"),
             marker=".",
             label=f"step {step}",
         )

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import importlib.util
 import io
 import os
 import pickle
@@ -16,6 +17,11 @@ from ncsn_jax.evaluation.features import Extracted, Features
 _NUM_FEATURES, _NUM_CLASSES = 2048, 1008
 _TIMEOUT = 10.0
 """How many seconds a download waits for an answer, or for the next bytes."""
+
+
+def is_installed() -> bool:
+    """Whether torch-fidelity is; imports nothing."""
+    return importlib.util.find_spec("torch_fidelity") is not None
 
 
 def inception(weights: str | None = None, *, batch_size: int = 64) -> Features:
@@ -56,7 +62,7 @@ def _network(weights: str | None):
     except ImportError as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"Inception-v3's features take torch-fidelity: found {reason!r}; pip install 'ncsn_jax[fid]'"
+            f"Inception-v3's features take torch-fidelity: found {reason!r}; pip install -e '.[fid]'"
         ) from error
     if weights is None:
         path = _downloaded(URL_INCEPTION_V3)

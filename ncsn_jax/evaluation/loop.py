@@ -1,7 +1,10 @@
 """The evaluation loop: what is measured of which checkpoint, and the files it leaves."""
 
 import functools
+import hashlib
+import os
 from collections.abc import Callable, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,18 +12,26 @@ from ncsn_jax import data, hosts, training
 from ncsn_jax.batch_size import chains_at_once
 from ncsn_jax.config import METRICS, Config
 from ncsn_jax.data.datasets import Dataset
+from ncsn_jax.determinism import pinned
 from ncsn_jax.errors import UserError
 from ncsn_jax.evaluation import compared, figures, networks, results
-from ncsn_jax.evaluation.compared import Real, Results
+from ncsn_jax.evaluation.compared import Real
 from ncsn_jax.evaluation.features import Features
 from ncsn_jax.evaluation.parts import fingerprint
 from ncsn_jax.evaluation.real import kind_of_features, real_features
-from ncsn_jax.evaluation.results import Measured, Subject
+from ncsn_jax.evaluation.results import Found, Measured, Subject
 from ncsn_jax.evaluation.samples import Samples, drawn_samples, given_samples, sample_features
 from ncsn_jax.hosts import wait_for_all
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.models.score_fn import NetworkScore
-from ncsn_jax.training.workdir import checkpoint_dir, checkpoint_steps
+from ncsn_jax.paths import expanded
+from ncsn_jax.training.record import run_facts
+from ncsn_jax.training.workdir import (
+    checkpoint_dir,
+    checkpoint_steps,
+    read_record,
+    require_same_data,
+)
 
 OF_CLASSES = ("inception_score", "classes")
 OF_NETWORKS = ("likelihood", "loss")
@@ -30,12 +41,13 @@ class Measure(NamedTuple):
     """A metric of one subject: what it is measured of, and how; every process runs it."""
 
     of: str
-    run: Callable[[], tuple[Results, dict[str, Any]]]
+    run: Callable[[], Found]
 
 
+@pinned()
 def evaluate(
     config: Config,
-    workdir: str | Path,
+    workdir: str | PathLike[str],
     *,
     steps: Sequence[int] | None = None,
     images: str | None = None,
@@ -59,31 +71,38 @@ def evaluate(
       What the files of these subjects hold.
 
     Raises:
-      UserError: if there is no such checkpoint, or the metrics, images or data don't fit.
+      UserError: if there is no such checkpoint, the metrics, images or data don't fit, or the data aren't
+        those that the run was trained on.
     """
-    workdir = Path(workdir)
+    workdir = Path(expanded(workdir))
     directory, parts = workdir / "eval", workdir / "eval" / "parts"
+    if features is None:
+        config = _with_features(config, of_images=images is not None)
     chosen = _chosen_metrics(config, of_images=images is not None, given=features is not None)
     steps = [] if images else _chosen_steps(workdir, config, steps)
     dataset = data.load(config.data)
+    of_dataset = data.fingerprint(dataset)
+    _require_data_of_run(workdir, config, steps, of_dataset)
     # Not before it is needed: it may train a classifier, or read all of the dataset.
-    real = functools.cache(lambda: real_features(parts, config, dataset, features))
+    real = functools.cache(lambda: real_features(parts, config, dataset, of_dataset, features))
 
     def of_samples(name: str, samples: Samples) -> dict[str, Measure]:
         return _measures_of_samples(directory, config, dataset, real(), samples, name)
 
     measured = []
     if images:
-        name = f"images_{results.file_name(Path(images).expanduser().resolve().stem)}"
-        samples = given_samples(parts, data.stored_images(images, config.data, dataset.info))
-        measured.append(_measure(directory, Subject(name=name), of_samples(name, samples), chosen))
+        path = Path(expanded(images)).resolve()
+        name = _name_of_images(path)
+        samples = given_samples(parts, data.stored_images(path, config.data, dataset.info))
+        subject = Subject(name=name, images=str(path))
+        measured.append(_measure(directory, subject, of_samples(name, samples), chosen))
     if steps:
         config = _with_batch_size(config, dataset.info.shape)
     for step in steps:
         name, (_, variables) = f"step_{step:08d}", training.restore(workdir, step=step)
         score_fn = as_score_fn(config.network(), variables)
         of_network = fingerprint(variables, config.model.model_dump())
-        measures = _measures_of_network(parts, config, dataset, score_fn, of_network)
+        measures = _measures_of_network(parts, config, dataset, of_dataset, score_fn, of_network)
         if set(chosen) - set(OF_NETWORKS):
             samples = drawn_samples(parts, score_fn, of_network, config, dataset.info, name)
             measures |= of_samples(name, samples)
@@ -91,6 +110,35 @@ def evaluate(
     if hosts.is_first():
         figures.write_curves(directory, results.read_all(directory))
     return measured
+
+
+def _with_features(config: Config, *, of_images: bool) -> Config:
+    """The config with the features that `auto` comes to in the first process."""
+    if config.evaluation.features != "auto":
+        return config
+    chosen = set(METRICS if config.evaluation.metrics == "all" else config.evaluation.metrics)
+    if not of_images and chosen <= set(OF_NETWORKS):  # they need none
+        return config
+    kind = hosts.from_first(lambda: kind_of_features(config))
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"features": kind})})
+
+
+def _require_data_of_run(
+    workdir: Path, config: Config, steps: Sequence[int], of_dataset: dict[str, Any]
+) -> None:
+    """Refuses data that a checkpoint, or the newest of a run beside given images, wasn't trained on."""
+    if not steps and (workdir / "config.json").exists():
+        steps = checkpoint_steps(workdir, config)[-1:]
+    facts = run_facts(config, of_dataset)
+    for step in steps:
+        place, record = read_record(workdir, config, step)
+        require_same_data(place, record, facts)
+
+
+def _name_of_images(path: Path) -> str:
+    """The name of a path's results; the digits tell it from others whose last parts are the same."""
+    digits = hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
+    return f"images_{results.file_name(path.stem)}_{digits}"
 
 
 def _with_batch_size(config: Config, shape: tuple[int, ...]) -> Config:
@@ -121,7 +169,7 @@ def _chosen_metrics(config: Config, *, of_images: bool, given: bool) -> tuple[st
         )
     if not is_image and of_images:
         raise UserError(f"--images: config.data.name={config.data.name!r} are points")
-    if not given and kind_of_features(config) == "pixels":
+    if not given and settings.features == "pixels":
         impossible |= dict.fromkeys(OF_CLASSES, "pixels and points are in no classes")
     if of_images:
         impossible |= dict.fromkeys(OF_NETWORKS, "it is measured of a network, not of images")
@@ -149,15 +197,13 @@ def _measures_of_samples(
     def neighbours():
         shown = samples.first(figures.SHOWN)
         figures.write_neighbours(directory / f"{name}_neighbours.png", shown, extracted(), real, dataset)
-        return compared.neighbours(real, extracted()), {}
+        return compared.neighbours(real, extracted())
 
     measures = {
-        "frechet": Measure(of, lambda: (compared.frechet(real, extracted()), {})),
-        "kernel": Measure(of, lambda: (compared.kernel(real, extracted()), {})),
-        "coverage": Measure(
-            of, lambda: (compared.coverage(real, extracted(), num_neighbours=num_neighbours), {})
-        ),
-        "inception_score": Measure(of, lambda: (compared.inception_score(real, extracted()), {})),
+        "frechet": Measure(of, lambda: compared.frechet(real, extracted())),
+        "kernel": Measure(of, lambda: compared.kernel(real, extracted())),
+        "coverage": Measure(of, lambda: compared.coverage(real, extracted(), num_neighbours=num_neighbours)),
+        "inception_score": Measure(of, lambda: compared.inception_score(real, extracted())),
         "classes": Measure(of, lambda: compared.classes(real, extracted())),
         "neighbours": Measure(of, neighbours),
     }
@@ -170,9 +216,14 @@ def _measures_of_samples(
 
 
 def _measures_of_network(
-    parts: Path, config: Config, dataset: Dataset, score_fn: NetworkScore, of_network: str
+    parts: Path,
+    config: Config,
+    dataset: Dataset,
+    of_dataset: dict[str, Any],
+    score_fn: NetworkScore,
+    of_network: str,
 ) -> dict[str, Measure]:
-    of_data = config.data.model_dump(exclude={"data_dir"})
+    of_data = config.data.model_dump(exclude={"data_dir"}) | of_dataset["test"]
     settings, batch_size = config.evaluation, config.sampling.batch_size
     levels = config.model.noise_levels
     of_loss = fingerprint(
@@ -189,7 +240,7 @@ def _measures_of_network(
 
     def likelihood():
         place = parts / f"likelihood-{of_likelihood}"
-        return networks.bits_per_dim(place, score_fn, config, dataset.test), {}
+        return networks.bits_per_dim(place, score_fn, config, dataset.test)
 
     def loss():
         return networks.loss_by_level(parts / f"loss-{of_loss}", score_fn, config, dataset.test)
@@ -210,10 +261,10 @@ def _measure(
         known, measure = subject.metrics.get(name), measures[name]
         if known is None or known.of != measure.of:
             try:
-                found, details = measure.run()
-            except ValueError as error:  # of too few examples
-                raise UserError(f"{subject.name}: config.evaluation.metrics: {name}: {error}") from error
-            subject.metrics[name] = Measured(of=measure.of, results=found, details=details)
+                found = measure.run()
+            except ValueError as error:  # of too few examples; the other metrics go on
+                found = Found({}, problems={name: str(error)})
+            subject.metrics[name] = Measured(of=measure.of, **vars(found))
             if hosts.is_first():
                 results.write(path, subject)
     wait_for_all(f"{path} is written")

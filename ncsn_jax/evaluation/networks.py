@@ -14,10 +14,9 @@ from ncsn_jax import data, sampling
 from ncsn_jax.batch_size import chains_at_once
 from ncsn_jax.config import Config
 from ncsn_jax.data.datasets import Source
-from ncsn_jax.errors import UserError
 from ncsn_jax.evaluation import likelihood
 from ncsn_jax.evaluation.parts import compute_parts
-from ncsn_jax.evaluation.results import Result, count_name
+from ncsn_jax.evaluation.results import Found, Result, count_name
 from ncsn_jax.losses import denoising_score_matching, divergence
 from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.streams import stream
@@ -30,7 +29,7 @@ MAX_LEVELS = 50
 Batch = Shaped[np.ndarray, "n *event"]
 
 
-def bits_per_dim(directory: Path, score_fn: NetworkScore, config: Config, test: Source) -> dict[str, Result]:
+def bits_per_dim(directory: Path, score_fn: NetworkScore, config: Config, test: Source) -> Found:
     """Bits per dimension of test examples, by the probability flow, whatever the training dequantized.
 
     Args:
@@ -40,7 +39,7 @@ def bits_per_dim(directory: Path, score_fn: NetworkScore, config: Config, test: 
       test: the stored examples.
 
     Raises:
-      UserError: if the solver gave up on some of them.
+      ValueError: if the solver gave up on some of them.
     """
     info, settings = data.describe(config.data), config.evaluation
     batch_size = chains_at_once(config.sampling, score_fn.model, info.shape)
@@ -58,20 +57,18 @@ def bits_per_dim(directory: Path, score_fn: NetworkScore, config: Config, test: 
     values = parts.together("log_likelihood").astype(np.float64)
     lost = np.count_nonzero(~np.isfinite(values))
     if lost:
-        raise UserError(
-            f"likelihood: the solver gave up on {lost} of {count} test examples, with "
+        raise ValueError(
+            f"the solver gave up on {lost} of {count} test examples, with "
             f"config.sampling.rtol={config.sampling.rtol} and atol={config.sampling.atol}; accepted: more"
         )
     dim = math.prod(info.shape)
     bits = np.array([likelihood.bits_per_dim(value, dim, num_values=info.num_values) for value in values])
     error = bits.std(ddof=1) / np.sqrt(count) if count > 1 else None
     name = f"bits/dim, {count_name(count)} test examples"
-    return {name: Result(value=bits.mean(), standard_error=error, better="lower")}
+    return Found({name: Result(value=bits.mean(), standard_error=error, better="lower")})
 
 
-def loss_by_level(
-    directory: Path, score_fn: NetworkScore, config: Config, test: Source
-) -> tuple[dict[str, Result], dict]:
+def loss_by_level(directory: Path, score_fn: NetworkScore, config: Config, test: Source) -> Found:
     """The denoising loss of test examples at each of the model's noise levels, or at 50 of more.
 
     Args:
@@ -103,11 +100,14 @@ def loss_by_level(
         return {"loss": np.concatenate(losses)[None]}
 
     losses = compute_parts(directory, len(sigmas), compute, desc="loss by level").together("loss")
-    means, errors = losses.mean(1, dtype=np.float64), losses.std(1, ddof=1) / np.sqrt(count)
-    name = f"loss, {count_name(count)} test examples"
+    means, name = losses.mean(1, dtype=np.float64), f"loss, {count_name(count)} test examples"
+    details = {"sigma": sigmas, "loss": means.tolist()}
+    if count == 1:
+        return Found({name: Result(value=means.mean(), better="lower")}, details)
     error = losses.mean(0).std(ddof=1) / np.sqrt(count)
+    errors = losses.std(1, ddof=1) / np.sqrt(count)
     total = Result(value=means.mean(), standard_error=error, better="lower")
-    return {name: total}, {"sigma": sigmas, "loss": means.tolist(), "standard_error": errors.tolist()}
+    return Found({name: total}, details | {"standard_error": errors.tolist()})
 
 
 def _part(part: int, count: int, batch_size: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Shaped
@@ -14,7 +14,7 @@ from ncsn_jax.errors import UserError
 from ncsn_jax.evaluation.classifier import Labelled, classifier
 from ncsn_jax.evaluation.compared import Real
 from ncsn_jax.evaluation.features import PIXELS, Extracted, Features, joined
-from ncsn_jax.evaluation.inception import inception
+from ncsn_jax.evaluation.inception import inception, is_installed
 from ncsn_jax.evaluation.parts import Arrays, Parts, compute_parts, fingerprint
 from ncsn_jax.files import write_whole
 
@@ -26,16 +26,30 @@ Examples = Shaped[np.ndarray, "n *event"]
 """As they are stored: pixels 0 … n − 1 of images, or points."""
 
 
-def kind_of_features(config: Config) -> str:
-    """What `config.evaluation.features` comes to."""
+def kind_of_features(config: Config) -> Literal["classifier", "inception", "pixels"]:
+    """What `config.evaluation.features` comes to; says so where Inception's aren't to be had."""
     if config.evaluation.features != "auto":
         return config.evaluation.features
     if len(data.describe(config.data).shape) != 3:
         return "pixels"
-    return "classifier" if data.has_labels(config.data) else "inception"
+    if data.has_labels(config.data):
+        return "classifier"
+    if is_installed():
+        return "inception"
+    hosts.say(
+        f"images of {config.data.name!r} are compared in pixels; pip install -e '.[fid]' brings the features "
+        "of Inception-v3, in which FID and KID are measured"
+    )
+    return "pixels"
 
 
-def real_features(directory: Path, config: Config, dataset: Dataset, given: Features | None = None) -> Real:
+def real_features(
+    directory: Path,
+    config: Config,
+    dataset: Dataset,
+    of_dataset: dict[str, Any],
+    given: Features | None = None,
+) -> Real:
     """The features of all training and test examples, computed in parts, once for every map and dataset.
 
     `real.json` beside the parts says how many there are, and what should be known of them.
@@ -44,6 +58,7 @@ def real_features(directory: Path, config: Config, dataset: Dataset, given: Feat
       directory: where the parts lie.
       config: the run's; its `evaluation` says which features.
       dataset: the examples.
+      of_dataset: their `ncsn_jax.data.fingerprint`.
       given: other features.
     """
     features = given or _features(config, dataset)
@@ -51,7 +66,7 @@ def real_features(directory: Path, config: Config, dataset: Dataset, given: Feat
 
     def extracted(split: str, examples: Source) -> tuple[str, Extracted]:
         few = [examples[i] for i in range(0, len(examples), max(1, len(examples) // 100))]
-        of = fingerprint(of_data, len(examples), np.stack(few), features.fingerprint)
+        of = fingerprint(of_data, of_dataset[split], np.stack(few), features.fingerprint)
 
         def compute(part):
             numbers = range(part * PART, min((part + 1) * PART, len(examples)))
@@ -104,7 +119,7 @@ def extracted_of(parts: Parts) -> Extracted:
 
 
 def _features(config: Config, dataset: Dataset) -> Features:
-    kind = kind_of_features(config)
+    kind = config.evaluation.features
     if kind == "inception":
         return inception(config.evaluation.inception_weights)
     if kind == "pixels":

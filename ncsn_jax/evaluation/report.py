@@ -31,7 +31,7 @@ from ncsn_jax.errors import UserError
 from ncsn_jax.evaluation import results
 from ncsn_jax.evaluation.results import Subject
 from ncsn_jax.files import write_whole
-from ncsn_jax.training.workdir import abstract_state, load_run
+from ncsn_jax.training.workdir import abstract_state, checkpoint_dir, checkpoint_steps, load_run
 
 TEMPLATE = "report.html.jinja"
 MAX_PREVIEWS, MAX_NEIGHBOURS, MAX_LEVELS = 12, 4, 6
@@ -124,8 +124,9 @@ def write_report(workdir: Path) -> Path:
         config=config.model_dump_json(indent=2),
         training=_training_charts(metrics),
         **_samples(workdir / "samples"),
-        subjects=[_title(subject) for subject in subjects],
+        subjects=[subject.title for subject in subjects],
         rows=_table(subjects),
+        problems=sorted({problem for subject in subjects for problem in subject.problems.items()}),
         over_steps=_result_charts(subjects),
         details=_level_charts(subjects) + _class_charts(subjects),
         **_neighbours(workdir / "eval"),
@@ -170,7 +171,7 @@ def _facts(workdir: Path, config: Config, metrics: Mapping[str, Rows]) -> dict[s
     if model.sigmas != "auto":
         levels = model.noise_levels
         facts["noise levels"] = f"{len(levels)}, σ from {levels[0]:g} to {levels[-1]:g}"
-    facts["step"] = f"{_last_step(workdir, metrics):,} of {training.num_steps:,}"
+    facts["step"] = f"{_last_step(workdir, config, metrics):,} of {training.num_steps:,}"
     files = [workdir / "config.json", workdir / "metrics.jsonl"]
     files += [*workdir.glob("samples/*.*"), *workdir.glob("eval/*.*")]
     newest = max(file.stat().st_mtime for file in files if file.is_file())
@@ -178,18 +179,21 @@ def _facts(workdir: Path, config: Config, metrics: Mapping[str, Rows]) -> dict[s
     return facts
 
 
-def _last_step(workdir: Path, metrics: Mapping[str, Rows]) -> int:
+def _last_step(workdir: Path, config: Config, metrics: Mapping[str, Rows]) -> int:
     logged = [int(rows[:, 0].max()) for rows in metrics.values()]
-    return max([0, *logged, *(int(path.name) for path in _checkpoints(workdir))])
+    return max([0, *logged, *_checkpoints(workdir, config)])
 
 
-def _checkpoints(workdir: Path) -> list[Path]:
-    # Not by Orbax, which would clear up what a training that is still running is about to write.
-    return [path for path in workdir.glob("checkpoints/*") if path.name.isdecimal()]
+def _checkpoints(workdir: Path, config: Config) -> list[int]:
+    """The steps of the checkpoints; none where they lie in a bucket that can't be read."""
+    try:
+        return checkpoint_steps(workdir, config)
+    except (UserError, OSError):
+        return []
 
 
 def _cost(workdir: Path, config: Config, metrics: Mapping[str, Rows]) -> dict[str, str]:
-    step, batch_size = _last_step(workdir, metrics), config.training.batch_size
+    step, batch_size = _last_step(workdir, config, metrics), config.training.batch_size
     cost = {}
     try:
         leaves = jax.tree.leaves(abstract_state(config).params)
@@ -206,10 +210,12 @@ def _cost(workdir: Path, config: Config, metrics: Mapping[str, Rows]) -> dict[st
         examples = np.diff(speed[:, 0], prepend=0) * batch_size
         seconds = (examples / speed[:, 1]).sum() + (0 if compiled is None else compiled[:, 1].sum())
         cost["training took about"] = _duration(seconds)
-    checkpoints = _checkpoints(workdir)
-    if checkpoints:
-        files = [file for directory in checkpoints for file in directory.rglob("*") if file.is_file()]
-        size = _size(sum(file.stat().st_size for file in files))
+    checkpoints, place = _checkpoints(workdir, config), str(checkpoint_dir(workdir, config))
+    if checkpoints and "://" in place:
+        cost["checkpoints"] = f"{len(checkpoints)}, in {place}"
+    elif checkpoints:
+        files = [file for number in checkpoints for file in Path(place, str(number)).rglob("*")]
+        size = _size(sum(file.stat().st_size for file in files if file.is_file()))
         cost["checkpoints on disk"] = f"{len(checkpoints)}, {size} together"
     return cost
 
@@ -245,6 +251,11 @@ def _samples(directory: Path) -> dict[str, Any]:
         "previews": shown,
         "num_previews": len(previews),
         "grid": _picture(directory / "grid.png", "a grid of samples"),
+        "sets": [
+            (place.name, picture)
+            for place in _sets(directory)
+            if (picture := _picture(place / "grid.png", f"a grid of the samples {place.name}"))
+        ],
         "animation": _picture(directory / "annealing.gif", "an animation from noise to samples"),
     }
 
@@ -262,8 +273,8 @@ def _neighbours(directory: Path) -> dict[str, Any]:
 
 def _restorations(workdir: Path) -> list[tuple[str, str, Picture]]:
     found = []
-    for mode, title in RESTORATIONS.items():
-        directory = workdir / mode
+    for mode, directory in ((m, d) for m in RESTORATIONS for d in (workdir / m, *_sets(workdir / m))):
+        title = RESTORATIONS[mode] + ("" if directory.name == mode else f": {directory.name}")
         picture = _picture(directory / "grid.png", f"images of {title.lower()}")
         if picture is None:
             continue
@@ -275,6 +286,11 @@ def _restorations(workdir: Path) -> list[tuple[str, str, Picture]]:
             caption = f"An image a row; columns: {', '.join(columns)}, then restorations."
         found.append((title, caption, picture))
     return found
+
+
+def _sets(directory: Path) -> list[Path]:
+    """The directories of samples that have a name (`--out`)."""
+    return sorted(path.parent for path in directory.glob("*/grid.png"))
 
 
 def _spread(items: Sequence[Item], count: int) -> list[Item]:
@@ -292,10 +308,6 @@ def _picture(path: Path, alt: str) -> Picture | None:
     except (OSError, SyntaxError, ValueError):
         return None
     return Picture(f"data:image/{path.suffix[1:]};base64,{content}", width, height, alt)
-
-
-def _title(subject: Subject) -> str:
-    return subject.name if subject.step is None else f"step {subject.step:,}"
 
 
 def _step_name(name: str) -> str:
@@ -368,7 +380,7 @@ def _level_charts(subjects: Sequence[Subject]) -> list[Chart]:
     with _drawn(charts, "Loss of test examples by noise level") as axes:
         for subject, details in _spread(shown, MAX_LEVELS):
             errors = details.get("standard_error")
-            axes.errorbar(details["sigma"], details["loss"], errors, marker=".", label=_title(subject))
+            axes.errorbar(details["sigma"], details["loss"], errors, marker=".", label=subject.title)
         axes.set(xscale="log", xlabel="noise level σ")
         _plain_numbers(axes.xaxis)
         axes.legend()
@@ -382,7 +394,7 @@ def _class_charts(subjects: Sequence[Subject]) -> list[Chart]:
     newest = [(s, details) for s, details in found if s.step is not None][-1:]
     charts: list[Chart] = []
     for subject, details in newest + [(s, details) for s, details in found if s.step is None]:
-        with _drawn(charts, f"Classes: {_title(subject)}") as axes:
+        with _drawn(charts, f"Classes: {subject.title}") as axes:
             edges = np.arange(len(details["samples"]) + 1) - 0.5
             axes.stairs(details["samples"], edges, fill=True, alpha=0.6, label="samples")
             if "training data" in details:

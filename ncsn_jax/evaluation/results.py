@@ -1,5 +1,6 @@
 """What was measured: a JSON file each subject, a table, and curves over training steps."""
 
+import dataclasses
 import json
 import math
 import re
@@ -39,6 +40,7 @@ class Measured(BaseModel):
       of: identifies all that it was measured of; another one is measured anew.
       results: by name, of which the number of examples is a part.
       details: histograms, curves, and what else isn't one number.
+      problems: what can't be measured, by name, and why.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,21 +48,51 @@ class Measured(BaseModel):
     of: str
     results: dict[str, Result]
     details: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a measurement has found: the `results`, `details` and `problems` of `Measured`."""
+
+    results: dict[str, Result]
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    problems: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Subject(BaseModel):
-    """What is measured of the samples of one checkpoint, or of given images, by metric."""
+    """What is measured of the samples of one checkpoint, or of given images, by metric.
+
+    Attributes:
+      name: of its file.
+      step: of the checkpoint; None of images.
+      images: where given images lie.
+      metrics: by name.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
     step: int | None = None
+    images: str | None = None
     metrics: dict[str, Measured] = {}
 
     @property
     def results(self) -> dict[str, Result]:
         """All results, by name."""
         return {name: r for measured in self.metrics.values() for name, r in measured.results.items()}
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """All that can't be measured, by name, and why."""
+        return {name: why for measured in self.metrics.values() for name, why in measured.problems.items()}
+
+    @property
+    def title(self) -> str:
+        """What a table calls it: its step, or the last two parts of where its images lie."""
+        if self.step is not None:
+            return f"step {self.step:,}"
+        return self.name if self.images is None else "/".join(Path(self.images).parts[-2:])
 
 
 def read(path: Path) -> Subject | None:
@@ -101,18 +133,21 @@ def best(subjects: Sequence[Subject], name: str) -> Subject | None:
 def table(subjects: Sequence[Subject], *, columns: int = 5) -> str:
     """The results as text: a row each, a column each subject; * marks the best checkpoint.
 
+    What can't be measured follows, a line each.
+
     Args:
       subjects: what was measured.
       columns: how many subjects stand beside each other.
     """
     names = list(dict.fromkeys(name for subject in subjects for name in subject.results))
+    problems = {f"{name}: not measured ({why})" for s in subjects for name, why in s.problems.items()}
     if not names:
-        return "nothing was measured"
+        return "\n".join(["nothing was measured", *sorted(problems)])
     best_of = {name: best(subjects, name) for name in names}
     blocks = []
     for first in range(0, len(subjects), columns):
         shown = subjects[first : first + columns]
-        rows = [["", *(s.name.replace("step_", "step ").lstrip() for s in shown), "real test data"]]
+        rows = [["", *(s.title for s in shown), "real test data"]]
         for name in names:
             cells = [_cell(s.results.get(name), mark=s is best_of[name]) for s in shown]
             real = next((r.real for s in subjects if (r := s.results.get(name)) and r.real is not None), None)
@@ -124,7 +159,7 @@ def table(subjects: Sequence[Subject], *, columns: int = 5) -> str:
                 for i, (cell, width) in enumerate(zip(row, widths, strict=True))
             )
             blocks.append("  ".join([label, *cells]).rstrip())
-    return "\n".join(blocks)
+    return "\n".join([*blocks, *sorted(problems)])
 
 
 def _cell(result: Result | None, *, mark: bool) -> str:

@@ -87,6 +87,7 @@ def load_torch_checkpoint(path: str | os.PathLike) -> Any:
     Reference:
       PyTorch, torch/serialization.py: `save` and `load`, of 1.6 and later and the legacy form.
     """
+    path = os.path.expanduser(path)
     try:
         # Asked before the file is opened, which would wait for the other end of a FIFO.
         if not stat.S_ISREG(os.stat(path).st_mode):

@@ -30,6 +30,29 @@ PIXELS, CHANNELS = (1, 2), (3,)
 """Axes of `Images`."""
 
 
+# Activations as plain functions: jax's own are compiled ones, and can't be pickled with a network.
+
+
+def elu(x: Array) -> Array:
+    """x for x > 0, else eˣ − 1."""
+    return nn.elu(x)
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0)."""
+    return nn.relu(x)
+
+
+def leaky_relu(x: Array) -> Array:
+    """x for x > 0, else x/5, as in the official code."""
+    return nn.leaky_relu(x, negative_slope=0.2)
+
+
+def swish(x: Array) -> Array:
+    """x/(1 + e⁻ˣ)."""
+    return nn.swish(x)
+
+
 def computed_once(x: Array) -> Array:
     """x, kept out of the fusions of what uses it, on a CPU.
 

@@ -6,7 +6,7 @@ from jax import Array
 from jaxtyping import Float
 
 from ncsn_jax.dtypes import floating
-from ncsn_jax.models.layers import Activation
+from ncsn_jax.models.layers import Activation, swish
 
 
 class MLP(nn.Module):
@@ -23,7 +23,7 @@ class MLP(nn.Module):
 
     num_features: int = 128
     num_layers: int = 3
-    act: Activation = nn.silu
+    act: Activation = swish
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch D"], sigma: Float[Array, " batch"]) -> Float[Array, "batch D"]:

@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
-from ncsn_jax.models.layers import Activation, ConditionalInstanceNormPlus, average_pool5
+from ncsn_jax.models.layers import Activation, ConditionalInstanceNormPlus, average_pool5, elu
 from ncsn_jax.models.refinenet import refinenet
 
 
@@ -27,7 +27,7 @@ class NCSN(nn.Module):
       num_filters: the channels of the first stage (ngf); the deeper ones have more. At least 2.
       depth: the number of stages, 4, 5 or 6.
       norm: the normalisation, made as `norm(num_levels=L, name=...)`.
-      act: the activation.
+      act: the activation; a plain function, if the network is to be pickled.
       rescaled: whether images already lie in [−1, 1]; otherwise [0, 1] is mapped there first.
       dtype: what features are computed in, such as bfloat16; None for the type of x. Parameters, statistics
         of normalisations and scores aren't touched by it.
@@ -40,7 +40,7 @@ class NCSN(nn.Module):
     num_filters: int = 64
     depth: int = 4
     norm: Callable[..., nn.Module] = ConditionalInstanceNormPlus
-    act: Activation = nn.elu
+    act: Activation = elu
     rescaled: bool = False
     dtype: DTypeLike | None = None
 

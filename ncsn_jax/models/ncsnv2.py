@@ -7,7 +7,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from ncsn_jax.models.layers import Activation, InstanceNormPlus, max_pool5, no_norm
+from ncsn_jax.models.layers import Activation, InstanceNormPlus, elu, max_pool5, no_norm
 from ncsn_jax.models.refinenet import refinenet
 
 
@@ -21,7 +21,7 @@ class NCSNv2(nn.Module):
       num_filters: the channels of the first stage (ngf); the deeper ones have more. At least 2.
       depth: the number of stages, 4, 5 or 6.
       norm: the normalisation in the stages, made as `norm(name=...)`; the refine chain has none.
-      act: the activation.
+      act: the activation; a plain function, if the network is to be pickled.
       rescaled: whether images already lie in [−1, 1]; otherwise [0, 1] is mapped there first.
       dtype: what features are computed in, such as bfloat16; None for the type of x. Parameters, statistics
         of normalisations and scores aren't touched by it.
@@ -33,7 +33,7 @@ class NCSNv2(nn.Module):
     num_filters: int = 128
     depth: int = 4
     norm: Callable[..., nn.Module] = InstanceNormPlus
-    act: Activation = nn.elu
+    act: Activation = elu
     rescaled: bool = False
     dtype: DTypeLike | None = None
 

@@ -17,6 +17,7 @@ from ncsn_jax.training.record import Record, checksums, is_whole
 from ncsn_jax.training.state import TrainState
 
 STATE, RECORD = "state", "record"
+FOR_BUCKETS = "pip install -e '.[gcs]' for gs://"
 
 
 class DamagedError(Exception):
@@ -48,7 +49,7 @@ class Checkpoints:
         try:
             return ocp.CheckpointManager(self.directory, options=self._options)
         except ImportError as error:
-            raise UserError(f"{self.directory}: {error}; pip install 'ncsn_jax[gcs]' for gs://") from error
+            raise UserError(f"{self.directory}: {error}; {FOR_BUCKETS}") from error
 
     def reopen(self) -> None:
         """Begins anew with what is there, after a save has failed or a directory was renamed."""

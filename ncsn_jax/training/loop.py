@@ -5,24 +5,28 @@ import functools
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ncsn_jax import data, hosts, sampling, viz
 from ncsn_jax.config import Config, flatten, parse
+from ncsn_jax.determinism import pinned
 from ncsn_jax.errors import PreemptedError, UserError
 from ncsn_jax.models import as_score_fn
+from ncsn_jax.paths import expanded
 from ncsn_jax.plan import plan
 from ncsn_jax.streams import stream
 from ncsn_jax.suggest_noise import resolved
 from ncsn_jax.training import workdir as run
 from ncsn_jax.training.checkpoints import Checkpoints
-from ncsn_jax.training.metrics import MetricsWriter, NoMetrics, StepLog
+from ncsn_jax.training.metrics import MetricsWriter, NoMetrics, StepLog, kept_lines
 from ncsn_jax.training.objective import objective
 from ncsn_jax.training.parallel import (
     PmapStep,
@@ -40,7 +44,8 @@ from ncsn_jax.training.step import evaluation_step, example_loss
 from ncsn_jax.typing import PRNGKey
 
 
-def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
+@pinned()
+def train_and_evaluate(config: Config | ConfigDict, workdir: str | PathLike[str]) -> TrainState:
     """Trains a score network, or goes on training it, in a directory.
 
     The directory gets `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `samples/`. If it
@@ -51,7 +56,8 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
     checkpoints are written by all.
 
     Args:
-      config: the run's settings, the same in every process but for `data.data_dir`.
+      config: the run's settings, the same in every process but for `data.data_dir`; also as the `ConfigDict`
+        that a file of `configs/` returns.
       workdir: the run's directory; made if need be.
 
     Returns:
@@ -64,9 +70,10 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
       PreemptedError: if the process is told to end (SIGTERM, or the cluster's notice) after the first step;
         the state is saved.
     """
-    workdir = Path(workdir)
+    config = config if isinstance(config, Config) else parse(config)
+    workdir = Path(expanded(workdir))
     hosts.require_equal(_agreed(config))
-    load_dataset = functools.cache(lambda: data.load(config.data))
+    load_dataset = functools.cache(functools.partial(data.load, config.data))
     config = _with_levels_of_first(config, workdir, load_dataset)
 
     def checked_dataset() -> data.Dataset:
@@ -118,7 +125,7 @@ def _checked_dataset(config: Config, load_dataset: Callable[[], data.Dataset]) -
 def _train(config: Config, workdir: Path, dataset: data.Dataset) -> TrainState:
     settings = config.training
     facts = run_facts(config, data.fingerprint(dataset))
-    hosts.require_equal({"data": facts["data"]})
+    hosts.require_equal({"data": facts["data"]} | facts["jax"])
     loss = functools.partial(
         example_loss,
         config.network(),
@@ -137,17 +144,26 @@ def _train(config: Config, workdir: Path, dataset: data.Dataset) -> TrainState:
     with contextlib.ExitStack() as stack:
         directory = run.checkpoint_dir(workdir, config)
         _require_shared(directory)
+        restored = _restored(directory, config, facts)
+        first_step = 0 if restored is None else int(restored.state.step)
+        hosts.by_first(lambda: kept_lines(workdir, first_step))
+        hosts.by_first(lambda: run.claim(workdir, config))
         checkpoints = stack.enter_context(
             Checkpoints(directory, keep=settings.keep_checkpoints, keep_best=settings.keep_best)
         )
         batches_from = functools.partial(
             data.training_batches, dataset.train, batch_size=settings.batch_size, seed=config.seed
         )
-        state = _restored_state(checkpoints, config, workdir, facts)
-        if state is None:
+        if restored is None:
             hosts.say(f"{workdir}: begins a run on {config.data.name!r}")
             state = _initial_state(config, step_fn, next(batches_from(first_step=0)), train_key)
-        first_step = int(state.step)
+        else:
+            names = checkpoints.set_aside(list(restored.damaged))
+            for name, (step, reason) in zip(names, restored.damaged.items(), strict=True):
+                hosts.say(f"{checkpoints.directory}/{step} is damaged ({reason}); it is called {name} now")
+            with_what = f", with {', '.join(restored.changed)}" if restored.changed else ""
+            hosts.say(f"{workdir}: goes on from step {first_step}{with_what}")
+            state = restored.state
         metrics = stack.enter_context(MetricsWriter(workdir, first_step) if hosts.is_first() else NoMetrics())
         saver = Saver(checkpoints, settings, facts, metrics.sync)
         notice = stack.enter_context(Notice())
@@ -231,20 +247,35 @@ def _initial_state(config: Config, step_fn: PmapStep, batch: data.Batch, key: PR
         return replicate(run.initial_state(config))
 
 
-def _restored_state(
-    checkpoints: Checkpoints, config: Config, workdir: Path, facts: Record
-) -> TrainState | None:
-    """The newest sound checkpoint's state, on all devices; says which. None if there is no checkpoint."""
-    found = run.newest_sound_state(checkpoints, config, replicated(jax.devices()))
+class Restored(NamedTuple):
+    """What a run goes on from.
+
+    Attributes:
+      state: of the newest checkpoint that is whole, on all devices.
+      damaged: the newer checkpoints, and why they aren't whole.
+      changed: what isn't as it was, and may change.
+    """
+
+    state: TrainState
+    damaged: dict[int, str]
+    changed: list[str]
+
+
+def _restored(directory: epath.Path, config: Config, facts: Record) -> Restored | None:
+    """What a run goes on from; None if there is no checkpoint. Writes nothing.
+
+    Raises:
+      UserError: if it can't go on: no checkpoint is whole, or the settings, the data or jax's own settings
+        differ.
+    """
+    with Checkpoints(directory) as checkpoints:
+        found = run.newest_sound_state(checkpoints, config, replicated(jax.devices()))
     if found is None:
         return None
     state, record, damaged = found
-    place = f"{checkpoints.directory}/{record['step']}"
-    if record["data"] not in (None, facts["data"]):
-        raise UserError(
-            f"{place} was trained on {record['data']} of config.data.name={config.data.name!r}, and there is "
-            f"{facts['data']} now: bring back the files as they were, or choose another --workdir"
-        )
+    place = f"{directory}/{record['step']}"
+    run.require_same_data(place, record, facts)
+    run.require_same_numerics(place, record, facts)
     changed = run.require_same(place, parse(record["config"]), config)
     for group in ("topology", "versions"):
         changed += [
@@ -252,12 +283,7 @@ def _restored_state(
             for name, new in facts[group].items()
             if (old := record[group].get(name)) != new
         ]
-    names = checkpoints.set_aside(list(damaged))
-    for name, (step, reason) in zip(names, damaged.items(), strict=True):
-        hosts.say(f"{checkpoints.directory}/{step} is damaged ({reason}); it is called {name} now")
-    with_what = f", with {', '.join(changed)}" if changed else ""
-    hosts.say(f"{workdir}: goes on from step {record['step']}{with_what}")
-    return as_local(state)
+    return Restored(as_local(state), damaged, changed)
 
 
 def _require_shared(directory: epath.Path) -> None:

@@ -21,6 +21,7 @@ from ncsn_jax.config import Training
 from ncsn_jax.errors import UserError
 from ncsn_jax.files import AppendedFile, write_whole
 
+METRICS, EVENTS = "metrics.jsonl", "tensorboard"
 MEANS = ("loss", "gradient_norm")
 """What is averaged over the steps between two lines."""
 
@@ -37,8 +38,8 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: Path, first_step: int):
-        path, events = workdir / "metrics.jsonl", workdir / "tensorboard"
-        kept = [line for line in _lines(path) if _step(path, line) <= first_step]
+        path, events = workdir / METRICS, workdir / EVENTS
+        kept = kept_lines(workdir, first_step)
         write_whole(path, lambda file: file.write("".join(kept).encode()))
         self.is_evaluated = any(
             line["step"] == first_step and "test_loss" in line for line in map(json.loads, kept)
@@ -203,6 +204,18 @@ class StepLog:
         began = time.monotonic()
         yield
         self._started += time.monotonic() - began
+
+
+def kept_lines(workdir: Path, first_step: int) -> list[str]:
+    """The lines of `metrics.jsonl` up to a step; writes nothing.
+
+    Raises:
+      UserError: if metrics can't be written there: the file is another program's, or the directory a file.
+    """
+    path, events = workdir / METRICS, workdir / EVENTS
+    if events.exists() and not events.is_dir():
+        raise UserError(f"{events} is not a directory: move it away")
+    return [line for line in _lines(path) if _step(path, line) <= first_step]
 
 
 def _lines(path: Path) -> list[str]:

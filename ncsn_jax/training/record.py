@@ -15,9 +15,11 @@ import jax
 import numpy as np
 
 from ncsn_jax.config import Config
+from ncsn_jax.determinism import recorded
 
 Record = dict[str, Any]
-"""JSON: `step`, `config`, `data`, `topology`, `versions`, `test_loss`, `leaves`; `sha256` of all these."""
+"""JSON: `step`, `config`, `data`, `topology`, `versions`, `jax` (its settings), `test_loss`, `leaves`;
+`sha256` of all these."""
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -38,6 +40,7 @@ def run_facts(config: Config, data: dict[str, Any] | None) -> Record:
             "platform": jax.devices()[0].platform,
         },
         "versions": versions(),
+        "jax": recorded(),
     }
 
 

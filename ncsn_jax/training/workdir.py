@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import operator
 import os
 from collections.abc import Callable, Iterator
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ from jax.sharding import Sharding
 from ncsn_jax import data, hosts
 from ncsn_jax.config import Config, changes, parse
 from ncsn_jax.config import load as load_config
+from ncsn_jax.determinism import pinned
 from ncsn_jax.errors import UserError
 from ncsn_jax.files import write_whole
 from ncsn_jax.locking import lock_name, only_writer
+from ncsn_jax.paths import expanded
 from ncsn_jax.streams import stream
-from ncsn_jax.training.checkpoints import Checkpoints, DamagedError
+from ncsn_jax.training.checkpoints import FOR_BUCKETS, Checkpoints, DamagedError
 from ncsn_jax.training.record import Record, shapes
 from ncsn_jax.training.state import TrainState, adam, first_state, initial_params
 from ncsn_jax.typing import PRNGKey
@@ -88,22 +92,21 @@ def _initial_key(config: Config) -> PRNGKey:
 
 @contextlib.contextmanager
 def opened(workdir: Path, config: Config) -> Iterator[None]:
-    """Makes the directory this config's run, which no other process may train meanwhile.
+    """Holds the directory for this config's run, which no other process may train meanwhile.
 
-    The first process does it; every process must ask.
+    The first process does it; every process must ask. `claim` then makes the directory the run's.
 
     Raises:
       UserError: if it can't be (see `check`), or another process trains there.
     """
     with contextlib.ExitStack() as stack:
 
-        def claim_it() -> None:
+        def hold_it() -> None:
             check(workdir, config)
             stack.enter_context(only_writer(workdir))
             check(workdir, config)  # another process may have come and gone
-            claim(workdir, config)
 
-        hosts.by_first(claim_it)
+        hosts.by_first(hold_it)
         yield
 
 
@@ -162,14 +165,21 @@ def checkpoint_dir(workdir: Path, config: Config) -> epath.Path:
 
 
 def checkpoint_steps(workdir: Path, config: Config) -> list[int]:
-    """The steps of a run's checkpoints, ascending; one process may ask, without the others."""
+    """The steps of a run's checkpoints, ascending; one process may ask, without the others.
+
+    Raises:
+      UserError: if they lie in a bucket that can't be read.
+    """
     directory = checkpoint_dir(workdir, config)
-    found = ocp.path.step.standard_name_format().find_all(directory) if directory.exists() else ()
+    try:
+        found = ocp.path.step.standard_name_format().find_all(directory) if directory.exists() else ()
+    except ImportError as error:
+        raise UserError(f"{directory}: {error}; {FOR_BUCKETS}") from error
     return sorted(checkpoint.step for checkpoint in found)
 
 
 def claim(workdir: Path, config: Config) -> None:
-    """Makes the directory this config's run."""
+    """Makes the directory this config's run: the first write, after every check."""
     workdir.mkdir(parents=True, exist_ok=True)
     text = config.model_dump_json(indent=2) + "\n"
     write_whole(workdir / "config.json", lambda file: file.write(text.encode()))
@@ -249,8 +259,62 @@ def sound_state(
     return checkpoints.restore(step, like, record), record
 
 
+def require_same_data(place: str, record: Record, facts: Record) -> None:
+    """Makes sure that the data are those that a checkpoint was trained on.
+
+    Args:
+      place: the checkpoint.
+      record: what it says of itself; an imported one knows no data.
+      facts: `run_facts` of this process.
+
+    Raises:
+      UserError: if they are others.
+    """
+    trained, found = record["data"], facts["data"]
+    if trained not in (None, found):
+        raise UserError(
+            f"{place} was trained on {trained} of config.data.name={facts['config']['data']['name']!r}, and "
+            f"there is {found} now: bring back the files as they were, or choose another --workdir"
+        )
+
+
+def require_same_numerics(place: str, record: Record, facts: Record) -> None:
+    """Makes sure that jax's own settings are those that a checkpoint was made with.
+
+    Args:
+      place: the checkpoint.
+      record: what it says of itself; an older one knows none of them.
+      facts: `run_facts` of this process.
+
+    Raises:
+      UserError: if they are others.
+    """
+    for name, new in facts["jax"].items():
+        old = record.get("jax", {}).get(name, new)
+        if old != new:
+            raise UserError(
+                f"{place} was trained with {name}={old!r}, found {new!r}: set {name.upper()} as it was, or "
+                "choose another --workdir"
+            )
+
+
+def read_record(workdir: Path, config: Config, step: int) -> tuple[str, Record]:
+    """The place of a checkpoint, and what it says of itself.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    with Checkpoints(checkpoint_dir(workdir, config)) as checkpoints:
+        place = f"{checkpoints.directory}/{step}"
+        try:
+            return place, checkpoints.read_record(step)
+        except DamagedError as error:
+            raise UserError(f"{place} is damaged: {error}") from error
+
+
+@pinned()
 def restore(
-    workdir: str | Path, *, step: int | None = None, ema: bool = True
+    workdir: str | PathLike[str], *, step: int | None = None, ema: bool = True
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A trained model.
 
@@ -263,9 +327,13 @@ def restore(
       The network and its variables, ready for `as_score_fn` or `model.apply`.
 
     Raises:
-      UserError: if there is no run, no checkpoint that is whole, or none of that step.
+      UserError: if there is no run, no checkpoint that is whole, or none of that step; or the step is no int.
     """
-    workdir = Path(workdir)
+    try:
+        step = None if step is None else operator.index(step)
+    except TypeError:
+        raise UserError(f"step={step!r}: accepted: an int, or None for the newest checkpoint") from None
+    workdir = Path(expanded(workdir))
     config = load_run(workdir)
     on_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with Checkpoints(checkpoint_dir(workdir, config)) as checkpoints:

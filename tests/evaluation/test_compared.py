@@ -21,7 +21,7 @@ REAL = Real("of", Features("classifier", "f", PIXELS.extract), TRAIN, TEST)
 
 def test_what_is_measured_of_more_than_the_test_examples_is_measured_of_as_many_too():
     samples = gaussian(1000, shift=0.5)
-    found = compared.frechet(REAL, samples)
+    found = compared.frechet(REAL, samples).results
     assert list(found) == ["FD-1k (classifier)", "FD-300 (classifier)"]
     whole, few = found.values()
     assert whole.value == metrics.frechet_distance(samples.features, TRAIN.features)
@@ -32,7 +32,7 @@ def test_what_is_measured_of_more_than_the_test_examples_is_measured_of_as_many_
 
 
 def test_fewer_samples_are_held_beside_as_many_test_examples():
-    found = compared.kernel(REAL, gaussian(100, shift=1.0))
+    found = compared.kernel(REAL, gaussian(100, shift=1.0)).results
     assert list(found) == ["KD-100 (classifier)"]
     (result,) = found.values()
     assert result.real == metrics.kernel_distance(TEST.features[:100], REAL.reference).value
@@ -41,16 +41,16 @@ def test_fewer_samples_are_held_beside_as_many_test_examples():
 
 def test_only_inceptions_metrics_have_the_papers_names():
     inception = Real("of", Features("inception", "f", PIXELS.extract), TRAIN, TEST)
-    assert list(compared.frechet(inception, TEST)) == ["FID-300"]
-    assert list(compared.kernel(inception, TEST)) == ["KID-300"]
-    assert list(compared.inception_score(inception, TEST)) == ["IS-300"]
+    assert list(compared.frechet(inception, TEST).results) == ["FID-300"]
+    assert list(compared.kernel(inception, TEST).results) == ["KID-300"]
+    assert list(compared.inception_score(inception, TEST).results) == ["IS-300"]
 
 
 def test_real_test_examples_are_their_own_floor():
     for measure in (compared.frechet, compared.kernel, compared.inception_score):
-        (result,) = measure(REAL, TEST).values()
+        (result,) = measure(REAL, TEST).results.values()
         assert result.value == result.real
-    for result in compared.coverage(REAL, TEST, num_neighbours=3).values():
+    for result in compared.coverage(REAL, TEST, num_neighbours=3).results.values():
         assert result.value == result.real > 0.2
 
 
@@ -66,7 +66,8 @@ def test_the_reference_of_pairs_is_drawn_from_all_training_examples(monkeypatch)
 def test_class_shares_are_counted_and_a_lost_class_is_seen():
     samples = gaussian(300)
     samples = samples._replace(probabilities=np.eye(3)[np.arange(300) % 2])
-    results, shares = compared.classes(REAL, samples)
+    found = compared.classes(REAL, samples)
+    results, shares = found.results, found.details
     assert shares["samples"] == [0.5, 0.5, 0.0]
     expected = np.bincount(TRAIN.probabilities.argmax(1), minlength=3) / 2000
     np.testing.assert_allclose(shares["training data"], expected)
@@ -77,11 +78,31 @@ def test_class_shares_are_counted_and_a_lost_class_is_seen():
 
 def test_copies_of_training_examples_are_seen():
     def ratio(samples):
-        (result,) = compared.neighbours(REAL, samples).values()
+        (result,) = compared.neighbours(REAL, samples).results.values()
         return result.value
 
     assert ratio(TRAIN.rows(slice(200))) == 0.0
     assert 0.8 < ratio(gaussian(300)) < 1.25
     assert ratio(gaussian(300, shift=3.0)) > 1.5
     leaked = Real("of", REAL.features, TRAIN, TRAIN.rows(slice(300)))
-    assert compared.neighbours(leaked, gaussian(300)) == {}
+    assert compared.neighbours(leaked, gaussian(300)).results == {}
+
+
+@pytest.mark.parametrize("num_test", [1, 2, 5])
+def test_too_few_test_examples_are_a_problem_of_that_comparison_alone(num_test):
+    """What is measured of all samples is measured; of as many as there are test examples, not always."""
+    small, samples = Real("of", REAL.features, TRAIN, TEST.rows(slice(num_test))), gaussian(50)
+    for measure, least, name in (
+        (compared.frechet, 2, "FD"),
+        (compared.kernel, 3, "KD"),
+        (lambda *a: compared.coverage(*a, num_neighbours=5), 6, "recall"),
+    ):
+        found = measure(small, samples)
+        assert f"{name}-50 (classifier)" in found.results
+        of_few = f"{name}-{num_test} (classifier)"
+        if num_test < least:
+            assert f"at least {least} examples, found" in found.problems[of_few]
+            assert of_few not in found.results
+        else:
+            assert not found.problems
+            assert found.results[of_few].real is not None

@@ -180,7 +180,7 @@ def test_metrics_of_images_are_torch_fidelitys(library, weights):
 def test_without_torch_fidelity_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    assert message().endswith("pip install 'ncsn_jax[fid]'")
+    assert message().endswith("pip install -e '.[fid]'")
 
 
 def test_without_a_network_it_names_the_url_and_the_flag(library, cache, monkeypatch):

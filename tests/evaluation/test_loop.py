@@ -167,22 +167,50 @@ def test_samples_that_are_not_finite_are_said(trained, tmp_path):
         evaluation.evaluate(wild, tmp_path / "run", steps=[10])
 
 
-def test_too_few_samples_for_a_metric_are_said(trained, tmp_path):
+def test_what_cannot_be_measured_is_a_line_and_the_rest_goes_on(trained, tmp_path):
     shutil.copytree(trained[0], tmp_path / "run")
-    few = changed(trained[1], num_samples=2, metrics=("frechet", "kernel"))
-    with pytest.raises(UserError, match=r"step_00000010: config\.evaluation\.metrics: kernel: .*at least 3"):
-        evaluation.evaluate(few, tmp_path / "run", steps=[10])
+    strict = trained[1].sampling.model_copy(update={"rtol": 1e-20, "atol": 1e-20})
+    few = changed(
+        trained[1].model_copy(update={"sampling": strict}),
+        num_samples=2,
+        metrics=("kernel", "likelihood", "frechet"),
+    )
+    (subject,) = evaluation.evaluate(few, tmp_path / "run", steps=[10])
+    assert subject.problems["KD-2 (pixels)"] == "a set takes at least 3 examples, found 2 and 500"
+    assert "the solver gave up on 6 of 6 test examples, with config.samp" in subject.problems["likelihood"]
+    assert list(subject.results) == ["FD-2 (pixels)"]
+    *_, line, last = evaluation.table([subject]).splitlines()
+    assert line == "KD-2 (pixels): not measured (a set takes at least 3 examples, found 2 and 500)"
+    assert last.startswith("likelihood: not measured (the solver gave up")
+    page = evaluation.write_report(tmp_path / "run").read_text()
+    assert "KD-2 (pixels): not measured (a set takes at least 3 examples" in page
 
 
-def test_a_solver_that_gives_up_is_said(trained, tmp_path):
-    workdir, config = trained
-    shutil.copytree(workdir, tmp_path / "run")
-    strict = config.sampling.model_copy(update={"rtol": 1e-20, "atol": 1e-20})
-    strict = changed(config.model_copy(update={"sampling": strict}), metrics=("likelihood",))
-    with pytest.raises(
-        UserError, match=r"the solver gave up on 6 of 6 test examples, with config\.sampling\."
-    ):
-        evaluation.evaluate(strict, tmp_path / "run", steps=[10])
+def test_data_that_the_run_was_not_trained_on_are_refused(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained[0], tmp_path / "run")
+    monkeypatch.setattr("ncsn_jax.data.fingerprint", lambda dataset: {"train": {"examples": 7}})
+    with pytest.raises(UserError, match=r"checkpoints/20 was trained on .* and there is .*: 7"):
+        evaluation.evaluate(trained[1], tmp_path / "run", steps=[20])
+    assert not (tmp_path / "run" / "eval").exists()
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_a_small_folder_is_evaluated(count, tmp_path, caplog, monkeypatch):
+    """Without torch in pixels, and a line says what Inception's features would take."""
+    monkeypatch.setattr("ncsn_jax.evaluation.real.is_installed", lambda: False)
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    np.save(tmp_path / "theirs.npy", rng.integers(0, 256, (20, 8, 8, 1), dtype=np.uint8))
+    config = Config(
+        data=Data(name="folder", data_dir=str(tmp_path), image_size=8, channels=1), model=NcsnModel()
+    )
+    images = str(tmp_path / "theirs.npy")
+    (subject,) = evaluation.evaluate(config, tmp_path / "run", images=images)
+    assert "nearest training example, relative distance-20 (pixels)" in subject.results
+    assert ("FD-20 (pixels)" in subject.results) == (count == 8)  # 2 images are 1 to train on, 1 to test
+    assert "KD-1 (pixels)" in subject.problems or "KD-2 (pixels)" in subject.problems
+    assert "'folder' are compared in pixels; pip install -e '.[fid]' brings the features of" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -233,14 +261,17 @@ def test_images_that_something_else_has_made_are_measured(digits, tmp_path):
     (of_array,) = evaluation.evaluate(digits, tmp_path / "run", images=str(tmp_path / "copies.npz"))
     (of_folder,) = evaluation.evaluate(digits, tmp_path / "run", images=str(tmp_path / "copies"))
     assert of_array.results == of_folder.results
-    assert of_array.name == "images_copies"
+    assert of_array.title == f"{tmp_path.name}/copies.npz"
+    assert of_folder.title == f"{tmp_path.name}/copies"
+    # Neither has replaced the other.
+    assert len(results(tmp_path / "run")) == 2
     found = of_array.results
     expected = metrics.frechet_distance(
         dataset.train[:300].reshape(300, -1) / 16, dataset.train[:].reshape(-1, 64) / 16
     )
     np.testing.assert_allclose(found["FD-300 (pixels)"].value, expected, rtol=1e-2)  # 17 greys in 8 bits
     assert found["nearest training example, relative distance-300 (pixels)"].value == 0.0
-    with Image.open(tmp_path / "run" / "eval" / "images_copies_neighbours.png") as image:
+    with Image.open(tmp_path / "run" / "eval" / f"{of_array.name}_neighbours.png") as image:
         columns, rows = 11, 12
         assert abs(image.width / image.height - columns / rows) < 0.05
         pixels = np.asarray(image)

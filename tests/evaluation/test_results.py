@@ -34,7 +34,7 @@ def test_the_table_shows_all_and_marks_the_best():
     subjects = [subject(5, 2.0), subject(10, 1.0), subject(15, 3.0), Subject(name="images_a")]
     lines = table(subjects, columns=2).splitlines()
     assert len(lines) == 4
-    assert lines[0].split() == ["step", "00000005", "step", "00000010", "real", "test", "data"]
+    assert lines[0].split() == ["step", "5", "step", "10", "real", "test", "data"]
     assert lines[1].split() == ["FD-1k", "(classifier)", "2", "±0.12", "*1", "±0.12", "0.5"]
     assert lines[3].split() == ["FD-1k", "(classifier)", "3", "±0.12", "0.5"]
     assert results.best(subjects, "FD-1k (classifier)") is subjects[1]

@@ -7,13 +7,15 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from ncsn_jax import data, training
 from ncsn_jax.config import MlpModel
 from ncsn_jax.errors import UserError
 from ncsn_jax.training import saving
+from ncsn_jax.training import workdir as directory_of_run
 from ncsn_jax.training.checkpoints import Checkpoints, DamagedError
-from ncsn_jax.training.loop import _restored_state
+from ncsn_jax.training.loop import _restored
 from ncsn_jax.training.record import run_facts
 
 
@@ -71,9 +73,11 @@ def test_damage_is_never_used_and_loses_nothing(trained, tiny_config, tmp_path, 
         damaged = files(directory)
         _, found = training.restore(workdir, ema=False)
         assert files(directory) == damaged, name  # to sample renames nothing
+        restored = _restored(epath.Path(directory), tiny_config, facts)
+        assert files(directory) == damaged, name  # nor does it to look what there is to go on from
+        state, step = restored.state, int(restored.state.step)
         with Checkpoints(directory, keep=2) as checkpoints:
-            state = _restored_state(checkpoints, tiny_config, workdir, facts)
-            step = int(state.step)
+            checkpoints.set_aside(list(restored.damaged))
             assert checkpoints.steps == ([30, 40] if step == 40 else [30]), name
         jax.tree.map(np.testing.assert_array_equal, found, params[step])
         jax.tree.map(np.testing.assert_array_equal, {"params": state.params}, params[step])
@@ -109,8 +113,8 @@ def test_training_goes_on_from_the_sound_checkpoint_to_the_same_end(trained, tin
 def test_an_array_that_can_be_read_but_has_other_values_is_damage(trained, tiny_config):
     workdir, _ = trained
     facts = run_facts(tiny_config, data.fingerprint(data.load(tiny_config.data)))
+    like = _restored(epath.Path(workdir / "checkpoints"), tiny_config, facts).state
     with Checkpoints(workdir / "checkpoints", keep=2) as checkpoints:
-        like = _restored_state(checkpoints, tiny_config, workdir, facts)
         record = checkpoints.read_record(30)
         with pytest.raises(DamagedError, match=r"^the array \.step isn't as it was written$"):
             checkpoints.restore(40, like, record)
@@ -156,6 +160,42 @@ def test_a_checkpoint_of_another_run_is_refused(trained, tiny_config, tmp_path, 
     with pytest.raises(UserError, match=message):
         training.train_and_evaluate(tiny_config.model_copy(update=change), tmp_path / "run")
     assert files(tmp_path / "run" / "checkpoints") == before
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("reason", ["data", "metrics", "curves", "precision"])
+def test_a_refused_resume_leaves_the_run_its_settings(trained, tiny_config, tmp_path, monkeypatch, reason):
+    """Also those that may change: nothing is written before everything is checked."""
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    if reason == "metrics":
+        (workdir / "metrics.jsonl").write_text("precious\n")
+    if reason == "curves":
+        shutil.rmtree(workdir / "tensorboard")
+        (workdir / "tensorboard").write_text("precious")
+    if reason == "data":
+        monkeypatch.setattr("ncsn_jax.data.fingerprint", lambda dataset: {"train": {"examples": 7}})
+    before = files(workdir)
+    often = tiny_config.training.model_copy(update={"log_every": 5, "num_steps": 50})
+    message = {
+        "data": "was trained on .*'examples': 50000",
+        "metrics": "metrics.jsonl is not this program's",
+        "curves": "tensorboard is not a directory: move it away",
+        "precision": "trained with jax_default_matmul_precision=None, found 'highest': set JAX_DEFAULT_M",
+    }[reason]
+    with (
+        jax.default_matmul_precision("highest" if reason == "precision" else None),
+        pytest.raises(UserError, match=message),
+    ):
+        training.train_and_evaluate(tiny_config.model_copy(update={"training": often}), workdir)
+    assert {k: v for k, v in files(workdir).items() if k.name != "lock"} == {
+        k: v for k, v in before.items() if k.name != "lock"
+    }
+
+
+def test_a_step_that_is_no_int_is_refused(trained, unchecked):
+    with pytest.raises(UserError, match="step='30': accepted: an int, or None for the newest checkpoint"):
+        unchecked(directory_of_run).restore(trained[0], step="30")
 
 
 def test_a_run_whose_directory_is_lost_goes_on_from_its_checkpoints(trained, tiny_config, tmp_path):
