@@ -288,3 +288,18 @@ def test_the_newest_data_are_dated(full):
         os.utime(path, (0, 0))
     os.utime(full / "metrics.jsonl", (86_400, 86_400))
     assert "1970-01-02 00:00 UTC" in words(page_of(full), None)
+
+
+@pytest.mark.parametrize("elsewhere", ["ck", "gs://bucket/run"])
+def test_checkpoints_are_looked_for_where_the_run_keeps_them(empty, tiny_config, elsewhere, tmp_path):
+    """A bucket that can't be read, for want of an extra, leaves a page without them."""
+    place = elsewhere if "://" in elsewhere else str(tmp_path / elsewhere)
+    (tmp_path / "ck" / "30").mkdir(parents=True)
+    (tmp_path / "ck" / "30" / "array").write_bytes(b"x" * 2000)
+    (empty / "checkpoints" / "40").mkdir(parents=True)  # of an earlier run, say
+    moved = tiny_config.training.model_copy(update={"checkpoint_dir": place})
+    config = tiny_config.model_copy(update={"training": moved})
+    (empty / "config.json").write_text(config.model_dump_json())
+    text = Page(write_report(empty).read_text()).text
+    assert ("1, 2 kB together" in text["cost"]) == (elsewhere == "ck")
+    assert "40" not in text["cost"].partition("training steps")[2].partition("examples")[0]

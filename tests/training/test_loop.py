@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs.overridable import overridable
 from ncsn_jax import training
 from ncsn_jax.errors import UserError
 from ncsn_jax.training import loop, parallel
@@ -105,6 +106,13 @@ def test_an_interrupted_run_ends_bit_for_bit_as_the_whole_one(
         return [(line["step"], line["loss"]) for line in lines(workdir) if "loss" in line]
 
     assert losses(tmp_path / "run") == losses(whole_workdir)
+
+
+def test_a_run_under_other_settings_of_jax_is_the_same_run(uninterrupted, tiny_config, tmp_path):
+    """As a `ConfigDict`, and in a process that works in double precision with other random numbers."""
+    with jax.enable_x64(True), jax.threefry_partitionable(False), jax.numpy_dtype_promotion("strict"):
+        state = training.train_and_evaluate(overridable(tiny_config), tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), uninterrupted[0])
 
 
 def test_a_finished_run_may_be_made_longer(uninterrupted, tiny_config, tmp_path):
