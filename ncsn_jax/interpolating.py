@@ -62,7 +62,6 @@ def _through_noise(directory, score_fn, config, images) -> None:
 
     directory.mkdir(parents=True, exist_ok=True)
     described = described_settings(config, images)
-    sampling.announce_replacement(directory, described)
     written = sampling.write_batches(
         directory / sampling.SAMPLES,
         described,
@@ -114,7 +113,6 @@ def _through_latents(directory, score_fn, config, images) -> None:
         )
 
     directory.mkdir(parents=True, exist_ok=True)
-    sampling.announce_replacement(directory, described)
     clean = transform.forward(pictures)
     follow("latents.npy", up, clean, (len(clean),), lambda x: x).require_finite()
     latents = jnp.asarray(np.load(directory / "latents.npy"))

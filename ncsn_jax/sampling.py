@@ -172,7 +172,6 @@ def write_samples(
     """
     sampler, described = plan(settings, sigmas), flatten({"sampling": settings.model_dump()})
     directory.mkdir(parents=True, exist_ok=True)
-    announce_replacement(directory, described)
     written = write_batches(
         directory / SAMPLES,
         described,
@@ -239,6 +238,8 @@ def write_batches(
     file = np.lib.format.open_memmap(partial, "w+", np.float32, (*counts, *shape))
     with partial.open("r+b") as whole:  # on a full disk, an error here and not a bus error later
         os.posix_fallocate(whole.fileno(), 0, partial.stat().st_size)
+    if path.name == SAMPLES:
+        announce_replacement(path.parent, settings)
     samples = file.reshape(-1, *shape)
     count, first, num_finite = len(samples), 0, 0
     every = -(-num_steps // MAX_FRAMES)
