@@ -1,4 +1,4 @@
-"""How XLA compiles for a CPU, where its defaults are slow or large; figures: docs/performance.md."""
+"""How XLA compiles for a CPU, where its defaults are slow or large (docs/notes/performance-log.md)."""
 
 import ctypes
 import os

@@ -68,9 +68,10 @@ class GaussianMixture(struct.PyTreeNode):
 
     def score(self, x: Point, sigma: Scalar = 0.0) -> Point:
         """∇ₓ log p_σ(x) = Σₖ p_σ(k | x) (Sₖ + σ²I)⁻¹ (μₖ − x), each mean's pull by its share of p_σ(x)."""
+        x = floating(x)
         joint = self._joint(x, sigma)
         means, variances = self._moments(sigma, joint.dtype)
-        return (jax.nn.softmax(joint) @ ((means - x[None]) / variances)).astype(jnp.asarray(x).dtype)
+        return (jax.nn.softmax(joint) @ ((means - x[None]) / variances)).astype(x.dtype)
 
     def sample(self, key: PRNGKey, sigma: Scalar = 0.0) -> Point:
         """One draw from p_σ, of the type of the parameters."""

@@ -28,7 +28,8 @@ def floating(x: Any, name: str = "x") -> Array:
 
 def wide(*values: ArrayLike | DTypeLike) -> Any:
     """The type in which values, given as arrays or as their types, are computed: float32 at least."""
-    return jnp.result_type(*values, jnp.float32)
+    dtype = jnp.result_type(*values)
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def widened(x: Any) -> Array:
@@ -45,3 +46,9 @@ def scalars(x: Array, *values: Any) -> tuple[Array, ...]:
     """
     dtype = wide(floating(x))
     return tuple(jnp.asarray(value, dtype) for value in values)
+
+
+def root(square: Array) -> Array:
+    """√square, with a derivative of 0 at 0: there, no noise is added, and a gradient must not become NaN."""
+    is_zero = square == 0
+    return jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, square)))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from ncsn_jax.dtypes import floating, scalars
+from ncsn_jax.dtypes import floating, root, scalars
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
 
 
@@ -67,7 +67,8 @@ def langevin_update(
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), equation 4, with α for their ε/2.
     """
-    step_size, noise_std = scalars(x, step_size, jnp.sqrt(2.0 * step_size * temperature))
+    step_size, temperature = scalars(x, step_size, temperature)
+    noise_std = root(2.0 * step_size * temperature)
     return (x + step_size * score + noise_std * noise).astype(x.dtype)
 
 
@@ -195,7 +196,13 @@ def repeat(
     x: Float[Array, "*event"],
     num_steps: int,
 ) -> Float[Array, "*event"]:
-    """Updates x `num_steps` times, each with its own `fold_in` of the key."""
+    """Updates x `num_steps` times, each with its own `fold_in` of the key.
+
+    Raises:
+      ValueError: if the number of steps is negative.
+    """
+    if operator.index(num_steps) < 0:
+        raise ValueError(f"num_steps must be at least 0, found {num_steps}")
 
     def step(x, t):
         return update(jax.random.fold_in(key, t), x), None
@@ -212,5 +219,5 @@ def level_step_size(
 
 def denoised(score_fn: ScoreFn, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, "*event"]:
     """Tweedie's formula, E[x₀ | x] = x + σ² s(x, σ): the mean of clean data given its perturbation x."""
-    (variance,) = scalars(x, sigma**2)
-    return (x + variance * score_fn(x, sigma)).astype(x.dtype)
+    (sigma,) = scalars(x, sigma)
+    return (x + sigma**2 * score_fn(x, sigma)).astype(x.dtype)

@@ -18,7 +18,7 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Float
 
-from ncsn_jax.dtypes import floating
+from ncsn_jax.dtypes import floating, wide, widened
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn
 
 VectorField = Callable[[Float[Array, "*event"]], Float[Array, "*event"]]
@@ -50,7 +50,7 @@ def explicit_score_matching(
     x = floating(x)
     if jnp.shape(target) != jnp.shape(x):
         raise ValueError(f"the target must have the shape of x, {jnp.shape(x)}, found {jnp.shape(target)}")
-    return 0.5 * jnp.sum(jnp.square(_checked(score_fn, x)(x) - target))
+    return _half_square(_checked(score_fn, x)(x) - target).astype(x.dtype)
 
 
 def implicit_score_matching(score_fn: VectorField, x: Float[Array, "*event"]) -> Float[Array, ""]:
@@ -75,7 +75,7 @@ def implicit_score_matching(score_fn: VectorField, x: Float[Array, "*event"]) ->
     """
     x = floating(x)
     score_fn = _checked(score_fn, x)
-    return divergence(score_fn, x) + 0.5 * jnp.sum(jnp.square(score_fn(x)))
+    return (divergence(score_fn, x) + _half_square(score_fn(x))).astype(x.dtype)
 
 
 def divergence(fn: VectorField, x: Float[Array, "*event"]) -> Float[Array, ""]:
@@ -167,10 +167,10 @@ def projected_score_matching(
 
     def along(v):
         score, jacobian_v = jax.jvp(score_fn, (x,), (v,))
-        square = jnp.sum(jnp.square(score)) if variance_reduced else jnp.square(jnp.sum(v * score))
-        return jnp.sum(v * jacobian_v) + 0.5 * square
+        half_square = _half_square(score if variance_reduced else jnp.sum(widened(v * score)))
+        return jnp.sum(widened(v * jacobian_v)) + half_square
 
-    return jnp.mean(jax.vmap(along)(projections))
+    return jnp.mean(jax.vmap(along)(projections)).astype(x.dtype)
 
 
 def denoising_score_matching(
@@ -205,11 +205,11 @@ def denoising_score_matching(
       Vincent 2011; Song & Ermon 2019 (arXiv:1907.05600), equations 2 and 5.
     """
     x = floating(x)
-    sigma = _positive(sigma, 0, x.dtype)
+    sigma = _positive(sigma, 0, wide(x))
     noise = jax.random.normal(key, x.shape, x.dtype)
-    return sigma**power * explicit_score_matching(
-        lambda perturbed: score_fn(perturbed, sigma), x + sigma * noise, -noise / sigma
-    )
+    perturbed = (x + sigma * noise).astype(x.dtype)
+    score = _checked(lambda perturbed: score_fn(perturbed, sigma), x)(perturbed)
+    return (sigma**power * _half_square(score + noise / sigma)).astype(x.dtype)
 
 
 def ncsn_loss(
@@ -241,21 +241,26 @@ def ncsn_loss(
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), equation 6.
     """
-    sigmas = _positive(sigmas, 1, floating(x).dtype)
+    sigmas = _positive(sigmas, 1, wide(floating(x)))
     level_key, noise_key = jax.random.split(key)
     sigma = jax.random.choice(level_key, sigmas)
     return denoising_score_matching(noise_key, score_fn, x, sigma, power=power)
 
 
+def _half_square(residual: Array) -> Float[Array, ""]:
+    """½‖r‖² in float32 at least; the sum may exceed float16's range where the weighted loss doesn't."""
+    return 0.5 * jnp.sum(jnp.square(widened(residual)))
+
+
 def _on_sphere(key, shape, dtype):
     """Vectors `shape[1:]`, uniform on the sphere of radius √D."""
-    v = jax.random.normal(key, shape, dtype)
+    v = widened(jax.random.normal(key, shape, dtype))
     square = jnp.sum(jnp.square(v), axis=range(1, len(shape)), keepdims=True)
-    return v * jnp.sqrt((v.size // shape[0]) / square)
+    return (v * jnp.sqrt((v.size // shape[0]) / square)).astype(dtype)
 
 
 def _positive(sigma, ndim: int, dtype) -> Array:
-    """σ, or the levels, in the type of x: noise must not change it."""
+    """σ, or the levels, in a type."""
     if np.ndim(sigma) != ndim:
         expected = "one number" if ndim == 0 else "a row of numbers"
         raise ValueError(f"sigma must be {expected}, found the shape {np.shape(sigma)}")

@@ -48,6 +48,7 @@ def geometric_levels(
 
     A process must not touch its devices before it has met the others, and the config is read before.
     """
+    sigma_begin, sigma_end = float(sigma_begin), float(sigma_end)
     return _descending(
         lambda: np.geomspace(sigma_begin, sigma_end, num_scales), sigma_begin, sigma_end, num_scales
     )
@@ -79,6 +80,7 @@ def karras_sigmas(
     >>> karras_sigmas(80.0, 0.002, 3)
     Array([8.000000e+01, 2.515219e+00, 2.000000e-03], dtype=float32)
     """
+    sigma_begin, sigma_end, rho = float(sigma_begin), float(sigma_end), float(rho)
     if not rho > 0:
         raise ValueError(f"rho must be positive, found {rho}")
     levels = _descending(

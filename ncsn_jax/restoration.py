@@ -86,8 +86,8 @@ class Observation(struct.PyTreeNode):
       operator: A, any linear function of x to real numbers.
       noise_std: σ_y, the standard deviation of the noise, in the units of y: one number.
 
-    `pull` and `project` raise a ValueError for a noise map, for complex numbers, and for an x that has no
-    floating type.
+    `pull` and `project` raise a ValueError for a noise map, for complex numbers, for a y without the shape of
+    A x, and for an x without a floating type. They are NaN where a number that they read isn't finite.
     """
 
     y: Any
@@ -108,11 +108,9 @@ class Observation(struct.PyTreeNode):
         return x + self._solve(x, 1.0, 0.0)
 
     def _solve(self, x, sigma, noise_std):
-        if jnp.ndim(noise_std) != 0:
-            raise ValueError(
-                f"noise_std must be one number, found the shape {jnp.shape(noise_std)}; noise maps are not "
-                "supported yet"
-            )
+        for name, value in {"noise_std": noise_std, "sigma": sigma}.items():
+            if jnp.ndim(value) != 0:
+                raise ValueError(f"{name} must be one number, found the shape {jnp.shape(value)}")
         dtype, x = floating(x).dtype, widened(x)
         sigma, noise_std = scalars(x, sigma, noise_std)
         seen = self.operator(x)
@@ -120,13 +118,18 @@ class Observation(struct.PyTreeNode):
             raise ValueError(
                 "y and A x must be real, found complex numbers; observe real and imaginary parts, stacked"
             )
+        if jnp.shape(self.y) != seen.shape:
+            raise ValueError(f"y must have the shape of A x, {seen.shape}, found {jnp.shape(self.y)}")
         adjoint = jax.linear_transpose(self.operator, x)
 
         def precision(v):
             return noise_std**2 * v + sigma**2 * adjoint(self.operator(v))[0]
 
-        residual = (self.y - seen).astype(seen.dtype)
-        return cg(precision, adjoint(residual)[0], maxiter=100)[0].astype(dtype)
+        (pulled,) = adjoint((self.y - seen).astype(seen.dtype))
+        solution = cg(precision, pulled, maxiter=100)[0]
+        # From a NaN, the iteration would return its start, 0.
+        is_finite = jnp.isfinite(pulled).all() & jnp.isfinite(sigma) & jnp.isfinite(noise_std)
+        return jnp.where(is_finite, solution, jnp.nan).astype(dtype)
 
 
 class PosteriorScore(struct.PyTreeNode):
@@ -253,7 +256,7 @@ def inpaint(
       Song & Ermon 2019 (arXiv:1907.05600), section 5, as the code of Song & Ermon 2020 (arXiv:2006.09011)
       runs it.
     """
-    x = floating(x)
+    x, observation = floating(x), floating(observation, "observation")
     if not x.shape == observation.shape == mask.shape:
         raise ValueError(
             "x, observation and mask must have one shape, found "

@@ -25,7 +25,7 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Float
 
-from ncsn_jax.dtypes import scalars, wide, widened
+from ncsn_jax.dtypes import root, scalars, wide, widened
 from ncsn_jax.langevin import denoised, langevin_step
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
 
@@ -50,7 +50,7 @@ def diffuse(key: PRNGKey, x: Event, sigma: Scalar, next_sigma: Scalar, *, temper
     """
     sigma, next_sigma, temperature = scalars(x, sigma, next_sigma, temperature)
     # As a product, it is exactly 0 for equal levels; a fused difference of squares may be less than 0.
-    std = jnp.sqrt(temperature * (next_sigma - sigma) * (next_sigma + sigma))
+    std = root(temperature * (next_sigma - sigma) * (next_sigma + sigma))
     return (x + std * jax.random.normal(key, x.shape, x.dtype)).astype(x.dtype)
 
 
@@ -106,7 +106,7 @@ def consistent_step(
         eta = jnp.where(next_sigma > 0, eta, 1.0)
     # β σᵢ₊₁; what rounding leaves below 0 is 0.
     variance = jnp.maximum(next_sigma**2 - ((1.0 - eta) * sigma) ** 2, 0.0)
-    std = jnp.sqrt(temperature * variance)
+    std = root(temperature * variance)
     drifted = x + eta * sigma**2 * score_fn(x, sigma)
     return (drifted + std * jax.random.normal(key, x.shape, x.dtype)).astype(x.dtype)
 
@@ -485,7 +485,7 @@ def probability_flow(
       max_steps: after how many steps it gives up.
 
     Returns:
-      The state at `stop`, shape `(*event,)`; NaN if the solver gave up.
+      The state at `stop`, shape `(*event,)`; NaN if the solver gave up, or a σ isn't positive.
 
     Raises:
       ValueError: if the score is of a network of discrete levels.
@@ -552,7 +552,8 @@ def follow(
       max_steps: after how many steps it gives up.
 
     Returns:
-      y at `stop`, in its types; NaN if the solver gave up. It is computed in float32 at least.
+      y at `stop`, in its types; NaN if the solver gave up, or a σ isn't positive. It is computed in float32
+      at least.
     """
     import diffrax  # here, for it takes longer to import than all of this package
 
@@ -560,14 +561,14 @@ def follow(
         sigma = jnp.exp(log_sigma)
         return jax.tree.map(lambda rate: sigma.astype(rate.dtype) * rate, velocity(y, sigma))
 
-    narrow = jax.tree.map(lambda leaf: leaf.dtype, y)
+    narrow = jax.tree.map(jnp.result_type, y)
     y = jax.tree.map(widened, y)
-    dtype = wide(*jax.tree.leaves(y))
+    start, stop = (jnp.asarray(sigma, wide(*jax.tree.leaves(y))) for sigma in (start, stop))
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(in_log_sigma),
         solver or diffrax.Tsit5(),
-        t0=jnp.log(jnp.asarray(start, dtype)),
-        t1=jnp.log(jnp.asarray(stop, dtype)),
+        t0=jnp.log(start),
+        t1=jnp.log(stop),
         dt0=None,
         y0=y,
         stepsize_controller=stepsize_controller or diffrax.PIDController(rtol=rtol, atol=atol),
@@ -575,7 +576,8 @@ def follow(
         throw=False,  # it would stop all chains of a batch
     )
     assert solution.ys is not None  # by default, the last state is saved
-    solved = solution.result == diffrax.RESULTS.successful
+    # Of a NaN, diffrax takes no step and reports success.
+    solved = (solution.result == diffrax.RESULTS.successful) & (start > 0) & (stop > 0)
     return jax.tree.map(
         lambda saved, own: jnp.where(solved, saved[0], jnp.nan).astype(own), solution.ys, narrow
     )

@@ -11,7 +11,7 @@ import ncsn_jax
 from ncsn_jax import densities, langevin, losses, restoration, samplers
 from ncsn_jax.densities import BoxUniform, GaussianMixture
 from ncsn_jax.evaluation import likelihood
-from ncsn_jax.models import mlp, refinenet, score_fn
+from ncsn_jax.models import mlp, ncsn, ncsnv2, score_fn
 
 MODULES = (densities, langevin, losses, restoration, samplers, likelihood, score_fn)
 SIGMAS = (2.0, 1.0, 0.5)
@@ -130,12 +130,58 @@ def test_an_x_of_integers_is_refused(call, plain):
         (PUBLIC | OTHERS)[call](plain, jnp.ones(2, jnp.uint8))
 
 
-def test_networks_refuse_integers(unchecked):
-    others = ("level", "depth", "num_filters", "norm", "refine_norm", "pool", "act", "rescaled", "dtype")
-    with pytest.raises(ValueError, match="x must have a floating type, found uint8"):
-        unchecked(refinenet).refinenet(jnp.ones((1, 8, 8, 1), jnp.uint8), **dict.fromkeys(others))
-    with pytest.raises(ValueError, match="x must have a floating type, found uint8"):
-        unchecked(mlp).MLP().apply({}, jnp.ones((1, 2), jnp.uint8), jnp.ones(1))
+def test_networks_refuse_integers_and_take_any_sigma(unchecked):
+    """A σ of integers isn't rounded down to other levels, and one for all isn't broadcast to more images."""
+    for network, x in (
+        (unchecked(ncsn).NCSN(sigmas=(20.5, 10.0, 2.9, 2.1), num_filters=2), jnp.ones((2, 4, 4, 1))),
+        (unchecked(ncsnv2).NCSNv2(num_filters=2), jnp.ones((2, 4, 4, 1))),
+        (unchecked(mlp).MLP(num_features=2, num_layers=1), jnp.ones((2, 3))),
+    ):
+        variables = network.init(key(), x, jnp.ones(2))
+        with pytest.raises(ValueError, match="x must have a floating type, found uint8"):
+            network.apply(variables, x.astype(jnp.uint8), jnp.ones(2))
+        with pytest.raises(ValueError, match=r"sigma must be one number for .*, \(2,\), found \(2, 1\)"):
+            network.apply(variables, x, jnp.ones((2, 1)))
+        scores = [network.apply(variables, x, jnp.array([2, 3], dtype)) for dtype in ("uint8", "float32")]
+        np.testing.assert_array_equal(*scores)
+
+
+def test_half_precision_losses_do_not_overflow_where_their_value_fits():
+    """‖z/σ‖² is 77,000 where float16 ends at 65,504, and its half, weighted by σ², 1,500."""
+    x = jnp.zeros((32, 32, 3))
+    for loss in (
+        lambda x: losses.denoising_score_matching(key(), lambda x, sigma: jnp.zeros_like(x), x, 0.2),
+        lambda x: losses.sliced_score_matching(key(), lambda x: -x, x, projection="sphere"),
+    ):
+        np.testing.assert_allclose(float(loss(x.astype(jnp.float16))), float(loss(x)), rtol=0.02)
+
+
+def test_coefficients_are_computed_in_float32_at_least():
+    x = jnp.array([1.0, -3.0])
+    narrow = langevin.langevin_step(key(), 0 * x, 0 * x, np.float16(1e-5), temperature=0.01)
+    wide = langevin.langevin_step(key(), 0 * x, 0 * x, float(np.float16(1e-5)), temperature=0.01)
+    np.testing.assert_allclose(narrow, wide, rtol=1e-6)
+    np.testing.assert_allclose(langevin.denoised(normal, x, np.uint8(20)), x / 401.0, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda sigmas: ncsn_jax.heun(key(), normal, jnp.array([1.0, -3.0]), sigmas),
+        lambda sigmas: ncsn_jax.consistent_annealed_sampling(key(), normal, jnp.array([1.0, -3.0]), sigmas),
+        lambda sigmas: ncsn_jax.annealed_langevin_dynamics(
+            key(), normal, jnp.array([1.0, -3.0]), sigmas, temperature=0.0, **LANGEVIN
+        ),
+    ],
+    ids=["heun", "consistent", "Langevin at temperature 0"],
+)
+def test_samplers_are_differentiable_where_they_add_no_noise(run):
+    """Held to a difference quotient: the derivative of √ at 0 would make it NaN."""
+    sigmas, direction = jnp.array(SIGMAS), jnp.array([0.3, -0.2, 0.1])
+    slope = jax.jvp(run, (sigmas,), (direction,))[1]
+    with jax.enable_x64(False):
+        quotient = (run(sigmas + 5e-3 * direction) - run(sigmas - 5e-3 * direction)) / 1e-2
+    np.testing.assert_allclose(slope, quotient, rtol=0.05, atol=2e-3)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
@@ -166,6 +212,34 @@ def test_samples_are_the_same_in_both_modes():
         with jax.enable_x64(x64):
             draws.append(np.asarray(NARROW.sample(key(), 0.5)))
     np.testing.assert_array_equal(*draws)
+
+
+def test_a_number_that_is_not_finite_spreads():
+    """It isn't taken for a solution: conjugate gradients would return 0, the flow its start."""
+    x = jnp.array([1.0, -3.0])
+    seen = ncsn_jax.Observation(x + 1, restoration.Identity(), 0.1)
+    for pull in (
+        seen.replace(y=x.at[0].set(jnp.nan)).pull(x, 1.0),
+        seen.replace(noise_std=jnp.nan).pull(x, 1.0),
+        seen.pull(x, jnp.nan),
+        seen.pull(x.at[0].set(jnp.inf), 1.0),
+        seen.replace(y=x.at[0].set(jnp.nan)).project(x),
+    ):
+        assert jnp.isnan(pull).all()
+    # What a mask hides isn't read.
+    hidden = ncsn_jax.Observation(x.at[1].set(jnp.nan), restoration.Mask(jnp.array([True, False])), 0.1)
+    assert jnp.isfinite(hidden.pull(x, 1.0)).all()
+    for start, stop in ((jnp.nan, 1.0), (-2.0, 1.0), (1.0, -1.0), (1.0, jnp.nan)):
+        assert jnp.isnan(samplers.probability_flow(normal, x, start, stop)).all()
+        assert jnp.isnan(likelihood.log_likelihood(normal, x, start, stop))
+
+
+def test_observations_of_other_shapes_are_refused():
+    """They would be broadcast: a grey y to three channels, one σ to many."""
+    x = jnp.ones((4, 4, 3))
+    grey = ncsn_jax.Observation(jnp.ones((2, 2, 1)), restoration.BlockAverage(2), 0.1)
+    with pytest.raises(ValueError, match=r"y must have the shape of A x, \(2, 2, 3\), found \(2, 2, 1\)"):
+        grey.pull(x, 1.0)
 
 
 def test_a_map_of_the_noise_and_complex_numbers_are_refused():

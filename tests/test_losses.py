@@ -337,7 +337,7 @@ def test_noise_keeps_the_type_of_the_data(plain, dtype):
 
     levels = jnp.array([1.0, 0.5])  # single precision
     assert plain.ncsn_loss(KEY, score_fn, X.astype(dtype), levels).dtype == dtype
-    assert set(seen) == {jnp.dtype(dtype)}
+    assert set(seen) == {jnp.dtype(dtype), jnp.dtype(jnp.float32)}  # x, and its coefficient σ
 
 
 def test_the_reduced_variance_may_be_the_larger_one():

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -63,7 +63,7 @@ def frechet_distance(a: Float[np.ndarray, "n D"], b: Float[np.ndarray, "m D"]) -
     Reference:
       Heusel et al. 2017 (arXiv:1706.08500), equation 6; Dowson & Landau 1982.
     """
-    _check(a, b, at_least=2)
+    a, b = _checked(a, b, at_least=2)
     mean_a, mean_b = (x.mean(axis=0, dtype=np.float64) for x in (a, b))
     root_a, root_b = _root_of_covariance(a, mean_a), _root_of_covariance(b, mean_b)
     of_means = np.sum((mean_a - mean_b) ** 2)
@@ -117,7 +117,7 @@ def kernel_distance(a: Float[np.ndarray, "n D"], b: Float[np.ndarray, "m D"]) ->
     Reference:
       Bińkowski et al. 2018 (arXiv:1801.01401), section 4; Gretton et al. 2012, equation 3; Arvesen 1969.
     """
-    _check(a, b, at_least=3)
+    a, b = _checked(a, b, at_least=3)
     n, m = len(a), len(b)
     (within_a, _), (within_b, _), (of_a, of_b) = _kernel_sums(a, a), _kernel_sums(b, b), _kernel_sums(a, b)
     within_a, within_b = within_a - _kernel_of_itself(a), within_b - _kernel_of_itself(b)
@@ -214,7 +214,7 @@ def precision_recall_density_coverage(
 
     if num_neighbours < 1:
         raise ValueError(f"num_neighbours must be at least 1, found {num_neighbours}")
-    _check(real, fake, at_least=num_neighbours + 1)
+    real, fake = _checked(real, fake, at_least=num_neighbours + 1)
     # Distances come from differences of squares, which are most precise about the origin.
     mean = real.mean(axis=0, dtype=np.float64)
     real, fake = real - mean, fake - mean
@@ -267,7 +267,7 @@ def nearest_neighbours(
     """
     from sklearn.neighbors import NearestNeighbors
 
-    _check(samples, training, at_least=1)
+    samples, training = _checked(samples, training, at_least=1)
     if not 1 <= count <= len(training):
         raise ValueError(f"count must be between 1 and the {len(training)} training examples, found {count}")
     kind = np.result_type(samples, training, np.float32)
@@ -280,10 +280,13 @@ def nearest_neighbours(
     return np.take_along_axis(distances, order, axis=1), np.take_along_axis(indices, order, axis=1)
 
 
-def _check(a: np.ndarray, b: np.ndarray, *, at_least: int) -> None:
+def _checked(a: Any, b: Any, *, at_least: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets as arrays of numpy's: jax's would compute in single precision."""
+    a, b = np.asarray(a), np.asarray(b)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"both sets must have the same dimension, found {a.shape[1]} and {b.shape[1]}")
     if min(len(a), len(b)) < at_least:
         raise ValueError(f"a set takes at least {at_least} examples, found {len(a)} and {len(b)}")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("features must be finite, found NaN or infinity")
+    return a, b

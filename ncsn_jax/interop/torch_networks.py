@@ -37,7 +37,8 @@ def from_torch(
 
     Returns:
       The network and its variables: `params`, of the dtypes found. For `to_torch` there may also be
-      `buffers`, the state dict's `sigmas`, and `module`, which is empty and stands for the names' prefix.
+      `buffers`, the levels of a state dict that has `sigmas`, and `module`, which is empty and stands for the
+      names' prefix.
 
     Raises:
       ValueError: if it is no state dict of such a network; the message names the first entries that are
@@ -63,6 +64,8 @@ def from_torch(
     levels = tensors.pop("sigmas", None)
     if levels is not None:
         variables["buffers"] = {"sigmas": levels}
+        if sigmas is not None:
+            variables["buffers"] = {"sigmas": np.asarray(sigmas, np.float32)}
     model = _network(tensors, levels if sigmas is None else np.asarray(sigmas), fields)
     _check_shapes(model, tensors)
     return model, variables | {"params": params_from_torch(tensors)}

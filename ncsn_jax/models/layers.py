@@ -17,6 +17,8 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, Int
 
+from ncsn_jax.dtypes import scalars
+
 Images = Float[Array, "batch _height _width _channels"]
 """Images or features of any size: a name with an underscore may differ between arguments and result."""
 Levels = Int[Array, " batch"] | None
@@ -28,6 +30,18 @@ EPSILON = 1e-5
 """ε, what every normalisation adds to a variance."""
 PIXELS, CHANNELS = (1, 2), (3,)
 """Axes of `Images`."""
+
+
+def sigma_of_batch(x: Array, sigma: Any) -> Float[Array, " batch"]:
+    """The noise level of each example, in float32 at least, whatever type it came in.
+
+    Raises:
+      ValueError: if x has no floating type, or there isn't one level for each example.
+    """
+    (sigma,) = scalars(x, sigma)
+    if sigma.shape != x.shape[:1]:
+        raise ValueError(f"sigma must be one number for each example, {x.shape[:1]}, found {sigma.shape}")
+    return sigma
 
 
 # Activations as plain functions: jax's own are compiled ones, and can't be pickled with a network.

@@ -5,8 +5,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from ncsn_jax.dtypes import floating
-from ncsn_jax.models.layers import Activation, swish
+from ncsn_jax.models.layers import Activation, sigma_of_batch, swish
 
 
 class MLP(nn.Module):
@@ -37,11 +36,11 @@ class MLP(nn.Module):
           Scores of the shape of x.
 
         Raises:
-          ValueError: if x isn't a batch of vectors of a floating type.
+          ValueError: if x isn't a batch of vectors of a floating type, or sigma isn't one number for each.
         """
         if x.ndim != 2:
             raise ValueError(f"MLP takes vectors, (batch, D), found an x of shape {x.shape}")
-        x, sigma = floating(x), sigma[:, None]
+        sigma = sigma_of_batch(x, sigma)[:, None]
         h = jnp.concatenate([x / jnp.sqrt(1.0 + jnp.square(sigma)), jnp.log(sigma)], axis=1)
         for _ in range(self.num_layers):
             h = self.act(nn.Dense(self.num_features)(h))

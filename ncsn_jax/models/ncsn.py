@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
-from ncsn_jax.models.layers import Activation, ConditionalInstanceNormPlus, average_pool5, elu
+from ncsn_jax.models.layers import Activation, ConditionalInstanceNormPlus, average_pool5, elu, sigma_of_batch
 from ncsn_jax.models.refinenet import refinenet
 
 
@@ -59,8 +59,10 @@ class NCSN(nn.Module):
           Scores of the shape of x.
 
         Raises:
-          ValueError: if x is no batch of images, can't be halved so often, or the depth is unknown.
+          ValueError: if x is no batch of images, can't be halved so often, sigma isn't one number for each
+            image, or the depth is unknown.
         """
+        sigma = sigma_of_batch(x, sigma)
         norm = functools.partial(self.norm, num_levels=len(self.sigmas))
         return refinenet(
             x,

@@ -7,7 +7,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from ncsn_jax.models.layers import Activation, InstanceNormPlus, elu, max_pool5, no_norm
+from ncsn_jax.models.layers import Activation, InstanceNormPlus, elu, max_pool5, no_norm, sigma_of_batch
 from ncsn_jax.models.refinenet import refinenet
 
 
@@ -52,8 +52,10 @@ class NCSNv2(nn.Module):
           Scores of the shape of x.
 
         Raises:
-          ValueError: if x is no batch of images, can't be halved so often, or the depth is unknown.
+          ValueError: if x is no batch of images, can't be halved so often, sigma isn't one number for each
+            image, or the depth is unknown.
         """
+        sigma = sigma_of_batch(x, sigma)
         f = refinenet(
             x,
             None,

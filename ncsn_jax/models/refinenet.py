@@ -5,7 +5,6 @@ from typing import NamedTuple
 from jax import Array
 from jax.typing import DTypeLike
 
-from ncsn_jax.dtypes import floating
 from ncsn_jax.models.layers import Activation, Images, Levels, Norm, Pool, RefineBlock, ResidualBlock, conv
 
 
@@ -105,13 +104,11 @@ def refinenet(
       dtype: of the features, all but the statistics of normalisations; None for the type of x.
 
     Raises:
-      ValueError: if x isn't a batch of images of a floating type, a height or width can't be halved, or the
-        depth is another.
+      ValueError: if x isn't a batch of images, a height or width can't be halved, or the depth is another.
 
     Reference:
       Lin et al. 2017 (RefineNet, arXiv:1611.06612); Song & Ermon 2019 (arXiv:1907.05600), appendix A.
     """
-    x = floating(x)
     if x.ndim != 4:
         raise ValueError(
             f"the network takes images, (batch, height, width, channels), found an x of shape {x.shape}"
