@@ -1,6 +1,6 @@
-"""Trains a score network, draws samples from a trained one, and restores images by it.
+"""Train a score network, sample from a trained one, and restore images with it.
 
-    python main.py                                   trains configs/digits.py in runs/digits, and samples
+    python main.py                                   train configs/digits.py in runs/digits, then sample
     python main.py --config configs/mnist.py:small --workdir DIR --config.training.batch_size=64
     python main.py --mode sample --workdir DIR --num_samples 1000
     python main.py --mode inpaint --workdir DIR --images 0:8      or colorize, superres, denoise, interpolate
@@ -8,18 +8,17 @@
     python main.py --mode import --checkpoint FILE.pth --workdir DIR
     python main.py --mode suggest_noise --config configs/digits.py
 
-A run is its workdir: the same command again goes on where it stopped. Where DIR holds a run, --workdir DIR
-stands for its config, too: --config may be left out.
+A run is its workdir: rerun the command to resume where it stopped. If DIR holds a run, --workdir DIR reads
+its config, and --config can be omitted.
 
-On several hosts, the same command runs on each (docs/pods.md). The exit status is 0 when all is done, 1 after
-an error that one line explains, 130 after Ctrl-C, and 143 when the machine was wanted back and training is
-saved.
+On several hosts, start the command on each of them (docs/pods.md). The exit status is 0 on success, 1 after
+an error that one line explains, 130 after Ctrl-C, and 143 after a preemption, with the training saved.
 """
 
 # ruff: noqa: E402
 import gc
 
-gc.disable()  # what is imported stays
+gc.disable()  # imports create only lasting objects
 
 import contextlib
 import importlib
@@ -55,7 +54,7 @@ from ncsn_jax.files import limit_size
 from ncsn_jax.locking import first_is_only_writer, only_writer
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.models.score_fn import NetworkScore
-from ncsn_jax.paths import expanded
+from ncsn_jax.paths import expanded, is_url
 from ncsn_jax.training import importing
 from ncsn_jax.training.preemption import STATUS
 from ncsn_jax.training.workdir import load_run
@@ -65,14 +64,14 @@ gc.enable()
 ROOT = Path(__file__).parent
 DEFAULT_CONFIG = "configs/digits.py"
 OVERRIDABLE = ("data.data_dir", "evaluation.", "model.dtype", "restoration.", "sampling.")
-"""What may be overridden where the config is the workdir's: settings, or their prefixes."""
+"""Settings of a trained run, or their prefixes, that flags may override."""
 RESTORATIONS = (*restoring.MODES, "interpolate")
 MAX_COMPILATIONS = 4 * 2**30
-"""Bytes of compiled programs that are kept from run to run."""
+"""Largest size of the cache of compiled programs, in bytes."""
 
 
 class OrNone(flags.ArgumentParser):
-    """Takes the word None for None, which config.py refuses where a setting isn't optional."""
+    """Parser that reads the word None as None, which config.py refuses for settings that aren't optional."""
 
     def __init__(self, parser: flags.ArgumentParser):
         self._parser = parser
@@ -94,103 +93,104 @@ for kind, parser in {
 
 
 def with_config_file(argv: list[str]) -> list[str]:
-    """The arguments with the file of --config where it is: here, or else beside this program.
+    """Return the arguments with the path of --config resolved: here, or else in this program's directory.
 
     Raises:
-      UserError: if there is no such file, or it is a run's config.json.
+      UserError: if the file doesn't exist, or is a run's config.json.
     """
     for number, word in enumerate(argv):
         if not re.match("--?config(=|$)", word):
             continue
         flag, equals, value = word.partition("=")
         place = number if equals else number + 1
-        if place == len(argv):  # a flag without a value, as absl says
+        if place == len(argv):  # absl reports the flag without a value
             break
         name, colon, argument = (value if equals else argv[place]).partition(":")
         path = Path(expanded(name))
         if path.suffix == ".json":
             raise UserError(
-                f"--config={name}: found JSON; a run's own settings are read by --workdir={path.parent}; "
+                f"--config={name}: found JSON; --workdir={path.parent} reads the settings of a run; "
                 "accepted: a Python file that defines get_config()"
             )
-        found = next((p for p in (path, ROOT / path) if p.exists()), None)
+        found = next((p for p in (path, ROOT / path) if p.is_file()), None)
         if found is None:
             raise UserError(
                 f"--config={name}: no such file, here or in {ROOT}; accepted: a Python file that defines "
                 "get_config(), such as configs/digits.py"
             )
-        return [*argv[:number], f"{flag}={found}{colon}{argument}", *argv[place + 1 :]]
+        resolved = f"{flag}={found}{colon}{argument}"
+        return [*argv[:number], resolved, *with_config_file(argv[place + 1 :])]
     return argv
 
 
 def parse_flags(argv: list[str]) -> flags.FlagValues:
-    """The values of the flags; `SystemExit` after --help."""
+    """Parse the flags; raise `SystemExit` after --help."""
     argv = with_config_file(argv)
     values = flags.FlagValues()
-    flags.DEFINE_bool("help", False, "Prints this and exits.", flag_values=values)
-    flags.DEFINE_enum("mode", "train", list(MODES), "What to do.", flag_values=values)
+    flags.DEFINE_bool("help", False, "Print this help and exit.", flag_values=values)
+    flags.DEFINE_enum("mode", "train", list(MODES), "Action.", flag_values=values)
     flags.DEFINE_string(
-        "workdir", None, "The run's directory; runs/NAME for configs/NAME.py.", flag_values=values
+        "workdir", None, "Directory of the run; by default runs/NAME for configs/NAME.py.", flag_values=values
     )
     flags.DEFINE_string(
-        "checkpoint", None, "Of --mode import: a file of the official PyTorch code.", flag_values=values
+        "checkpoint", None, "Checkpoint of the official PyTorch code, for --mode import.", flag_values=values
     )
     flags.DEFINE_integer(
         "num_samples",
         None,
-        "How many samples to draw; short for --config.sampling.num_samples. Of restorations, how many of "
-        "each image; short for --config.restoration.num_samples. Of evaluate, how many are judged.",
+        "Number of samples: in total (--config.sampling.num_samples), per image in restorations "
+        "(--config.restoration.num_samples), or per checkpoint in evaluate "
+        "(--config.evaluation.num_samples).",
         flag_values=values,
     )
     flags.DEFINE_string(
         "images",
         None,
-        "Which images to restore or to interpolate: numbers of the test split, such as 0,3,8:12, a directory "
-        "of images, or an image file. To restore: the first eight of the test split, if none are named. Of "
-        "--mode evaluate: a directory of images, or a .npz or .npy array of them, to be measured in place of "
-        "the run's samples.",
+        "Images to restore or interpolate: a directory, an image file, or numbers of test images such as "
+        "0,3,8:12; restorations default to the first eight. With --mode evaluate: a directory, or a .npz or "
+        ".npy array, to measure instead of checkpoints.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "out",
         None,
-        "Of --mode sample and of restorations: a name. They are put into a directory of that name, such as "
-        "samples/NAME, and replace no others.",
+        "Name of a subdirectory for the results of --mode sample and of restorations, such as samples/NAME, "
+        "so that they replace no others.",
         flag_values=values,
     )
     flags.DEFINE_list(
         "steps",
         None,
-        "Of --mode evaluate: which checkpoints, such as 1000,2000; all, if none are named.",
+        "Steps of the checkpoints that --mode evaluate measures, such as 1000,2000; by default all.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "coordinator_address",
         None,
-        "Of several processes where no TPU pod, Slurm or GKE tells it: HOST:PORT of process 0.",
+        "HOST:PORT of process 0; needed for several processes outside TPU pods, Slurm and GKE.",
         flag_values=values,
     )
     flags.DEFINE_integer(
         "num_processes",
         None,
-        "With it: how many processes there are. 1 is alone, whatever the cluster says.",
+        "Number of processes, with --coordinator_address; 1 runs alone, even in a cluster.",
         lower_bound=1,
         flag_values=values,
     )
     flags.DEFINE_integer(
-        "process_id", None, "With it: which of them this is, from 0.", lower_bound=0, flag_values=values
+        "process_id", None, "Number of this process, from 0.", lower_bound=0, flag_values=values
     )
     try:
         config_flags.DEFINE_config_file(
             "config",
             str(ROOT / DEFAULT_CONFIG),
-            "The run's config file; --config.training.batch_size=64 after it overrides a setting.",
+            "Config file of the run; --config.training.batch_size=64 after it overrides a setting.",
             flag_values=values,
             sys_argv=argv,
         )
         rest = values(argv)[1:]
-        getattr(values.config, "lock", None)  # raises what has kept the file from being loaded
-    except (AttributeError, LookupError) as error:  # an unknown setting, or the file's own mistake
+        getattr(values.config, "lock", None)  # raises the error that kept the file from being loaded
+    except (AttributeError, LookupError) as error:  # an unknown setting, or a bug in the file
         given = ", ".join(word for word in argv if word.startswith("--config"))
         # ml_collections quotes its message twice
         words = one_line(error).replace("\\'", "").replace("\\n", ". ")
@@ -209,38 +209,43 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}: every setting is a --flag=value")
     if values.workdir == "":
-        raise UserError("--workdir: found an empty name")
+        raise UserError("--workdir: found an empty name; accepted: a directory")
     if values.images == "":
-        raise UserError("--images: found an empty name")
+        raise UserError("--images: found an empty name; accepted: numbers, a directory or a file")
     if values.workdir and re.search("[\ud800-\udfff]", values.workdir):  # where Orbax can't write
         raise UserError(f"--workdir={values.workdir!r}: accepted: a name in UTF-8")
+    if values.workdir and is_url(values.workdir):
+        raise UserError(
+            f"--workdir={values.workdir}: a workdir is a local directory; "
+            "--config.training.checkpoint_dir may be a bucket"
+        )
     for name in ("workdir", "images", "checkpoint"):
         if isinstance(path := values[name].value, str):
             values[name].value = expanded(path)
     if values.checkpoint is not None and values.mode != "import":
-        raise UserError("--checkpoint: only --mode import takes it")
+        raise UserError("--checkpoint: only --mode import accepts it")
     if values.images is not None and values.mode not in (*RESTORATIONS, "evaluate"):
-        raise UserError(f"--images: only these modes take it: {', '.join(RESTORATIONS)}, evaluate")
+        raise UserError(f"--images: only these modes accept it: {', '.join(RESTORATIONS)}, evaluate")
     if values.out is not None and values.mode not in ("sample", *RESTORATIONS):
-        raise UserError(f"--out: only these modes take it: sample, {', '.join(RESTORATIONS)}")
+        raise UserError(f"--out: only these modes accept it: sample, {', '.join(RESTORATIONS)}")
     if values.out is not None and not re.fullmatch(r"[\w-]+", values.out):
         raise UserError(f"--out={values.out}: accepted: a name of letters, digits, - and _")
     if values.steps is not None and values.mode != "evaluate":
-        raise UserError("--steps: only --mode evaluate takes it")
+        raise UserError("--steps: only --mode evaluate accepts it")
     if values.images is not None and values.steps is not None:
-        raise UserError("--steps: --images are of no checkpoint; accepted: one of the two")
+        raise UserError("--steps: --images are measured instead of checkpoints; accepted: one of the two")
     return values
 
 
 def one_line(error: Exception) -> str:
-    """An error's message without line breaks; of the traceback that flags may put into it, the last line."""
+    """Return an error's message as one line; if it contains a traceback from flags, only the last line."""
     text = str(error.args[0] if isinstance(error, LookupError) and error.args else error)
     lines = text.strip().splitlines() or [type(error).__name__]
     return lines[-1] if "Traceback" in text else " ".join(" ".join(lines).split())
 
 
 def with_overrides(base: config.Config, given: dict) -> config.Config:
-    """The config with settings replaced, by dotted name."""
+    """Return the config with settings replaced, by dotted name."""
     settings = base.model_dump()
     for name, value in given.items():
         group, _, setting = name.rpartition(".")
@@ -249,19 +254,19 @@ def with_overrides(base: config.Config, given: dict) -> config.Config:
 
 
 def train(workdir: Path, values: flags.FlagValues) -> None:
-    """Trains the run that the config describes, or the workdir's own run, then samples it."""
+    """Train the run that the config describes, or the workdir's own run, then draw samples of it."""
     parsed = hosts.together(lambda: with_overrides(run_config(workdir, values), num_samples(values)))
     state = training.train_and_evaluate(parsed, workdir)
 
     def draw_of_state() -> None:
-        trained = load_run(workdir)  # with the noise levels that were chosen
+        trained = load_run(workdir)  # with the noise levels that training chose
         draw(workdir, trained, as_score_fn(trained.network(), {"params": jax.device_get(state.ema_params)}))
 
     hosts.by_first(draw_of_state)
 
 
 def run_config(workdir: Path, values: flags.FlagValues) -> config.Config:
-    """The config that the flags name, or else that of the workdir's run, with the flags' overrides."""
+    """Return the config that the flags name, or else the workdir's config, with the flags' overrides."""
     given = config_flags.get_override_values(values["config"])
     if values.workdir and values["config"].using_default_value:
         if not (workdir / "config.json").exists():
@@ -275,27 +280,27 @@ def run_config(workdir: Path, values: flags.FlagValues) -> config.Config:
     if parsed.model.sigmas != "geometric":
         for name in given.keys() & {"model.sigma_begin", "model.num_scales"}:
             raise UserError(
-                f"--config.{name}: it isn't read beside config.model.sigmas="
+                f"--config.{name} isn't read with config.model.sigmas="
                 f"{str(parsed.model.sigmas)[:40]!r}; add --config.model.sigmas=geometric"
             )
     return parsed
 
 
 def sample(workdir: Path, values: flags.FlagValues) -> None:
-    """Samples the run in the workdir, by its own config."""
+    """Draw samples of the run in the workdir, with its own config."""
     parsed = hosts.together(lambda: trained_config(workdir, values))
     score_fn = restored(workdir, parsed)
     hosts.by_first(lambda: draw(workdir, parsed, score_fn, values.out))
 
 
 def restored(workdir: Path, parsed: config.Config) -> NetworkScore:
-    """The newest score of the run in the workdir, computed as the config says."""
+    """Return the score of the newest checkpoint in the workdir, computed as the config says."""
     _, variables = training.restore(workdir)
     return as_score_fn(parsed.network(), variables)
 
 
 def restore(workdir: Path, values: flags.FlagValues) -> None:
-    """Restores images, or interpolates between them, by the run in the workdir."""
+    """Restore images, or interpolate between them, with the run in the workdir."""
     parsed, mode = hosts.together(lambda: trained_config(workdir, values)), values.mode
     score_fn = restored(workdir, parsed)
     directory = workdir / mode / (values.out or "")
@@ -314,8 +319,8 @@ def restore(workdir: Path, values: flags.FlagValues) -> None:
 
 
 def evaluate(workdir: Path, values: flags.FlagValues) -> None:
-    """Measures the checkpoints of the run in the workdir, or images that something else has made."""
-    from ncsn_jax import evaluation  # here and below, as it takes long and nothing else needs it
+    """Measure the checkpoints of the run in the workdir, or given images."""
+    from ncsn_jax import evaluation  # here and below: a slow import that no other mode needs
 
     is_of_run = values.images is None or (workdir / "config.json").exists()
 
@@ -335,7 +340,7 @@ def evaluate(workdir: Path, values: flags.FlagValues) -> None:
 
 
 def report(workdir: Path, values: flags.FlagValues) -> None:
-    """Writes a page about the run in the workdir."""
+    """Write a page about the run in the workdir."""
     from ncsn_jax import evaluation
 
     refuse_config(workdir, values)
@@ -345,22 +350,22 @@ def report(workdir: Path, values: flags.FlagValues) -> None:
 
 
 def steps(values: flags.FlagValues) -> list[int] | None:
-    """The checkpoints that --steps names."""
+    """Return the steps of the checkpoints that --steps names."""
     if values.steps is None:
         return None
-    if not values.steps or not all(step.isdecimal() for step in values.steps):
+    if not values.steps or not all(re.fullmatch(r"[0-9]{1,12}", step) for step in values.steps):
         raise UserError(f"--steps={','.join(values.steps)}: accepted: steps such as 1000,2000")
     return sorted({int(step) for step in values.steps})
 
 
 def trained_config(workdir: Path, values: flags.FlagValues) -> config.Config:
-    """The config of the workdir's run, with what may be overridden of it."""
+    """Return the config of the workdir's run, with the flags' overrides."""
     refuse_config(workdir, values)
     given = config_flags.get_override_values(values["config"]) | num_samples(values)
     for name in given:
         if not name.startswith(OVERRIDABLE):
             raise UserError(
-                f"--config.{name}: a trained run's settings are fixed; to override: "
+                f"--config.{name}: a trained run's settings are fixed; accepted: "
                 "config.sampling.*, config.restoration.*, config.evaluation.*, config.data.data_dir, "
                 "config.model.dtype"
             )
@@ -368,27 +373,27 @@ def trained_config(workdir: Path, values: flags.FlagValues) -> config.Config:
 
 
 def refuse_config(workdir: Path, values: flags.FlagValues) -> None:
-    """Refuses a --config beside the --workdir of a run, whose own settings are taken."""
+    """Refuse a --config next to the --workdir of a run, whose own settings are read."""
     if values.workdir and not values["config"].using_default_value:
         name = config_flags.get_config_filename(values["config"])
         raise UserError(
-            f"--config={name}: --mode {values.mode} takes the settings of the run in {workdir}; leave it out"
+            f"--config={name}: --mode {values.mode} reads the settings of the run in {workdir}; omit --config"
         )
 
 
 def import_checkpoint(workdir: Path, values: flags.FlagValues) -> None:
-    """Makes the workdir a run that goes on from a checkpoint of the official PyTorch code."""
+    """Make the workdir a run that resumes from a checkpoint of the official PyTorch code."""
     if values.checkpoint is None or values.workdir is None:
-        raise UserError("--mode import takes --checkpoint FILE and --workdir DIR")
+        raise UserError("--mode import needs --checkpoint FILE and --workdir DIR")
     if jax.process_count() > 1:
-        raise UserError("--mode import is done by one process: add --num_processes=1")
+        raise UserError("--mode import runs in one process; add --num_processes=1")
     official = importing.read_checkpoint(values.checkpoint)
     given = config_flags.get_override_values(values["config"]) | num_samples(values)
     base = values.config
     if values["config"].using_default_value:
         file, *argument = importing.experiment_of(official)
         base = importlib.import_module(f"configs.{file}").get_config(*argument)
-    # First for what the checkpoint doesn't tell; then over what it does.
+    # Twice: first for settings that the checkpoint lacks, then over those that it holds.
     base = with_overrides(config.parse(base.to_dict()), given)
     imported = with_overrides(importing.imported_config(official, base), given)
     importing.import_run(official, imported, workdir)
@@ -396,9 +401,9 @@ def import_checkpoint(workdir: Path, values: flags.FlagValues) -> None:
 
 
 def suggest(workdir: Path, values: flags.FlagValues) -> None:
-    """Prints noise levels and a step size for the data of the config, or of the workdir's run."""
+    """Print noise levels and a step size for the data of the config, or of the workdir's run."""
     if values.workdir and values["config"].using_default_value:
-        load_run(workdir)  # says that there is none
+        load_run(workdir)  # raises if there is no run
     parsed = run_config(workdir, values)
 
     def write() -> None:
@@ -409,14 +414,14 @@ def suggest(workdir: Path, values: flags.FlagValues) -> None:
 
 
 def num_samples(values: flags.FlagValues) -> dict[str, int]:
-    """The override that --num_samples stands for."""
+    """Return the override that --num_samples is short for."""
     group = {"evaluate": "evaluation"} | dict.fromkeys(RESTORATIONS, "restoration")
     group = group.get(values.mode, "sampling")
     return {} if values.num_samples is None else {f"{group}.num_samples": values.num_samples}
 
 
 def draw(workdir: Path, parsed: config.Config, score_fn: NetworkScore, out: str | None = None) -> None:
-    """Writes samples, a grid and the annealing's animation to the workdir, maybe to a directory of a name."""
+    """Write samples, a grid and an animation to `samples/` in the workdir, or to `samples/OUT`."""
     directory = workdir / "samples" / (out or "")
     shape, transform = data.describe(parsed.data).shape, data.TRANSFORMS[parsed.data.transform]
     with only_writer(workdir, "samples"):
@@ -438,8 +443,8 @@ MODES = {
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program; returns its exit status."""
-    absl_logging.set_verbosity(absl_logging.FATAL)  # what Orbax logs of an error, the error says
+    """Run the program and return its exit status."""
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs the errors that it also raises
     try:
         values = parse_flags(argv)
         hosts.join(values.coordinator_address, values.num_processes, values.process_id)
@@ -456,21 +461,20 @@ def main(argv: list[str]) -> int:
         print(f"main.py: {error}", file=sys.stderr)
         return STATUS
     except KeyboardInterrupt:
-        print(
-            "main.py: interrupted; the same command goes on from the last checkpoint",
-            file=sys.stderr,
-        )
+        print("main.py: interrupted; rerun to resume from the last checkpoint", file=sys.stderr)
         return 130
     return 0
 
 
 def require_devices() -> None:
-    """Makes sure that jax has devices; every mode asks for them, were it only for their processes."""
+    """Check that jax has devices; every mode needs them, if only to count the processes."""
     try:
         jax.devices()
-    except (AssertionError, RuntimeError) as error:  # an assertion fails where CUDA isn't installed
-        platforms = jax.config.jax_platforms or ""  # pyright: ignore[reportAttributeAccessIssue]
+    except (AssertionError, RuntimeError) as error:  # jax asserts if CUDA isn't installed
+        platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
         reason = str(error) and f" ({one_line(error).partition(' (set JAX')[0][:200]})"
+        if platforms is None:
+            raise UserError(f"jax finds no device{reason}") from error
         raise UserError(
             f"JAX_PLATFORMS={platforms}: jax finds no such device{reason}; unset it, or install jax for it, "
             "such as pip install -e '.[cuda]'"
@@ -478,16 +482,16 @@ def require_devices() -> None:
 
 
 def keep_compilations() -> None:
-    """Keeps what is compiled in the user's cache directory, if jax hasn't been given another."""
+    """Keep compiled programs in the user's cache directory, unless jax already has a directory for them."""
     directory = platformdirs.user_cache_path("ncsn_jax") / "compilations"
     if jax.config.jax_compilation_cache_dir is not None:
         return
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        # By jax's own limit, every program that is written reads a file of each one that is there.
+        # Not jax's own limit: with it, every write reads a file of each cached program.
         limit_size(directory, MAX_COMPILATIONS)
     except OSError:
-        return  # a home that can't be written costs time, nothing else
+        return  # a read-only home costs only time
     if os.access(directory, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(directory))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -496,7 +500,7 @@ def keep_compilations() -> None:
 
 @contextlib.contextmanager
 def messages() -> Iterator[None]:
-    """Writes what the package says to stderr, line by line, above any progress bar."""
+    """Write the package's messages to stderr, line by line, above any progress bar."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("main.py: %(message)s"))
     hosts.logger.addHandler(handler)
@@ -510,17 +514,28 @@ def messages() -> Iterator[None]:
 
 
 def _unraisable(unraisable) -> None:
-    """Passes over what failed saves and damaged checkpoints leave to end after Orbax has closed its loop."""
+    """Ignore tasks of failed saves and damaged checkpoints that end after Orbax has closed its loop."""
     expected = ("Event loop is closed", "Encountered error while reading array index")
     if not str(unraisable.exc_value).startswith(expected):
         sys.__unraisablehook__(unraisable)
 
 
+def _open_streams() -> None:
+    """Replace closed output streams with a sink, and characters that open ones lack with question marks."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+        else:
+            stream.reconfigure(errors="replace")
+
+
 if __name__ == "__main__":
+    _open_streams()
     sys.unraisablehook = _unraisable
-    warnings.filterwarnings("ignore", "coroutine '.*' was never awaited")  # of Orbax, as above
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of a failed save's other tasks, likewise
-    gc.set_threshold(100_000)  # tracing makes many objects, and few cycles to look for
+    warnings.filterwarnings("ignore", "coroutine '.*' was never awaited")  # Orbax's, as above
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # other tasks of a failed save, likewise
+    gc.set_threshold(100_000)  # tracing makes many objects and few cycles
     compiling.set_xla_flags()
     compiling.give_memory_back_after_compilations()
     sys.exit(main(sys.argv))

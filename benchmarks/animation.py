@@ -1,10 +1,10 @@
-"""What the progress bar, the animation's frames and the files of a sampling cost beside the chains.
+"""Cost of the progress bar, the animation's frames and the files, relative to the chains of a sampling.
 
     python -m benchmarks.animation configs/digits.py
 
-Draws the config's samples to files, by a network that isn't trained, and tells the time that passes outside
-of the chains as a share of theirs: the median, the least and the most. Two whole samplings, with files and
-without, differ by more than that on a shared machine.
+Draws the config's samples to files, by an untrained network, and prints the time outside of the chains as a
+fraction of their time: the median and the range. On a shared machine, the difference between two samplings,
+with and without files, would be too noisy to show it.
 """
 
 import argparse
@@ -27,7 +27,7 @@ REPEATS = 15
 
 
 class Stopwatch:
-    """Draws as `sampling.draw` does, and adds up the seconds that it takes."""
+    """Wrapper of `sampling.draw` that adds up its seconds."""
 
     def __init__(self):
         self.draw, self.seconds = sampling.draw, 0.0
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def share(run: Config, score_fn: NetworkScore) -> float:
-    """Of the chains' time, what passes outside of them."""
+    """Measure the time outside of the chains, as a fraction of their time."""
     began, draw = time.perf_counter(), Stopwatch()
     with mock.patch.object(sampling, "draw", draw), tempfile.TemporaryDirectory() as directory:
         shape, sigmas = data.describe(run.data).shape, run.model.noise_levels

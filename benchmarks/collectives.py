@@ -1,11 +1,11 @@
-"""What devices exchange in a training step, and a model of how long a step takes on a pod.
+"""Communication of the devices in a training step, and a model of the step's time on a pod.
 
     python -m benchmarks.collectives configs/digits.py configs/mnist.py
 
 Counted: the all-reduces of the step as exported for TPU, and as compiled here for four CPU devices, each with
 a quarter of the config's batch; the bytes that they reduce; the floating-point operations of a device.
-Modelled, for N chips with as many examples each: the milliseconds of a step, compute + all-reduce, and in
-brackets the efficiency, which is compute's share of them. There was no TPU to measure it on.
+Modelled, not measured on a TPU, for N chips with as many examples each: the milliseconds of a step, compute +
+all-reduce, and in brackets the efficiency, the share of compute in it.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from ncsn_jax.training.workdir import abstract_state
 DEVICES = 4
 CHIPS = tuple(2**k for k in range(3, 13))
 
-# StableHLO has the operands' types behind the reduction, HLO the results' in front.
+# StableHLO puts the operands' types after the reduction, HLO puts the results' types before it.
 ALL_REDUCE = re.compile(
     r'"stablehlo\.all_reduce".*?\}\) : \((.*?)\) ->|= ([^\n]*?) all-reduce(?:-start)?\(', re.DOTALL
 )
@@ -32,11 +32,11 @@ ARRAY = re.compile(r"tensor<((?:\d+x)*)(\w+)>|(\w+)\[([\d,]*)\]")
 BYTES = {"i1": 1, "pred": 1, "bf16": 2, "i32": 4, "s32": 4, "f32": 4}
 
 AllReduces = list[list[tuple[str, int]]]
-"""The type and the size of each array that each of them takes."""
+"""Types and sizes of the arrays of each all-reduce."""
 
 
 def all_reduces(program: str) -> AllReduces:
-    """The all-reduces in the text of a StableHLO or HLO program."""
+    """Return the all-reduces in the text of a StableHLO or HLO program."""
     return [
         [
             (kind + hlo_kind, math.prod(map(int, re.findall(r"\d+", sides + hlo_sides))))
@@ -47,20 +47,20 @@ def all_reduces(program: str) -> AllReduces:
 
 
 def reduced_bytes(reduced: AllReduces) -> int:
-    """What they reduce together."""
+    """Return the total number of bytes that all-reduces reduce."""
     return sum(BYTES[kind] * size for arrays in reduced for kind, size in arrays)
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A training step, as counted in its programs.
+    """Counts of a training step, from its programs.
 
     Attributes:
-      parameters: of the network.
+      parameters: the number of the network's parameters.
       exported: the all-reduces for TPU, before its compiler combines them.
-      compiled: the all-reduces as the compiler here combines them.
-      batch: examples on one device.
-      flops: floating-point operations of one device.
+      compiled: the all-reduces as combined by the compiler here.
+      batch: the number of examples on one device.
+      flops: the floating-point operations of one device.
     """
 
     parameters: int
@@ -71,7 +71,7 @@ class Step:
 
 
 def count(config: Config) -> Step:
-    """Exports and compiles a config's training step, without running it."""
+    """Export and compile a config's training step, without running it."""
     step, batches = training(config)
     state = abstract_state(config)
     arguments = (state, next(batches), jax.random.key(0))
@@ -88,13 +88,13 @@ def count(config: Config) -> Step:
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """A chip of a pod: TPU v4 as published (Jouppi et al. 2023, arXiv:2304.01433), and two assumptions.
+    """Chip of a pod: TPU v4 as published (Jouppi et al. 2023, arXiv:2304.01433), and two assumptions.
 
     Attributes:
-      peak: floating-point operations a second, in bfloat16.
-      utilisation: the share of them that a step makes use of: an assumption.
-      bandwidth: bytes a second to a neighbour, by one of the six links.
-      latency: seconds to a neighbour: an assumption.
+      peak: the floating-point operations per second, in bfloat16.
+      utilisation: the fraction of the peak that a step reaches (an assumption).
+      bandwidth: the bytes per second to a neighbour, by one of the six links.
+      latency: the seconds to a neighbour (an assumption).
     """
 
     peak: float = 275e12
@@ -103,14 +103,14 @@ class Chip:
     latency: float = 1e-6
 
     def compute_seconds(self, flops: float) -> float:
-        """FLOPs / (peak · utilisation)."""
+        """Compute FLOPs / (peak · utilisation)."""
         return flops / (self.peak * self.utilisation)
 
     def all_reduce_seconds(self, num_chips: int, num_bytes: float, num_all_reduces: int = 1) -> float:
-        """2 (N−1)/N · bytes / bandwidth + all-reduces · hops · latency.
+        """Compute 2 (N−1)/N · bytes / bandwidth + all-reduces · hops · latency.
 
-        Rings reduce-scatter along each axis of the torus in turn, and all-gather on the way back: a chip
-        sends as many bytes as in one ring of all N chips, by only 2 Σ (side − 1) hops.
+        Rings reduce-scatter along each axis of the torus in turn, and all-gather on the way back. A chip
+        sends as many bytes as in one ring of all N chips, with only 2 Σ (side − 1) hops.
         """
         hops = 2 * sum(side - 1 for side in torus(num_chips))
         sent = 2 * (num_chips - 1) / num_chips * num_bytes
@@ -118,10 +118,10 @@ class Chip:
 
 
 def torus(num_chips: int) -> tuple[int, int, int]:
-    """The sides of the torus of so many chips that is nearest to a cube.
+    """Return the sides of the torus of `num_chips` chips that is nearest to a cube.
 
     Raises:
-      ValueError: if the number is no power of 2.
+      ValueError: if the number isn't a power of 2.
     """
     exponent = num_chips.bit_length() - 1
     if num_chips != 2**exponent:
@@ -130,7 +130,7 @@ def torus(num_chips: int) -> tuple[int, int, int]:
 
 
 def rows(step: Step, chip: Chip) -> Iterator[tuple[str, str]]:
-    """A step's column of the table: the name of each row, and what stands there."""
+    """Yield a step's column of the table: the name and the entry of each row."""
     compute, num_bytes = chip.compute_seconds(step.flops), reduced_bytes(step.compiled)
     yield "parameters", f"{step.parameters:,}"
     yield "all-reduces as exported for TPU", f"{len(step.exported)}"
@@ -150,12 +150,12 @@ def rows(step: Step, chip: Chip) -> Iterator[tuple[str, str]]:
 
 
 def short(number: float) -> str:
-    """Three digits, without an exponent where it is large."""
+    """Format a number to three digits, without an exponent for large ones."""
     return f"{float(f'{number:.3g}'):,g}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What devices exchange in a step, and how long it may take.")
+    parser = argparse.ArgumentParser(description="Communication of the devices in a step, and its time.")
     parser.add_argument("configs", nargs="+", metavar="configs/NAME.py[:ARGUMENT]")
     for field in dataclasses.fields(Chip):
         parser.add_argument(f"--{field.name}", type=float, default=field.default)

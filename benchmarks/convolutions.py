@@ -1,14 +1,14 @@
-"""The most that XLA's convolutions allow: how fast networks would be if all else took no time.
+"""Upper bound of the speed with XLA's convolutions: the speed of networks if all else took no time.
 
     python -m benchmarks.convolutions --torch_python ~/torch/bin/python --only "F=64 28×28×1 ×16"
 
-Every convolution of a step, its gradients included, or of a forward pass is run alone, as XLA for CPUs
-computes it by Eigen (as in our step) and by oneDNN (as in our forward pass), by turns with PyTorch's whole
-work and jax's matrix product. The best turns count. Summed: by Eigen, and by the better library for each,
-which XLA can't do in one program.
+Every convolution of a step, including its gradients, or of a forward pass is run alone, as XLA for CPUs
+computes it by Eigen (as in our step) and by oneDNN (as in our forward pass), in turns with PyTorch's whole
+work and jax's matrix product. The best turns count. The table has the sums by Eigen, and by the better
+library for each convolution, which XLA can't combine in one program.
 
-- × torch: how fast these convolutions, and nothing else, would be beside PyTorch's work.
-- floor: its share of the floor's speed, as in `benchmarks.performance`.
+- × torch: the speed of these convolutions alone, relative to PyTorch's whole work.
+- floor: their fraction of the floor's speed, as in `benchmarks.performance`.
 """
 
 import dataclasses
@@ -29,11 +29,11 @@ from ncsn_jax.compiling import inference_options, set_xla_flags
 from ncsn_jax.training.workdir import abstract_state
 
 RUNS = 5
-"""Of each convolution, in each turn."""
+"""Runs of each convolution in each turn."""
 
 
 def convolutions(jaxpr) -> Iterator[JaxprEqn]:
-    """Those of a jaxpr and of the jaxprs in it."""
+    """Yield the convolutions of a jaxpr and of the jaxprs in it."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "conv_general_dilated":
             yield equation
@@ -42,7 +42,7 @@ def convolutions(jaxpr) -> Iterator[JaxprEqn]:
 
 
 def of_case(case: Case) -> Counter[JaxprEqn]:
-    """Each different convolution of a training step or forward pass, and how often it is computed."""
+    """Count the different convolutions of a training step or forward pass."""
     run = config_of(dataclasses.asdict(case))
     step, batches = training(run)
     state, batch = abstract_state(run), next(batches)
@@ -59,7 +59,7 @@ def of_case(case: Case) -> Counter[JaxprEqn]:
 
 
 def compiled(equation: JaxprEqn, options: dict[str, Any]) -> Callable[[], jax.Array]:
-    """A convolution alone, with arguments of ones."""
+    """Compile a convolution alone, with arguments of ones."""
     arguments = [jnp.ones_like(v.aval) for v in equation.invars]  # pyright: ignore[reportArgumentType]
     convolve = jax.jit(
         lambda *arguments: equation.primitive.bind(*arguments, **equation.params), compiler_options=options
@@ -68,7 +68,7 @@ def compiled(equation: JaxprEqn, options: dict[str, Any]) -> Callable[[], jax.Ar
 
 
 def best_seconds(convolve: Callable[[], jax.Array]) -> float:
-    """The fastest of some runs."""
+    """Return the seconds of the fastest run."""
     seconds = []
     for _ in range(1 + RUNS):
         began = time.perf_counter()
@@ -78,7 +78,7 @@ def best_seconds(convolve: Callable[[], jax.Array]) -> float:
 
 
 def measure(case: Case, torch_python: str) -> str:
-    """The case's row of the table."""
+    """Return the case's row of the table."""
     number = of_case(case)
     ways = {e: [compiled(e, options) for options in ({}, inference_options())] for e in number}
     product = dataclasses.replace(case, work="matrix product")
@@ -106,7 +106,7 @@ def measure(case: Case, torch_python: str) -> str:
 if __name__ == "__main__":
     set_xla_flags()
     print_table(
-        "The most that XLA's convolutions allow.",
+        "Upper bound of the speed with XLA's convolutions.",
         "| case | torch, ms | by Eigen, ms | by the better, ms "
         "| × torch, by Eigen | × torch, by the better | floor, by Eigen | floor, by the better |",
         [case for case in CASES if case.work != "sampling" and case.dtype == "float32"],

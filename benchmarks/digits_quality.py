@@ -1,14 +1,13 @@
-"""Whether samples of a digits run are digits: their classes, and their distance from the training images.
+"""Quality of the samples of a digits run: their classes, and their distance from the training images.
 
     python -m benchmarks.digits_quality --workdir runs/digits
 
-It draws 1,000 samples as the run's config says, clips them to [0, 1], rounds them to the 17 grey values,
-and prints
+Draws 1,000 samples by the run's config, clips them to [0, 1], rounds them to the 17 grey values, and prints
 
-- how an SVC, fitted on the training images, classes them, beside its accuracy on the test images;
-- the Fréchet distance between Gaussians fitted to the pixels of samples and training images, beside that of
-  other images, to show its scale;
-- the time it took.
+- the class shares by an SVC fitted on the training images, and its accuracy on the test images;
+- the Fréchet distance between Gaussians fitted to the pixels of samples and training images, and, to show its
+  scale, the same distance for other images;
+- the time to draw the samples.
 """
 
 import argparse
@@ -32,13 +31,13 @@ from ncsn_jax.training.workdir import load_run
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
-    """What was measured.
+    """Measured quality.
 
     Attributes:
-      class_shares: the share of the samples that the classifier puts into each class.
-      accuracy: the classifier's, on the test images.
-      distances: the Fréchet distance to the training images, of the samples and of other images.
-      seconds: the time to draw the samples, compilation included.
+      class_shares: the share of the samples that the classifier assigns to each class.
+      accuracy: the classifier's accuracy on the test images.
+      distances: the Fréchet distances of the samples and of other images to the training images.
+      seconds: the time to draw the samples, including compilation.
     """
 
     class_shares: Float[np.ndarray, "10"]
@@ -48,14 +47,14 @@ class Quality:
 
 
 def measure(workdir: Path, num_samples: int = 1000) -> Quality:
-    """Draws samples of a digits run and judges them.
+    """Draw samples of a digits run and measure their quality.
 
     Raises:
-      UserError: if there is no such run, or it is of another dataset.
+      UserError: if the run doesn't exist, or has another dataset.
     """
     config = load_run(workdir)
     if config.data.name != "digits":
-        raise UserError(f"{workdir} is a run of {config.data.name!r}, not of 'digits'")
+        raise UserError(f"{workdir} is a run of {config.data.name!r}; accepted: a run of 'digits'")
     train, train_labels, test, test_labels = real_digits(config.data.data_dir)
     svc = SVC(gamma="scale", C=10).fit(train, train_labels)
 
@@ -91,7 +90,7 @@ def measure(workdir: Path, num_samples: int = 1000) -> Quality:
 
 
 def real_digits(data_dir: str | None) -> tuple[np.ndarray, ...]:
-    """The training images in [0, 1] and their labels, and the test ones."""
+    """Return the training images in [0, 1] and their labels, and the same of the test set."""
     data.load(Data(name="digits", data_dir=data_dir))
     arrays = []
     for split in ("train", "test"):
@@ -103,7 +102,7 @@ def real_digits(data_dir: str | None) -> tuple[np.ndarray, ...]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Whether samples of a digits run are digits.")
+    parser = argparse.ArgumentParser(description="Quality of the samples of a digits run.")
     parser.add_argument("--workdir", type=Path, default=Path("runs/digits"))
     parser.add_argument("--num_samples", type=int, default=1000)
     options = parser.parse_args()
@@ -116,7 +115,7 @@ def main() -> None:
     print("Fréchet distance to the 1,500 training images of")
     for name, distance in quality.distances.items():
         print(f"  {name:35} {distance:6.3f}")
-    print(f"drawn in {quality.seconds:.0f} s, compilation included")
+    print(f"drawn in {quality.seconds:.0f} s, including compilation")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Our side of `benchmarks.performance`: the network, the step and the sampler as main.py runs them."""
+"""Our side of `benchmarks.performance`: the network, the step and the sampler of main.py."""
 
 import functools
 from collections.abc import Iterable
@@ -16,11 +16,11 @@ from ncsn_jax.training.parallel import replicate
 from ncsn_jax.training.workdir import initial_state
 
 CONFIGS = {1: "configs/mnist.py", 3: "configs/cifar10.py"}
-"""By the number of channels: 28×28×1 and 32×32×3."""
+"""Config files by the number of channels: 28×28×1 and 32×32×3."""
 
 
 def prepare(case: dict[str, Any]) -> Work:
-    """The work of a case (see `benchmarks.performance.Case`)."""
+    """Return the work of a case (see `benchmarks.performance.Case`)."""
     if case["work"] == "matrix product":
         return _matrix_product()
     if case["work"] == "negation":
@@ -34,7 +34,7 @@ def prepare(case: dict[str, Any]) -> Work:
     forward = jax.jit(network.apply, compiler_options=inference_options())
 
     def cost(evaluations: int = 1) -> dict[str, float]:
-        # Without those options: XLA tells no bytes of oneDNN's convolutions.
+        # Without those options, because XLA reports no byte counts for oneDNN's convolutions.
         return _cost([jax.jit(network.apply).lower(params, x, sigma)], evaluations)
 
     if case["work"] == "forward":
@@ -53,7 +53,7 @@ def prepare(case: dict[str, Any]) -> Work:
 
 
 def config_of(case: dict[str, Any]) -> Config:
-    """The config of a case's network, batch and sampling."""
+    """Return the config of a case's network, batch and sampling."""
     run, batch = load(CONFIGS[case["channels"]]), case["batch"]
     return run.model_copy(
         update={
@@ -74,7 +74,7 @@ def _matrix_product() -> Work:
 
 
 def _negation() -> Work:
-    """Of 256 MiB in place: every byte is read and written, and no memory is new."""
+    """Return an in-place negation of 256 MiB: it reads and writes every byte, and allocates nothing."""
     numbers = jnp.ones(2**26)
     negate = jax.jit(jnp.negative, donate_argnums=0)
 
@@ -86,7 +86,7 @@ def _negation() -> Work:
 
 
 def _cost(programs: Iterable[jax.stages.Lowered], times: int = 1) -> dict[str, float]:
-    """The operations as they are written, before XLA saves any; the bytes as XLA's loops read and write."""
+    """Return the operations as written, before XLA's optimisations, and the bytes of the compiled program."""
     flops = num_bytes = 0.0
     for program in programs:
         flops += times * (program.cost_analysis() or {})["flops"]

@@ -1,11 +1,11 @@
-"""Twenty kills: a run under kill -9 at random moments ends where the uninterrupted run ends.
+"""Comparison of runs under kill -9 at random moments with an uninterrupted run.
 
     python -m benchmarks.kills                    # a quarter of an hour on 2 cores
     python -m benchmarks.kills --num_kills 4 --seed 1
 
-Trains 200 steps, on one process of four devices and on two of two; kills it while it compiles, makes steps,
-saves, evaluates and draws samples, as often each; starts the same command again each time; and compares what
-is left at the end: every array of the last state, bit for bit, the losses of the metrics file, the samples.
+Trains 200 steps, on one process of four devices and on two of two; kills it equally often while it compiles,
+makes steps, saves, evaluates and draws samples; reruns the command each time; and compares the results: every
+array of the last state, bit for bit, the losses of the metrics file, and the samples.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from ncsn_jax.training import workdir as run
 from ncsn_jax.training.checkpoints import Checkpoints
 
 TOPOLOGIES = {"one process": (1, 4), "two processes": (2, 2)}
-"""Processes × devices."""
+"""Numbers of processes, and of devices per process."""
 EVAL_EVERY, PREVIEW_EVERY = 20, 40
 OPTIONS = {
     "model.num_features": 16,
@@ -43,31 +43,31 @@ OPTIONS = {
     "sampling.steps_per_scale": 100,
 }
 DEADLINE = 300.0
-"""Seconds that a process may take to come to the moment of its death."""
+"""Seconds that a process may take to reach the moment of its kill."""
 
 
 def command(workdir: Path) -> list[str]:
-    """The arguments of main.py."""
+    """Return the arguments of main.py."""
     config = processes.ROOT / "configs" / "toy.py"
     flags = [f"--config.{name}={value}" for name, value in OPTIONS.items()]
     return [f"--config={config}:two_moons", f"--workdir={workdir}", *flags]
 
 
 def start(workdir: Path, topology: tuple[int, int], *more: str) -> list[subprocess.Popen]:
-    """Starts the run, or goes on with it."""
+    """Start or resume the run."""
     count, devices = topology
     return processes.start([*command(workdir), *more], processes=count, devices=devices)
 
 
 def lines(workdir: Path) -> list[dict]:
-    """The lines of the metrics file that are whole."""
+    """Return the complete lines of the metrics file."""
     path = workdir / "metrics.jsonl"
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def measured(workdir: Path) -> list[tuple[int, str, float]]:
-    """What the metrics file tells of the steps, without how fast they were."""
+    """Return the metrics of the steps, without their speed."""
     names = ("loss", "gradient_norm", "test_loss")
     return [(line["step"], name, line[name]) for line in lines(workdir) for name in names if name in line]
 
@@ -90,17 +90,17 @@ MOMENTS: dict[str, tuple[Callable[[Path], bool], float]] = {
     "evaluating": (_is_evaluating, 0.1),
     "sampling": (_is_drawing, 0.3),
 }
-"""What tells that the moment has come, and for how many seconds at most it is then waited."""
+"""Test for each moment, and the largest number of seconds to wait after it."""
 
 
 def start_and_kill(workdir: Path, moment: str, random_: random.Random, topology: tuple[int, int]) -> bool:
-    """Starts the command and kills it; whether it came to that before it was done."""
+    """Start the command and kill it at a moment; return whether it was still running then."""
     has_come, longest = MOMENTS[moment]
     before = time.time()
     started = start(workdir, topology)
     deadline = time.monotonic() + DEADLINE
 
-    def is_new() -> bool:  # what an earlier process has left doesn't count
+    def is_new() -> bool:  # files of an earlier process don't count
         return moment == "compiling" or (
             (workdir / "metrics.jsonl").exists() and (workdir / "metrics.jsonl").stat().st_mtime > before
         )
@@ -110,12 +110,12 @@ def start_and_kill(workdir: Path, moment: str, random_: random.Random, topology:
             processes.finish(started)
             return False
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{moment} didn't come in {DEADLINE} s")
+            raise TimeoutError(f"the moment {moment!r} didn't come in {DEADLINE} s")
         time.sleep(0.002)
     time.sleep(random_.uniform(0.0, longest))
     victims = random_.sample(started, len(started))
     was_alive = victims[0].poll() is None
-    for process in victims:  # as a launcher ends the others when one has died
+    for process in victims:  # a launcher, too, kills the others after one has died
         process.kill()
     for process in started:
         process.communicate()
@@ -125,21 +125,21 @@ def start_and_kill(workdir: Path, moment: str, random_: random.Random, topology:
 def survive(
     directory: Path, num_kills: int, random_: random.Random, topology: tuple[int, int]
 ) -> tuple[dict[str, int], list[Path]]:
-    """Kills runs so often in all, and finishes them; how often at which moment, and their directories."""
+    """Kill runs `num_kills` times and finish them; return the kills per moment, and the directories."""
     kills = dict.fromkeys(MOMENTS, 0)
     workdirs = [directory / "0"]
     while sum(kills.values()) < num_kills:
         moment = list(MOMENTS)[sum(kills.values()) % len(MOMENTS)]
         if start_and_kill(workdirs[-1], moment, random_, topology):
             kills[moment] += 1
-        else:  # it was done before: another run
+        else:  # it finished first: start another run
             workdirs.append(directory / str(len(workdirs)))
     processes.finish(start(workdirs[-1], topology))
     return kills, workdirs
 
 
 def differences(whole: Path, killed: Path) -> list[str]:
-    """What differs between two finished runs."""
+    """Return the differences between two finished runs."""
     found = []
     states = [_last_state(workdir) for workdir in (whole, killed)]
     pairs = zip(*map(jax.tree_util.tree_leaves_with_path, states), strict=True)
@@ -161,7 +161,7 @@ def _last_state(workdir: Path):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints a line for each topology."""
+    """Print the result for each topology."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -177,9 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             wrong = [found for workdir in workdirs for found in differences(whole, workdir)]
             where = ", ".join(f"{count} {moment}" for moment, count in kills.items())
             verdict = (
-                f"differ in {', '.join(wrong)}"
-                if wrong
-                else "are those of the uninterrupted run, bit for bit"
+                f"differ in {', '.join(wrong)}" if wrong else "equal the uninterrupted run's, bit for bit"
             )
             print(f"{name}: {sum(kills.values())} kills ({where}), {len(workdirs)} runs:")
             print(f"  their last states, metrics and samples {verdict}")

@@ -1,20 +1,20 @@
-"""The speed of this package beside PyTorch and beside the machine's own: one command, one table.
+"""Speed of this package, compared with PyTorch and with the machine's limits, as one table.
 
     python -m benchmarks.performance                              # 35 minutes on 2 cores
     python -m benchmarks.performance --torch_python ~/torch/bin/python --only "F=64 28×28×1 ×16"
 
 For each network and batch: a training step, a forward pass and annealed sampling (ten levels, one step each),
 by this package (`benchmarks/jax_worker.py`) and by the same network in plain PyTorch
-(`benchmarks/torch_peer.py`), each in a process of its own. They run by turns, of a second or two runs, the
-first of which isn't counted; the medians of the turns' medians are compared.
+(`benchmarks/torch_peer.py`), each in its own process. They take turns of at least a second and two runs, the
+first of which isn't counted; the table compares the medians of the turns' medians.
 
-- images/s: ours; × torch: ours over PyTorch's.
-- floor: the share of our time that would do for the work's floating-point operations, counted in our
-  program as it is written, at the speed of jax's float32 matrix product; and that which would do for the
-  bytes that the compiled program reads and writes, at the speed of a negation of 256 MiB in place. Both are
-  measured by turns with the rest.
-- compile: seconds from the start of the work to the end of its first run, ours.
-- memory: the most that our process and PyTorch's held in the runs, in GiB.
+- images/s: our speed; × torch: our speed relative to PyTorch's.
+- floor: the fraction of our time that is necessary for the work's floating-point operations, as written in
+  our program, at the speed of jax's float32 matrix product; and the fraction that is necessary for the bytes
+  that the compiled program reads and writes, at the speed of an in-place negation of 256 MiB. Both speeds are
+  measured in turns with the rest.
+- compile: our seconds from the start of the work to the end of its first run.
+- memory: the peak memory of our process and of PyTorch's in the runs, in GiB.
 """
 
 import argparse
@@ -34,7 +34,7 @@ TURNS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is measured: the network's width; the images' side, channels and number; the work; its dtype."""
+    """Benchmark case: the network's width; the images' side, channels and number; the work; its dtype."""
 
     filters: int
     side: int
@@ -42,7 +42,7 @@ class Case:
     batch: int
     work: str
     dtype: str = "float32"
-    """Ours; PyTorch's is float32."""
+    """Floating-point type of our network; PyTorch's is float32."""
 
     def __str__(self) -> str:
         image = f"{self.side}×{self.side}×{self.channels}"
@@ -56,7 +56,7 @@ CASES += [Case(64, 28, 1, 16, work, "bfloat16") for work in ("forward", "samplin
 
 
 class Worker:
-    """A process that measures a case."""
+    """Process that measures a case."""
 
     def __init__(self, python: str, module: str, case: Case):
         command = [python, "-m", module, json.dumps(dataclasses.asdict(case))]
@@ -66,7 +66,7 @@ class Worker:
         self.first = self._read()
 
     def ask(self, question: str) -> dict[str, float]:
-        """The answer of `benchmarks.worker.serve` to `turn` or `cost`."""
+        """Return the answer of `benchmarks.worker.serve` to `turn` or `cost`."""
         assert self.process.stdin
         self.process.stdin.write(f"{question}\n")
         self.process.stdin.flush()
@@ -87,7 +87,7 @@ class Worker:
 
 
 def measure(case: Case, torch_python: str) -> str:
-    """The case's row of the table."""
+    """Return the case's row of the table."""
     product, negation = (dataclasses.replace(case, work=work) for work in ("matrix product", "negation"))
     with (
         Worker(sys.executable, "benchmarks.jax_worker", case) as ours,
@@ -114,10 +114,10 @@ def measure(case: Case, torch_python: str) -> str:
 def print_table(
     description: str, columns: str, cases: list[Case], measure: Callable[[Case, str], str]
 ) -> None:
-    """Measures the cases that the command line asks for, row by row."""
+    """Measure the cases that the command line chooses, and print the table row by row."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--torch_python", default=sys.executable, help="an interpreter that has torch")
-    parser.add_argument("--only", default="", help="only cases whose names begin so")
+    parser.add_argument("--torch_python", default=sys.executable, help="Python interpreter with torch")
+    parser.add_argument("--only", default="", help="prefix of the cases to measure")
     arguments = parser.parse_args()
     print(columns)
     print("|---" * columns.count(" | ") + "|---|", flush=True)
@@ -128,7 +128,7 @@ def print_table(
 
 if __name__ == "__main__":
     print_table(
-        "The speed of this package beside PyTorch.",
+        "Speed of this package, compared with PyTorch.",
         "| case | images/s | × torch | floor: operations + bytes | compile, s | memory, GiB, ours : torch |",
         CASES,
         measure,

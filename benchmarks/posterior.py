@@ -1,12 +1,12 @@
-"""By how much each posterior sampler misses the exact posterior of a Gaussian mixture.
+"""Errors of the posterior samplers against the exact posterior of a Gaussian mixture.
 
     python -m benchmarks.posterior
 
-The prior is ½ N(−(a, a), I) + ½ N((a, a), I), with modes that touch (a = 2) or don't (a = 5). It is seen
-through one noisy line, y = x₁ + ½x₂ + ½n, or through one coordinate without noise, y = x₁. For each sampler
-it prints, over 4,096 chains: the score evaluations; the error of the mean of x₂, in standard deviations of
-the posterior; the standard deviation of x₂ relative to the posterior's; and the share with x₁ + x₂ > 0, to be
-held beside the posterior's weight of the mode (a, a). The closed form is a mixture again.
+The prior is ½ N(−(a, a), I) + ½ N((a, a), I), with modes that touch (a = 2) or don't (a = 5). The observation
+is one noisy line, y = x₁ + ½x₂ + ½n, or one coordinate without noise, y = x₁. Prints for each sampler, over
+4,096 chains: the score evaluations; the error of the mean of x₂, in standard deviations of the posterior; the
+standard deviation of x₂ relative to the posterior's; and the share with x₁ + x₂ > 0, to compare with the
+posterior's weight of the mode (a, a). The closed form of the posterior is again a mixture.
 """
 
 import functools
@@ -32,14 +32,14 @@ from ncsn_jax.samplers import descend, diffuse, reverse_diffusion
 
 NUM_CHAINS = 4096
 END = 0.1
-"""The smallest noise level."""
+"""Smallest noise level."""
 
 Sampler = Callable[..., jax.Array]
-"""From (key, x) to a sample."""
+"""Function of (key, x) that returns a sample."""
 
 
 def posterior(a: float, row: np.ndarray, y: float, noise_std: float) -> tuple[float, float, float]:
-    """The weight of (a, a), and the mean and standard deviation of x₂, given y = row·x + σ_y n."""
+    """Return the weight of (a, a), and the mean and standard deviation of x₂, given y = row·x + σ_y n."""
     means = np.array([[a, a], [-a, -a]])
     evidence = row @ row + noise_std**2
     residual = y - means @ row
@@ -54,7 +54,7 @@ def posterior(a: float, row: np.ndarray, y: float, noise_std: float) -> tuple[fl
 def samplers(
     p: GaussianMixture, begin: float, observation: Observation
 ) -> Iterator[tuple[str, int, Sampler]]:
-    """Every sampler of a posterior: its name, its score evaluations, and itself."""
+    """Yield every sampler of a posterior: its name, its number of score evaluations, and itself."""
     score_fn = posterior_score(p.score, observation)
     few, fine = geometric_sigmas(begin, END, 10), geometric_sigmas(begin, END, 1000)
 
@@ -99,7 +99,7 @@ def _predictor_corrector(score_fn, sigmas, options, key, x):
 
 
 def _replacement(p, sigmas, observation, key, x):
-    """As Song et al. 2021 (arXiv:2011.13456) inpaint: after every step, what is known gets new noise."""
+    """Inpaint as Song et al. 2021 (arXiv:2011.13456): every step gives the known pixels new noise."""
 
     def step(key, x, sigma, next_sigma):
         step_key, known_key = jax.random.split(key)
@@ -114,7 +114,7 @@ def _heun(score_fn, sigmas, churn, key, x):
 
 
 def measure(sampler: Sampler, begin: float) -> np.ndarray:
-    """4,096 samples, `(4096, 2)`."""
+    """Draw 4,096 samples, `(4096, 2)`."""
 
     def run(key):
         start_key, chain_key = jax.random.split(key)

@@ -1,4 +1,4 @@
-"""Real processes of main.py: one alone, or several that make a small pod."""
+"""Processes of main.py: one alone, or several as a small pod."""
 
 import os
 import socket
@@ -18,9 +18,9 @@ def start(
     of_last: Sequence[str] = (),
     **environment: str,
 ) -> list[subprocess.Popen]:
-    """Starts main.py in so many processes of so many fake devices each; the last gets some more arguments."""
+    """Start main.py in `processes` processes of `devices` fake devices; only the last one gets `of_last`."""
     fake_devices = f"--xla_force_host_platform_device_count={devices}"
-    # Each compiles for itself, which what is killed or measured may be in the midst of.
+    # No shared compilation cache, because kills and measurements include compilations.
     own = {"XLA_FLAGS": fake_devices, "PYTHONPATH": str(ROOT), "JAX_ENABLE_COMPILATION_CACHE": "false"}
     environment = os.environ | own | environment
     address = f"--coordinator_address=127.0.0.1:{_unused_port()}"
@@ -34,7 +34,7 @@ def start(
 
 
 def finish(started: Sequence[subprocess.Popen], *, status: int = 0, timeout: float = 300) -> list[str]:
-    """Waits for processes and checks their exit status; what each wrote to stderr."""
+    """Wait for processes, check their exit status, and return their stderr."""
     errors = []
     try:
         for process in started:

@@ -1,19 +1,19 @@
-"""Quality against cost: every sampler on one digits model, for 20 to 1,000 score evaluations.
+"""Quality against cost of every sampler on one digits model, for 20 to 1,000 score evaluations.
 
     python main.py --config configs/digits.py:v2
     python -m benchmarks.sampler_quality --workdir runs/digits_v2
 
-It prints the Fréchet distance (of Gaussians fitted to the pixels, as `benchmarks.digits_quality`) between
-1,000 samples and the training images, and writes the table as JSON and a plot to the workdir's `samplers/`.
+Prints the Fréchet distance (between Gaussians fitted to the pixels, as in `benchmarks.digits_quality`) of
+1,000 samples to the training images, and writes the table as JSON and a plot to the workdir's `samplers/`.
 
 - annealed: L levels of T steps, L·T + 1 evaluations, with NCSNv2's Technique 4 for ε
 - consistent: L levels, L evaluations
 - pc: reverse diffusion and one corrector step a level, 2L − 1 evaluations
 - ode: Tsit5 in fixed steps of log σ, 6 evaluations a step and 2 more
-- heun: the levels of Karras et al., 2L − 1 evaluations; with churn, S_churn = L, as much as there may be
+- heun: the levels of Karras et al., 2L − 1 evaluations; with churn, S_churn = L, the maximum
 
-All but heun end in the denoised mean, heun's last step being the same. They start as `main.py` does, at
-uniform images with the noise σ₁; "from data" is at training images with that noise, which is p_σ₁ itself.
+All except heun end in the denoised mean, which heun's last step equals. They start as `main.py` does, at
+uniform images with the noise σ₁; "from data" starts at training images with that noise, which is p_σ₁ itself.
 """
 
 import argparse
@@ -55,7 +55,7 @@ METHODS = (
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """One entry of the table."""
+    """Entry of the table."""
 
     method: str
     evaluations: int
@@ -63,11 +63,11 @@ class Measured:
 
 
 def sampler(method: str, budget: int, config: Config) -> tuple[Plan, int]:
-    """A method's plan for at most so many score evaluations, and how many it takes."""
+    """Return a method's plan for at most `budget` score evaluations, and its number of evaluations."""
     sigmas, method = config.model.noise_levels, method.removesuffix(" from data")
     begin, end = sigmas[0], sigmas[-1]
     if method == "annealed":
-        # As NCSNv2's tables have it, many levels and few steps; 16 levels are enough to overlap.
+        # As in NCSNv2's tables, many levels and few steps; 16 levels are enough to overlap.
         num_steps = max(2, (budget - 1) // 16)
         num_scales = (budget - 1) // num_steps
         levels = tuple(geometric_sigmas(begin, end, num_scales).tolist())
@@ -100,14 +100,16 @@ def _fixed_ode(begin: float, end: float, num_steps: int) -> Plan:
 
 
 def measure(workdir: Path, methods, budgets, num_samples: int, batch_size: int) -> list[Measured]:
-    """Draws samples of a run by every method and budget, and judges them.
+    """Draw samples of a run by every method and budget, and measure their quality.
 
     Raises:
-      UserError: if there is no such run, or it is not one of digits with a network for any σ.
+      UserError: if the run doesn't exist, or isn't a run on digits with a network for any σ.
     """
     config = load_run(workdir)
     if config.data.name != "digits" or config.model.name == "ncsn":
-        raise UserError(f"{workdir} is no run of a network for any σ on 'digits', as configs/digits.py:v2 is")
+        raise UserError(
+            f"{workdir} is not a run of configs/digits.py:v2, or another network for any σ on 'digits'"
+        )
     train, *_ = real_digits(config.data.data_dir)
     score_fn = as_score_fn(*training.restore(workdir))
     shape, transform = data.describe(config.data).shape, data.TRANSFORMS[config.data.transform]
@@ -132,7 +134,7 @@ def measure(workdir: Path, methods, budgets, num_samples: int, batch_size: int) 
 
 
 def _noisy_images(numbers, images, config: Config, transform) -> jax.Array:
-    """Training images with the noise σ₁."""
+    """Return training images with the noise σ₁."""
     keys = jax.random.split(jax.random.key(1), numbers.size)
     clean = transform.forward(jnp.asarray((images[numbers.ravel() % len(images)] * 16 + 0.5) / 17))
     noise = jax.vmap(lambda key: jax.random.normal(key, clean.shape[1:]))(keys)
@@ -140,7 +142,7 @@ def _noisy_images(numbers, images, config: Config, transform) -> jax.Array:
 
 
 def plot(measured: list[Measured]) -> Figure:
-    """The distances over the evaluations, a curve a method."""
+    """Plot the distances over the evaluations, one curve per method."""
     figure = Figure((6, 4), dpi=100, layout="constrained")
     axes = figure.subplots()
     for method in dict.fromkeys(m.method for m in measured):

@@ -1,10 +1,10 @@
-"""The speed of training and sampling of a config on this machine.
+"""Speed of training and sampling of a config on this machine.
 
     python -m benchmarks.speed configs/digits.py configs/mnist.py:small
 
-One line a config: seconds to the end of the first training step and of the first sampled level (both mostly
-compilation), training images/s (the median step), sampling images/s (a whole annealing), and the peak
-memory of the process. The examples are noise: speed doesn't depend on them.
+Prints one line per config: seconds to the end of the first training step and of the first sampled level (both
+mostly compilation), training images/s (the median step), sampling images/s (a whole annealing), and the peak
+memory of the process. The examples are noise, because speed doesn't depend on them.
 """
 
 import argparse
@@ -31,11 +31,11 @@ STEPS = 10
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="The speed of training and sampling of a config on this machine."
+        description="Speed of training and sampling of a config on this machine."
     )
     parser.add_argument("configs", nargs="+", metavar="configs/NAME.py[:ARGUMENT]")
     configs = parser.parse_args().configs
-    if len(configs) > 1:  # each in a process of its own, whose memory is its own
+    if len(configs) > 1:  # each in its own process, to measure its memory alone
         for name in configs:
             subprocess.run([sys.executable, "-m", "benchmarks.speed", name], check=True)
         return
@@ -43,14 +43,14 @@ def main() -> None:
 
 
 def load(name: str) -> config.Config:
-    """The config that `configs/NAME.py[:ARGUMENT]` makes."""
+    """Return the config that `configs/NAME.py[:ARGUMENT]` makes."""
     path, _, argument = name.partition(":")
     get_config = runpy.run_path(path)["get_config"]
     return config.parse(get_config(*filter(None, [argument])).to_dict())
 
 
 def training(run: config.Config):
-    """The config's training step on all devices, and batches of noise for it."""
+    """Return the config's training step on all devices, and batches of noise for it."""
     info, batch_size = data.describe(run.data), run.training.batch_size
     loss = example_loss(
         run.network(),

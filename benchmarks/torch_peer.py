@@ -1,7 +1,7 @@
-"""The official NCSN of four stages in plain PyTorch: what `benchmarks.performance` compares with.
+"""Official four-stage NCSN in plain PyTorch, with which `benchmarks.performance` compares.
 
-Written from a description of the official network; its state's names are the official ones, so that the
-official numbers hold it (`tests/benchmarks/test_torch_peer.py`). It needs torch and numpy, nothing of ours.
+Written from a description of the official network. Its parameters have the official names, so that official
+weights and outputs test it (`tests/benchmarks/test_torch_peer.py`). It needs only torch and numpy.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch.nn import functional
 from benchmarks.worker import Work, serve
 
 SIGMAS = torch.logspace(0, -2, 10)
-"""The noise levels of the official experiments, 1 to 0.01."""
+"""Noise levels of the official experiments, 1 to 0.01."""
 
 
 class InstanceNormPlus(nn.Module):
@@ -39,7 +39,7 @@ def conv3(inputs: int, outputs: int, dilation: int = 1, bias: bool = True) -> nn
 
 
 class MeanPoolConv(nn.Module):
-    """A convolution, then the mean of every 2×2 block."""
+    """Convolution, then the mean of every 2×2 block."""
 
     def __init__(self, conv: nn.Conv2d):
         super().__init__()
@@ -50,7 +50,7 @@ class MeanPoolConv(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised convolutions beside a shortcut."""
+    """Two normalised convolutions plus a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, num_levels: int, down: bool = False, dilation: int = 1):
         super().__init__()
@@ -130,7 +130,7 @@ class MSFBlock(nn.Module):
 
 
 class RefineBlock(nn.Module):
-    """One block of the refinement chain."""
+    """Block of the refinement chain."""
 
     def __init__(self, inputs: Sequence[int], outputs: int, num_levels: int, num_output_blocks: int = 1):
         super().__init__()
@@ -146,7 +146,7 @@ class RefineBlock(nn.Module):
 
 
 class NCSN(nn.Module):
-    """The network: images `(batch, channels, height, width)` and their levels' numbers to scores."""
+    """Network from images `(batch, channels, height, width)` and the indices of their levels to scores."""
 
     def __init__(self, channels: int, filters: int, num_levels: int = len(SIGMAS)):
         super().__init__()
@@ -182,7 +182,7 @@ class NCSN(nn.Module):
 
 
 def prepare(case: dict[str, Any]) -> Work:
-    """The work of a case (see `benchmarks.performance.Case`)."""
+    """Return the work of a case (see `benchmarks.performance.Case`)."""
     torch.manual_seed(0)
     network = NCSN(case["channels"], case["filters"])
     x = torch.rand(case["batch"], case["channels"], case["side"], case["side"])

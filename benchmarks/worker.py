@@ -1,6 +1,6 @@
-"""A process that measures one thing, when told to: the other end of `benchmarks.performance`.
+"""Worker process of `benchmarks.performance`, which measures one case on request.
 
-It imports neither jax nor torch, as each peer's interpreter has only one of them.
+It imports neither jax nor torch, because each peer's interpreter has only one of them.
 """
 
 import json
@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 
 class Work(NamedTuple):
-    """What is measured.
+    """Work to measure.
 
     Attributes:
-      run: does it once, and returns when it is done.
-      cost: tells its floating-point operations, `flops`, and the `bytes` that it reads and writes.
+      run: the function that does the work once, and returns when it is done.
+      cost: the function that returns its floating-point operations, `flops`, and the `bytes` that it reads
+        and writes.
     """
 
     run: Callable[[], None]
@@ -25,21 +26,21 @@ class Work(NamedTuple):
 
 
 TURN_SECONDS = 1.0
-"""How long a turn takes at least."""
+"""Smallest duration of a turn, in seconds."""
 
 
 def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
-    """Measures the case that argv names, as lines of stdin ask; answers with lines of JSON.
+    """Measure the case in argv on requests from stdin, and answer with lines of JSON.
 
-    The first, unasked, tells what it took until the first run had ended, `compile` (seconds). Asked for a
-    `turn`, it tells the `seconds` of the turn's median run, and the most memory that the process held since
-    the second turn, `memory` (bytes); asked for the `cost`, the work's.
+    The first answer needs no request: `compile`, the seconds to the end of the first run. The answer to
+    `turn` has the `seconds` of the turn's median run, and `memory`, the peak bytes of the process since the
+    second turn. The answer to `cost` is the cost of the work.
 
-    A turn is two runs, or as many as fill it. The first isn't counted: it finds the processor's caches as
-    another process has left them, whereas in training each step follows another step.
+    A turn has at least two runs and lasts at least `TURN_SECONDS`. Its first run isn't counted: it finds the
+    processor's caches as another process left them, whereas in training each step follows another step.
 
     Args:
-      prepare: makes the work of a case.
+      prepare: the function that makes the work of a case.
     """
     began = time.perf_counter()
     run, cost = prepare(json.loads(sys.argv[1]))
@@ -52,12 +53,12 @@ def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
             continue
         turns += 1
         if turns == 2:  # the first warms up
-            Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
+            Path("/proc/self/clear_refs").write_text("5")  # reset the peak
         answer(seconds=statistics.median(turn(run)[1:]), memory=peak())
 
 
 def turn(run: Callable[[], None]) -> list[float]:
-    """The seconds of each run of a turn."""
+    """Run one turn, and return the seconds of each run."""
     seconds = []
     while len(seconds) < 2 or sum(seconds) < TURN_SECONDS:
         began = time.perf_counter()
@@ -71,6 +72,6 @@ def answer(**values: float) -> None:
 
 
 def peak() -> int:
-    """The largest resident size of this process, in bytes."""
+    """Return the peak resident size of this process, in bytes."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.split("VmHWM:")[1].split()[0])

@@ -1,4 +1,4 @@
-"""CelebA, by the networks of both papers: the middle 140×140 pixels, resized.
+"""CelebA, cropped to the central 140×140 pixels and resized, with the networks of both papers.
 
     python main.py --config configs/celeba.py              # or configs/celeba.py:ncsn
     python main.py --config configs/celeba.py:ncsnv2
@@ -9,11 +9,11 @@ paper shows samples and quotes no score.
 ncsnv2 is Song & Ermon 2020: 64×64 pixels, F = 128, 500 levels from 90 to 0.01, T = 5, ε = 3.3e-6, sampled
 from the moving average with a denoising step. Published: FID 10.23.
 
-The papers' tables don't say how long NCSNv2 was trained: its number of steps is this project's choice.
+The number of training steps of NCSNv2 is this project's choice; the papers' tables don't give it.
 
 Both train 30 million parameters and need an accelerator. CelebA is downloaded and prepared at first use;
---config.data.data_dir names a directory that holds it already. Google Drive often refuses the download: then
-put img_align_celeba.zip, list_eval_partition.txt, list_attr_celeba.txt, list_landmarks_align_celeba.txt and
+--config.data.data_dir names a directory that holds it already. If Google Drive refuses the download, put
+img_align_celeba.zip, list_eval_partition.txt, list_attr_celeba.txt, list_landmarks_align_celeba.txt and
 identity_CelebA.txt into DATA_DIR/downloads/manual.
 """
 

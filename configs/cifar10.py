@@ -1,4 +1,4 @@
-"""CIFAR-10, by the networks of both papers.
+"""CIFAR-10, with the networks of both papers.
 
     python main.py --config configs/cifar10.py             # or configs/cifar10.py:ncsn
     python main.py --config configs/cifar10.py:ncsnv2
@@ -9,7 +9,7 @@ inception score 8.87, FID 25.32.
 ncsnv2 is Song & Ermon 2020: F = 128, 232 levels from 50 to 0.01, T = 5, ε = 6.2e-6, sampled from the moving
 average with a denoising step. Published: FID 10.87, inception score 8.40.
 
-The papers' tables don't say how long NCSNv2 was trained: its number of steps is this project's choice.
+The number of training steps of NCSNv2 is this project's choice; the papers' tables don't give it.
 
 Both train 30 million parameters and need an accelerator. CIFAR-10 is downloaded and prepared at first use;
 --config.data.data_dir names a directory that holds it already.

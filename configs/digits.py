@@ -3,12 +3,13 @@
     make demo                                     # or: python main.py
     python main.py --config configs/digits.py:v2  # a network for any σ
 
-The first, NCSN, costs 2½ minutes on two cores: 1,800 steps of 64 images, and 100 samples. Result: held-out
-loss 13.6; of 1,000 samples every class holds 7-12 %, and their Fréchet distance (pixels) to the training
-images is 0.175 (`python -m benchmarks.digits_quality`).
+The first, NCSN, takes 2½ minutes on two cores: 1,800 steps of 64 images, and 100 samples. Its held-out loss
+is 13.6; each class has 7-12 % of 1,000 samples, whose Fréchet distance (pixels) to the training images is
+0.175 (`python -m benchmarks.digits_quality`).
 
-The second, NCSNv2 on continuous noise, costs 8 minutes beside another job: 3,000 steps. Result: held-out loss
-12.6, distance 0.16 by the 97 evaluations of its annealed Langevin dynamics, classes 7-15 %; and 0.13 by 49 of
+The second, NCSNv2 on continuous noise, takes 8 minutes: 3,000 steps. Its held-out loss is 12.6; each class
+has 7-15 % of the samples, whose distance is 0.16 with 97 evaluations of annealed Langevin dynamics and 0.13
+with 49 evaluations of
 `--mode sample --config.sampling.method=heun --config.sampling.num_levels=25 --config.sampling.s_churn=25`
 (`python -m benchmarks.sampler_quality`).
 """

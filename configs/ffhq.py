@@ -1,4 +1,4 @@
-"""NCSNv2 on FFHQ, 256×256, from a folder of its images.
+"""NCSNv2 on FFHQ, 256×256, from a folder of images.
 
     python main.py --config configs/ffhq.py --config.data.data_dir=DIR
 

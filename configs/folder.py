@@ -1,14 +1,14 @@
-"""Images of one's own, from a folder of PNG, JPEG or WebP files.
+"""NCSNv2 on your own images, from a folder of PNG, JPEG or WebP files.
 
     python main.py --config configs/folder.py:32 --config.data.data_dir=DIR --workdir runs/NAME
 
-The argument is the height and width that they are resized to: a multiple of 2. DIR is searched with all its
-subdirectories; files may have any size and mode (--config.data.crop, fit and channels say what becomes of
-them), and a hash of its name makes every tenth a test image. A file that can't be decoded ends the run and is
-named; --config.data.corrupt=skip leaves it out.
+The argument is the height and width of the resized images, a multiple of 2. DIR is searched with all its
+subdirectories. Files may have any size and mode; --config.data.crop, fit and channels set their conversion.
+About every tenth file is a test image, chosen by a hash of its name. A file that can't be decoded is an error
+that names it; --config.data.corrupt=skip skips the file.
 
-NCSNv2 with F = 64 (7.4 million parameters), its noise levels and step size chosen from the images by NCSNv2's
-Techniques 1, 2 and 4 when the run begins. The other settings are those of NCSNv2 on CIFAR-10.
+NCSNv2 with F = 64 (7.4 million parameters). Its noise levels and step size are chosen from the images by
+NCSNv2's Techniques 1, 2 and 4 when the run begins. The other settings equal NCSNv2's on CIFAR-10.
 """
 
 from configs.overridable import overridable

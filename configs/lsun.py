@@ -1,16 +1,16 @@
-"""NCSNv2 on LSUN, from a folder of its images.
+"""NCSNv2 on LSUN, from a folder of images.
 
     python main.py --config configs/lsun.py:church --config.data.data_dir=DIR     # 96×96; the default
     python main.py --config configs/lsun.py:bedroom --config.data.data_dir=DIR    # 128×128
     python main.py --config configs/lsun.py:tower --config.data.data_dir=DIR      # 128×128
 
-DIR holds the category's images as files, in any subdirectories; each is resized and its middle cut out.
+DIR holds the category's images as files, in any subdirectories; each is resized and cropped to its centre.
 
 Song & Ermon 2020: the 5-stage network with F = 128 (83 million parameters), sampled from the moving average
 with a denoising step. church: 788 levels from 140 to 0.01, T = 4, ε = 4.9e-6; bedroom and tower: 1,086 levels
-from 190, T = 3, ε = 1.8e-6. The paper shows samples and quotes no FID. The official config of church says 64
-pixels, its readme 96, which is what 788 levels fit (Technique 2 gives 745 for 96 and 496 for 64). The number
-of steps is this project's choice.
+from 190, T = 3, ε = 1.8e-6. The paper shows samples and quotes no FID. The official config of church has 64
+pixels, its readme 96. 788 levels fit 96: Technique 2 gives 745 for 96 and 496 for 64. The number of steps is
+this project's choice.
 
 It needs several accelerators.
 """

@@ -10,8 +10,8 @@ The first is Song & Ermon 2019, section 5 and appendix B: F = 64, ten levels fro
 The second takes 24 minutes on two CPU cores and ends at a held-out loss of 37.2; README.md shows its
 samples.
 
-The third has no published result: NCSNv2 with F = 64, and the noise levels and the step size that
-`python main.py --mode suggest_noise` prints for MNIST and T = 5. It needs an accelerator.
+The third, NCSNv2 with F = 64, has no published result. Its noise levels and step size are the output of
+`python main.py --mode suggest_noise` for MNIST and T = 5. It needs an accelerator.
 
 MNIST is downloaded and prepared at first use (TensorFlow isn't needed); --config.data.data_dir names a
 directory that holds it already.

@@ -1,4 +1,4 @@
-"""From the package's config to the `ConfigDict` that flags override."""
+"""Conversion of the package's config to a `ConfigDict`, which flags override."""
 
 import typing
 from typing import Any
@@ -10,7 +10,7 @@ from ncsn_jax.config import Config
 
 
 def overridable(config: Config) -> config_dict.ConfigDict:
-    """The config as a `ConfigDict`: any field takes `--config.training.batch_size=64` on the command line."""
+    """Return the config as a `ConfigDict`, for flags such as `--config.training.batch_size=64`."""
     return config_dict.ConfigDict(_values(config))
 
 
@@ -18,7 +18,7 @@ def _values(settings: BaseModel) -> dict[str, Any]:
     return {
         name: _values(value)
         if isinstance(value, BaseModel)
-        # A plain None couldn't be overridden: ml_collections wouldn't know its type.
+        # A plain None can't be overridden: ml_collections needs its type.
         else _placeholder(type(settings), name)
         if value is None
         else value

@@ -4,7 +4,7 @@
     python main.py --config configs/toy.py:two_moons          # or eight_gaussians, swiss_roll, checkerboard
 
 two_gaussians is 0.2 N((−5, −5), I) + 0.8 N((5, 5), I) of Song & Ermon 2019, section 3.2, under ten noise
-levels from 20 to 1. Its score is known: tests/test_toy.py holds the trained one to it.
+levels from 20 to 1. Its score is known in closed form; tests/test_toy.py compares the trained score with it.
 """
 
 from configs.overridable import overridable

@@ -1,4 +1,4 @@
-"""The documents run in a directory of their own, so that a test leaves the committed figures alone."""
+"""Fixture that runs documents in a temporary directory, so that tests don't change committed figures."""
 
 import re
 import shutil
@@ -22,7 +22,7 @@ OF_TRAINED_RUNS = {
 
 @pytest.fixture(autouse=True)
 def own_directory(tmp_path, monkeypatch, request):
-    """What a document shows, it draws as it is committed; but for the figures that take minutes."""
+    """Check that a document draws its committed figures, except those that take minutes."""
     images = tmp_path / "docs" / "images"
     images.mkdir(parents=True)
     for path in COMMITTED.glob("*.json"):
@@ -35,6 +35,6 @@ def own_directory(tmp_path, monkeypatch, request):
     for name in shown - EXPERIMENTS - OF_TRAINED_RUNS:
         with Image.open(images / name) as drawn, Image.open(COMMITTED / name) as committed:
             assert drawn.size == committed.size
-            # Releases of matplotlib smooth edges differently: 1 % of the range, on average.
+            # Matplotlib's releases smooth edges differently; allow 1 % of the range, on average.
             difference = np.abs(np.asarray(drawn, float) - np.asarray(committed, float))
             assert difference.mean() < 2.55

@@ -1,4 +1,4 @@
-"""Training a small score in one compiled loop: what the experiments and the tests of the objectives share."""
+"""Training of a small score in one compiled loop, for the experiments and the tests of the objectives."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from ncsn_jax.typing import PRNGKey
 
 
 def unconditional(model: nn.Module, params: Any, sigma: float = 1.0):
-    """The network as a score s(x) of clean data: its σ is a constant, which sets the scale of its output."""
+    """Return the network as a score s(x) of clean data; a constant σ sets the scale of its output."""
     score_fn = as_score_fn(model, params)
     return lambda x: score_fn(x, sigma)
 
@@ -29,15 +29,15 @@ def fit(
     num_steps: int,
     batch_size: int,
 ) -> tuple[Any, Float[Array, " num_steps"]]:
-    """Minimises the mean of a single-example loss.
+    """Minimise the mean of a single-example loss.
 
     Args:
-      key: the training's key.
-      loss: `loss(key, params)` of one example, which it draws from its key.
-      params: the first parameters.
-      optimizer: any of optax.
-      num_steps: how many updates.
-      batch_size: how many examples an update averages over.
+      key: the key of the training.
+      loss: the function `loss(key, params)` of one example, which it draws from its key.
+      params: the initial parameters.
+      optimizer: an optax optimizer.
+      num_steps: the number of updates.
+      batch_size: the number of examples per update.
 
     Returns:
       The last parameters, and the loss of every step.

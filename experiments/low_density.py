@@ -3,8 +3,8 @@
     python -m experiments.low_density
 
 After Figure 2 of Song & Ermon 2019 (arXiv:1907.05600). An MLP is trained by sliced score matching on
-0.2 N((−5, −5), I) + 0.8 N((5, 5), I), and held to the exact score: over the data, and over the parts of the
-square [−8, 8]² where the density is less than 10⁻⁴ of its highest, and between the modes, over N(0, I).
+0.2 N((−5, −5), I) + 0.8 N((5, 5), I), and compared with the exact score: over the data; over the part of the
+square [−8, 8]² where the density is below 10⁻⁴ of its maximum; and between the modes, over N(0, I).
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ SPARSE = 1e-4
 
 
 def learned_score():
-    """The score of an MLP after sliced score matching on the mixture."""
+    """Train an MLP by sliced score matching on the mixture, and return its score."""
     p, model = two_gaussians(), MLP()
 
     def loss(key, params):
@@ -38,13 +38,13 @@ def learned_score():
 
 
 def relative_error(score_fn, estimate, x) -> float:
-    """√(E‖ŝ − s‖² / E‖s‖²) over points."""
+    """Compute √(E‖ŝ − s‖² / E‖s‖²) over points."""
     true, estimated = jax.vmap(score_fn)(x), jax.vmap(estimate)(x)
     return float(jnp.sqrt(jnp.sum(jnp.square(estimated - true)) / jnp.sum(jnp.square(true))))
 
 
 def experiment() -> tuple[Figure, dict[str, Any]]:
-    """The true score, the learned one, and where it is wrong."""
+    """Plot the true score, the learned score and its error, and compute the errors."""
     p, estimate = two_gaussians(), learned_score()
     data = jax.vmap(p.sample)(jax.random.split(jax.random.key(2), 10_000))
     square = jax.random.uniform(jax.random.key(3), (20_000, 2), minval=LOW, maxval=HIGH)

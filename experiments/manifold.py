@@ -4,9 +4,9 @@
 
 After Figure 1 of Song & Ermon 2019 (arXiv:1907.05600). An MLP is trained by sliced score matching on data
 that fill only part of their space: two moons in a plane of 10 dimensions, and scikit-learn's digits, 64
-pixels of 17 grey values. The score of such data is not defined, and nothing bounds the loss below: across the
-data, s may fall ever more steeply at no cost. With N(0, 10⁻⁴) noise the loss is bounded by −½E‖∇log p_σ‖²,
-and settles: on the moons close to the bound, on the digits at what this network makes of them.
+pixels of 17 grey values. The score of such data is undefined, and the loss is unbounded below: across the
+data, s may fall ever more steeply at no cost. With N(0, 10⁻⁴) noise the loss is bounded below by
+−½E‖∇log p_σ‖², and converges: on the moons close to the bound, on the digits to a value above it.
 """
 
 from typing import Any
@@ -31,26 +31,26 @@ STEPS = 9_000
 
 
 def embedded_moons(key: PRNGKey) -> Float[Array, "10"]:
-    """A point of two moons in a plane of 10 dimensions."""
+    """Draw a point of two moons in a plane of 10 dimensions."""
     plane, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(1), (10, 2)))
     return plane @ two_moons(key)
 
 
 def all_digits() -> Float[Array, "1797 64"]:
-    """scikit-learn's digits, in [0, 1]."""
+    """Return scikit-learn's digits, in [0, 1]."""
     return jnp.asarray(load_digits(return_X_y=True)[0] / 16, jnp.float32)
 
 
 def digit(key: PRNGKey) -> Float[Array, "64"]:
-    """One of scikit-learn's digits."""
+    """Draw one of scikit-learn's digits."""
     return jax.random.choice(key, all_digits())
 
 
 def lowest_losses() -> dict[str, float]:
-    """What bounds the losses with noise: −½E‖∇log p_σ‖².
+    """Compute the lower bounds of the losses with noise, −½E‖∇log p_σ‖².
 
-    The digits with noise are a mixture of as many Gaussians. Of the moons it is the part of the eight
-    directions across their plane, where they are N(0, σ²); those in the plane add a thousandth.
+    The digits with noise are a mixture of one Gaussian per digit. The bound of the moons counts the eight
+    directions across their plane, where they are N(0, σ²); the two in the plane add a thousandth.
     """
     p = GaussianMixture(weights=jnp.ones(1797), means=all_digits(), stds=0.0)
     keys = jax.random.split(jax.random.key(3), 2_000)
@@ -60,7 +60,7 @@ def lowest_losses() -> dict[str, float]:
 
 
 def loss_curve(draw, std: float) -> Float[np.ndarray, " steps"]:
-    """The sliced score matching loss of every step of training on draws plus N(0, std²) noise."""
+    """Train on draws plus N(0, std²) noise, and return the sliced score matching loss of every step."""
     model = MLP(num_features=256)
 
     def loss(key, params):
@@ -76,10 +76,10 @@ def loss_curve(draw, std: float) -> Float[np.ndarray, " steps"]:
 
 
 def summary(losses: Float[np.ndarray, " steps"]) -> dict[str, float]:
-    """Whether a loss converges.
+    """Summarise the convergence of a loss.
 
     `growth` is the mean over the last sixth of the steps relative to the sixth before it, 1 if converged;
-    `fluctuation` the standard deviation of the last sixth; `last` its mean.
+    `fluctuation` is the standard deviation of the last sixth, and `last` its mean.
     """
     *_, before, last = losses.reshape(6, -1)
     return {
@@ -90,7 +90,7 @@ def summary(losses: Float[np.ndarray, " steps"]) -> dict[str, float]:
 
 
 def experiment() -> tuple[Figure, dict[str, Any]]:
-    """The curves of both sets of data, without noise and with it."""
+    """Plot the losses of both datasets, without and with noise."""
     data = {"moons in 10 dimensions": embedded_moons, "digits": digit}
     figure = Figure(figsize=(9, 6), dpi=80, layout="constrained")
     numbers: dict[str, Any] = {"steps": STEPS, "noise_std": NOISE}

@@ -1,4 +1,4 @@
-"""The command line of an experiment: its figure and its numbers, as NAME.png and NAME.json of a directory."""
+"""Command line of an experiment, which writes its figure and its numbers to NAME.png and NAME.json."""
 
 import argparse
 import json
@@ -13,14 +13,14 @@ from ncsn_jax import viz
 
 
 def run(name: str, description: str, experiment: Callable[[], tuple[Figure, dict[str, Any]]]) -> None:
-    """Runs the experiment and writes what it returns, where the command line says."""
+    """Run the experiment and write its results to the directory of the command line."""
     parser = argparse.ArgumentParser(description=description.partition("\n")[0])
-    parser.add_argument("--directory", type=Path, default=Path("runs/experiments"), help="where to write")
+    parser.add_argument("--directory", type=Path, default=Path("runs/experiments"), help="output directory")
     directory = parser.parse_args().directory
     picture, table = directory / f"{name}.png", directory / f"{name}.json"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        picture.touch()  # before the minutes of work that it is to hold
+        picture.touch()  # fail now, not after minutes of work
         figure, numbers = experiment()
         viz.save_png(picture, viz.rendered(figure))
         table.write_text(json.dumps(numbers, indent=2) + "\n")

@@ -4,10 +4,10 @@
 
 After Figure 3 of Song & Ermon 2019 (arXiv:1907.05600): 4,096 samples of
 0.2 N((−5, −5), I) + 0.8 N((5, 5), I), drawn exactly, by Langevin dynamics, and by annealed Langevin dynamics.
-Both dynamics take 1,000 steps with the exact score, from the same starts, uniform in [−8, 8]². Around each
-mode the score tells nothing of the modes' weights, so plain Langevin keeps the share of starts that each
-mode's side had; under large noise the modes overlap, and chains cross in the right proportion before the
-annealing parts them.
+Both dynamics take 1,000 steps with the exact score, from the same starts, uniform in [−8, 8]². Near a mode,
+the score doesn't depend on the modes' weights, so plain Langevin dynamics keeps the share of starts on each
+mode's side. Under large noise the modes overlap, and chains cross in the right proportion before annealing
+separates them.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ STEPS_PER_SCALE = 100
 
 
 def samples() -> dict[str, Float[Array, "n 2"]]:
-    """Samples by each way, by its name."""
+    """Draw samples by each method, and return them by its name."""
     p, sigmas = two_gaussians(), geometric_sigmas(*SIGMAS)
     exact_keys, start_key, chain_keys = jax.random.split(jax.random.key(0), 3)
     starts = jax.random.uniform(start_key, (NUM_SAMPLES, 2), minval=LOW, maxval=HIGH)
@@ -52,7 +52,7 @@ def samples() -> dict[str, Float[Array, "n 2"]]:
 
 
 def experiment() -> tuple[Figure, dict[str, Any]]:
-    """The samples, and what they make of the weight 0.8 and the standard deviation 1 of the upper mode."""
+    """Plot the samples, and estimate the weight 0.8 and the standard deviation 1 of the upper mode."""
     figure = Figure(figsize=(12, 4), dpi=80, layout="constrained")
     numbers = {}
     drawn = samples()

@@ -1,4 +1,4 @@
-"""How many chains run at once where the settings don't say."""
+"""The number of chains to run at once, if the settings leave it open."""
 
 import functools
 from pathlib import Path
@@ -12,25 +12,25 @@ from flax import linen as nn
 from ncsn_jax.config import Sampling
 
 MOST = 256
-"""Chains of a device. With more, no network was faster on a CPU (docs/performance.md)."""
+"""Largest number of chains per device. No network was faster with more on a CPU (docs/performance.md)."""
 SHARE = 0.25
-"""What the scores of all chains may take of the memory; a likelihood, which differentiates, takes more."""
+"""Share of memory that the scores of all chains may take; a likelihood, which differentiates, takes more."""
 FEW = 8
-"""Of how many chains the score is compiled, to see what memory one takes."""
+"""Number of chains in the probe that measures memory per chain."""
 
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""Holds a number of bytes, or "max"."""
+"""A container's file with its memory limit: a number of bytes, or "max"."""
 
 
 def chains_at_once(settings: Sampling, model: nn.Module, shape: tuple[int, ...]) -> int:
-    """`settings.batch_size`; if it is None, as many chains as memory allows, up to 256 a local device.
+    """Return `settings.batch_size`; if None, as many chains as memory allows, up to 256 per local device.
 
-    It is the same number whenever this machine is asked.
+    The number is always the same on one machine.
 
     Args:
-      settings: the sampler's.
+      settings: the sampler's settings.
       model: the network.
-      shape: of one sample: (height, width, channels), or (D,).
+      shape: the shape of one sample: (height, width, channels), or (D,).
     """
     return settings.batch_size or _from_memory(model, shape)
 
@@ -47,7 +47,7 @@ def _from_memory(model: nn.Module, shape: tuple[int, ...]) -> int:
 
 
 def memory(device: Any) -> int:
-    """The bytes that a device has; of a CPU, its share of the machine's or the container's."""
+    """Return a device's memory in bytes; for a CPU, its share of the machine's or container's memory."""
     if device.platform != "cpu":
         return device.memory_stats()["bytes_limit"]
     limits = [psutil.virtual_memory().total]

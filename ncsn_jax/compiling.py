@@ -1,4 +1,4 @@
-"""How XLA compiles for a CPU, where its defaults are slow or large (docs/notes/performance-log.md)."""
+"""XLA settings for CPUs, whose defaults are slow or use much memory (docs/notes/performance-log.md)."""
 
 import ctypes
 import os
@@ -8,32 +8,34 @@ import jax
 import jax.monitoring
 
 XLA_FLAGS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
-"""Eigen convolves, not YNNPACK, which is slow at the gradients of kernels."""
+"""Flags that let Eigen convolve instead of YNNPACK, which is slow at gradients of kernels."""
 
 NOT_KEPT = "Error writing persistent compilation cache entry .*MemoryError"
-"""What jax warns of programs with oneDNN's convolutions, which XLA can't write to the compilation cache."""
+"""Pattern of jax's warning about oneDNN's convolutions, which XLA can't write to the compilation cache."""
 
 LONG = 1.0
-"""Seconds of a compilation after which memory is given back: that takes 0.05."""
+"""Shortest compilation, in seconds, after which memory is returned; returning it takes 0.05 s."""
 
 
 def set_xla_flags() -> None:
-    """Puts `XLA_FLAGS` before the user's own; to be called before jax computes anything."""
+    """Put `XLA_FLAGS` before the user's own flags; call this before jax computes anything."""
     os.environ["XLA_FLAGS"] = f"{XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}".rstrip()
 
 
 def inference_options() -> dict[str, bool]:
-    """The `compiler_options` of `jax.jit` for programs without gradients of kernels.
+    """Return the `compiler_options` of `jax.jit` for programs without gradients of kernels.
 
-    oneDNN convolves in them: faster than Eigen there, in bfloat16 by far, and slower at those gradients.
+    They select oneDNN's convolutions. These are faster than Eigen's (by far in bfloat16), but slower at
+    gradients of kernels.
     """
     return {"xla_cpu_experimental_onednn_custom_call": True} if jax.default_backend() == "cpu" else {}
 
 
 def give_memory_back_after_compilations() -> None:
-    """Has the system get back, after every long compilation, the memory that XLA's compiler has freed.
+    """Give freed memory back to the system after every long compilation.
 
-    The C library would keep it, hundreds of MiB, as long as the process lives. Only glibc can give it back.
+    XLA's compiler frees hundreds of MiB, which the C library would otherwise keep until the process ends.
+    Only glibc can give them back.
     """
     jax.monitoring.register_event_duration_secs_listener(_give_memory_back)
 

@@ -1,6 +1,6 @@
-"""What a run is made of: the schema, the defaults and the checks of every setting.
+"""Settings of a run: their schema, defaults and checks.
 
-The files in `configs/` say what they change; the defaults here are the paper's MNIST experiment.
+The defaults are the paper's MNIST experiment; each file in `configs/` changes some of them.
 """
 
 import json
@@ -45,9 +45,9 @@ from ncsn_jax.paths import absolute, expanded
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""32 bits: jax would take a larger seed for another, smaller one."""
+"""A 32-bit seed: jax would truncate a larger one."""
 Place = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
-"""A file or a directory, found from any working directory; or a bucket."""
+"""An absolute path of a file or a directory, or the URL of a bucket."""
 
 
 class Settings(BaseModel):
@@ -55,48 +55,50 @@ class Settings(BaseModel):
 
 
 class Data(Settings):
-    """What is learned: images, or points of the plane."""
+    """Dataset, images or points of the plane, and its preprocessing."""
 
     name: str = "mnist"
-    """A dataset's name, one of `ncsn_jax.data.load`'s; `folder` is a directory of images of one's own."""
+    """Name of a dataset that `ncsn_jax.data.load` knows; `folder` is your own directory of images."""
     data_dir: Place | None = None
-    """Where prepared datasets lie; TFDS's own directory if None. Of `folder`, the directory of images. The
-    points need none."""
+    """Directory of the prepared datasets; None is TFDS's default. For `folder`, the directory of images.
+    Point sets don't read it."""
 
     crop: PositiveInt | None = None
-    """The side of the square that is cut out of the middle of every image first."""
+    """Side of the square that is cut from the centre of every image before resizing, in pixels; None cuts
+    nothing."""
     image_size: PositiveInt | None = None
-    """The height and width that images are then resized to; None keeps their size. `folder` needs it."""
+    """Height and width of the resized images, in pixels; None keeps their size. Required by `folder`."""
     fit: Literal["crop", "stretch", "pad"] = "crop"
-    """How an image that is no square becomes one: its middle, all of it distorted, or with black borders."""
+    """Conversion of images that aren't square: `crop` to the centre, `stretch`, or `pad` with black."""
 
     channels: Literal[1, 3] = 3
-    """Of `folder`: grey images or colours."""
+    """Channels of the images, 1 (grey) or 3 (colour); read by `folder`."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Of `folder`: the share of its files that are test images, which a hash of their names decides."""
+    """Fraction of the files that are test images, chosen by a hash of their names; read by `folder`."""
     corrupt: Literal["error", "skip"] = "error"
-    """Of `folder`: what a file that can't be decoded leads to, an error or a warning; both name it."""
+    """Treatment of a file that can't be decoded: `error` stops, `skip` warns and leaves the file out. Both
+    name the file. Read by `folder`."""
 
     random_flip: bool = False
-    """Whether training images are mirrored left to right with probability ½."""
+    """Whether training images are flipped left to right with probability ½."""
     dequantization: Literal["uniform", "gaussian", "none"] = "uniform"
-    """How a pixel k of n values becomes a number in [0, 1]: (k + u)/n with u ~ U[0, 1); k/(n−1) + 0.01 z with
-    z ~ N(0, 1); or k/(n−1)."""
+    """Map from a pixel k of n values to a number: `uniform` (k + u)/n with u ~ U[0, 1); `gaussian`
+    k/(n−1) + 0.01 z with z ~ N(0, 1); `none` k/(n−1)."""
     transform: Literal["none", "rescale", "logit"] = "none"
-    """What is done to [0, 1] before noise is added: nothing, x ↦ 2x − 1, or the logit."""
+    """Map from [0, 1] to the network's space: `none` the identity, `rescale` x ↦ 2x − 1, or the `logit`."""
 
     @model_validator(mode="after")
     def _logits_exist(self) -> "Data":
         if self.dequantization == "gaussian" and self.transform == "logit":
             raise ValueError(
-                "transform='logit' takes numbers in [0, 1], which dequantization='gaussian' leaves; "
+                "transform='logit' needs numbers in [0, 1], but dequantization='gaussian' leaves that range; "
                 "accepted: 'uniform' or 'none'"
             )
         return self
 
 
 def _schedule(value: Any) -> Any:
-    """The setting `sigmas`; on the command line, levels are a string of numbers."""
+    """Return the setting `sigmas`; levels from the command line are a string of numbers."""
     if value in ("geometric", "auto"):
         return value
     try:
@@ -115,17 +117,21 @@ def _schedule(value: Any) -> Any:
 
 
 class NoiseLevels(Settings):
-    """The noise levels that a score network is trained on."""
+    """Noise levels that the score network is trained on."""
 
     sigmas: Annotated[Literal["geometric", "auto"] | tuple[float, ...], BeforeValidator(_schedule)] = (
         "geometric"
     )
-    """`geometric` makes them from the three settings below. `auto` chooses `sigma_begin` and `num_scales`
-    from the data, once, and `sampling.step_size` if that is the default (NCSNv2's Techniques 1, 2 and 4); the
-    run's config.json holds them then. Or the levels themselves, descending."""
+    """The levels themselves, descending; or `geometric`, made from the three settings below; or `auto`:
+    `sigma_begin` and `num_scales` are chosen from the data when the run begins, and so is
+    `sampling.step_size` if it has its default (NCSNv2's Techniques 1, 2 and 4). The run's config.json then
+    holds the chosen values."""
     sigma_begin: PositiveFloat = 1.0
+    """σ₁, the largest noise level."""
     sigma_end: PositiveFloat = 0.01
+    """σ_L, the smallest noise level."""
     num_scales: PositiveInt = 10
+    """L, the number of noise levels."""
 
     @model_validator(mode="after")
     def _sigmas_descend(self) -> "NoiseLevels":
@@ -135,9 +141,9 @@ class NoiseLevels(Settings):
 
     @property
     def noise_levels(self) -> tuple[float, ...]:
-        """σ₁ > … > σ_L; of `auto`, none before `ncsn_jax.suggest_noise.resolved` has chosen them."""
+        """σ₁ > … > σ_L. With `auto`, `ncsn_jax.suggest_noise.resolved` has to choose them first."""
         if self.sigmas == "auto":
-            raise ValueError("sigmas='auto': the noise levels aren't chosen yet")
+            raise ValueError("sigmas='auto': the levels aren't chosen yet; call suggest_noise.resolved first")
         if not isinstance(self.sigmas, str):
             return self.sigmas
         return tuple(geometric_levels(self.sigma_begin, self.sigma_end, self.num_scales).tolist())
@@ -154,25 +160,27 @@ NCSNV2_NORMS = {"instance_norm_plus": InstanceNormPlus, "variance_norm": Varianc
 
 
 class RefineNetModel(NoiseLevels):
-    """What both networks for images have."""
+    """Settings that both networks for images share."""
 
     num_filters: Annotated[int, Field(ge=2)] = 64
-    """Channels of the first stage; InstanceNorm++ takes a variance over them, so at least 2."""
+    """F, the channels of the first stage; at least 2, because InstanceNorm++ takes a variance over them."""
     depth: Literal[4, 5, 6] = 4
-    """The number of stages; images are halved `depth − 3` times."""
+    """Number of stages; images are halved `depth − 3` times."""
     act: Literal["elu", "relu", "leaky_relu", "swish"] = "elu"
+    """Activation function."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What features are computed in; parameters, statistics of normalisations and scores are float32."""
+    """Floating-point type of the features; parameters, normalisation statistics and scores are float32."""
 
 
 class NcsnModel(RefineNetModel):
-    """The network of 2019, for images."""
+    """NCSN (2019), a network for images."""
 
     name: Literal["ncsn"] = "ncsn"
     norm: Literal["instance_norm_plus", "instance_norm"] = "instance_norm_plus"
+    """Normalisation layer, conditional on the noise level."""
 
     def build(self, *, rescaled: bool) -> NCSN:
-        """The network; `rescaled` tells whether images already lie around 0."""
+        """Return the network; `rescaled` tells whether images are already centred at 0."""
         return NCSN(
             self.noise_levels,
             self.num_filters,
@@ -185,13 +193,14 @@ class NcsnModel(RefineNetModel):
 
 
 class Ncsnv2Model(RefineNetModel):
-    """The network of 2020, for images."""
+    """NCSNv2 (2020), a network for images."""
 
     name: Literal["ncsnv2"] = "ncsnv2"
     norm: Literal["instance_norm_plus", "variance_norm"] = "instance_norm_plus"
+    """Normalisation layer."""
 
     def build(self, *, rescaled: bool) -> NCSNv2:
-        """The network; `rescaled` tells whether images already lie around 0."""
+        """Return the network; `rescaled` tells whether images are already centred at 0."""
         return NCSNv2(
             self.num_filters,
             self.depth,
@@ -203,16 +212,16 @@ class Ncsnv2Model(RefineNetModel):
 
 
 class MlpModel(NoiseLevels):
-    """A multilayer perceptron, for vectors."""
+    """Multilayer perceptron, a network for vectors."""
 
     name: Literal["mlp"] = "mlp"
     num_features: PositiveInt = 128
-    """The width of each hidden layer."""
+    """Width of each hidden layer."""
     num_layers: PositiveInt = 3
-    """How many hidden layers."""
+    """Number of hidden layers."""
 
     def build(self, *, rescaled: bool) -> MLP:
-        """The network; it takes the data as they are."""
+        """Return the network; it ignores `rescaled`."""
         return MLP(num_features=self.num_features, num_layers=self.num_layers)
 
 
@@ -230,135 +239,150 @@ Model = Annotated[
         custom_error_message="its name must be 'ncsn', 'ncsnv2' or 'mlp'",
     ),
 ]
-"""The score network and the noise levels it is trained on."""
+"""Score network and the noise levels that it is trained on."""
 
 
 class Training(Settings):
-    """The objective, the optimizer and what is written when."""
+    """Objective, optimizer, logging and checkpoints."""
 
     num_steps: PositiveInt = 200_000
+    """Number of training steps."""
     batch_size: PositiveInt = 128
-    """Examples a step over all devices and processes."""
+    """Examples per step, over all devices and processes."""
 
     objective: Literal["denoising", "sliced"] = "denoising"
-    """What is minimised at a random noise level: denoising score matching, or sliced score matching of the
-    perturbed example, the official code's `ssm`."""
+    """Training loss at a random noise level: denoising score matching, or sliced score matching of the
+    perturbed example (`ssm` in the official code)."""
     projection: Projection = "gaussian"
-    """Of the sliced objective: what its directions are drawn from."""
+    """Distribution of the projection directions; read by `objective=sliced`."""
     num_projections: PositiveInt = 1
-    """Of the sliced objective: how many directions an example is seen along."""
+    """Projection directions per example; read by `objective=sliced`."""
     power: float = 2.0
-    """The exponent of the loss's weight λ(σ) = σ^power."""
+    """Exponent of the loss weight λ(σ) = σ^power."""
     noise: Literal["discrete", "continuous"] = "discrete"
-    """Whether the noise level of an example is one of the model's, or any between the largest and the
-    smallest, log-uniform. The second is for networks that take any σ."""
+    """Distribution of an example's noise level: `discrete`, uniform over the model's levels, or `continuous`,
+    log-uniform between the smallest and the largest, for networks that take any σ."""
 
     learning_rate: PositiveFloat = 1e-3
+    """Adam's learning rate after the warm-up."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """The learning rate after the warm-up: held, or decayed to 0 at the last step."""
+    """Learning rate after the warm-up: constant, or a cosine decay to 0 at the last step."""
     warmup_steps: NonNegativeInt = 0
-    """Steps in which the learning rate grows linearly from 0."""
+    """Steps over which the learning rate grows linearly from 0."""
     beta1: Fraction = 0.9
+    """Adam's decay rate of the gradient's mean."""
     beta2: Fraction = 0.999
+    """Adam's decay rate of the squared gradient's mean."""
     epsilon: PositiveFloat = 1e-8
+    """Adam's ε, which is added to the denominator."""
     gradient_clip: PositiveFloat | None = None
-    """The largest global norm of a gradient; longer ones are scaled down to it."""
+    """Largest global norm of a gradient; larger gradients are scaled down to it. None doesn't clip."""
     ema_rate: Fraction = 0.0
-    """r in ema ← r·ema + (1−r)·params; 0 keeps no average."""
+    """Rate r of the moving average ema ← r·ema + (1−r)·params; 0 keeps no average."""
 
     log_every: PositiveInt = 100
+    """Steps between lines of the log."""
     eval_every: PositiveInt = 5_000
+    """Steps between evaluations of the held-out loss."""
     eval_examples: Annotated[
         PositiveInt, Field(validation_alias=AliasChoices("eval_examples", "eval_images"))
     ] = 1_000
-    """How many test examples, from the first, the held-out loss averages over."""
+    """Test examples, from the first, that the held-out loss averages over."""
     checkpoint_every: PositiveInt = 5_000
+    """Steps between checkpoints."""
     keep_checkpoints: PositiveInt = 2
-    """How many of the newest checkpoints are kept."""
+    """Number of newest checkpoints that are kept."""
     keep_best: NonNegativeInt = 0
-    """How many more are kept for their held-out loss, which is then evaluated at every checkpoint."""
+    """Number of checkpoints with the lowest held-out loss that are kept as well; if positive, the loss is
+    evaluated at every checkpoint."""
     checkpoint_dir: Place | None = None
-    """Where checkpoints lie, such as `gs://bucket/run`: a place that all processes see. `checkpoints/` in the
-    workdir if None."""
+    """Directory or bucket of the checkpoints, such as `gs://bucket/run`, that all processes can reach; None
+    is `checkpoints/` in the workdir."""
     max_failed_saves: NonNegativeInt = 100
-    """How many saves in a row may fail, for a full disk or a vanished one, before training stops. What
-    couldn't be saved is saved, at a later step, at the next line of the log."""
+    """Consecutive saves that may fail, such as on a full disk, before training stops. A failed save is
+    retried at the next line of the log, with the state of that step."""
     max_skipped_steps: NonNegativeInt = 0
-    """How many steps of a run may have a loss or a gradient that isn't finite, and are skipped, before
-    training stops."""
+    """Number of steps that a run may skip, because the loss or the gradient isn't finite, before training
+    stops."""
     preview_every: PositiveInt = 5_000
+    """Steps between pictures of samples."""
     preview_samples: PositiveInt = 64
+    """Samples in each of these pictures."""
 
 
 class Sampling(Settings):
-    """The sampler. Where a setting names methods, the others don't read it."""
+    """Sampling method and its parameters. A setting that is "read by" some methods is ignored by the rest."""
 
     num_samples: PositiveInt = 64
+    """Number of samples that `--mode sample` and the end of training draw."""
     batch_size: PositiveInt | None = None
-    """Chains that run at once, over all local devices; as memory allows, up to 256 a device, if None."""
+    """Chains that run at once, over all local devices; None is as many as memory allows, up to 256 per
+    device."""
     seed: Seed = 0
+    """Seed of the samples and restorations."""
 
     method: Literal["annealed", "consistent", "pc", "ode", "heun"] = "annealed"
-    """Annealed Langevin dynamics, consistent annealed sampling, predictor-corrector, the probability flow by
-    an adaptive solver, or Heun's method. The last three are for networks that take any σ."""
+    """Annealed Langevin dynamics, consistent annealed sampling, predictor-corrector, the probability-flow ODE
+    with an adaptive solver, or Heun's method. The last three need a network that takes any σ."""
     temperature: NonNegativeFloat = 1.0
-    """Of annealed, consistent, pc: the variance of the noise, relative to the algorithm's."""
+    """Variance of the noise, relative to the algorithm's; read by annealed, consistent, pc."""
     denoise: bool = False
-    """Of annealed, consistent, pc, ode: whether to return E[x₀ | x] of the last state in its place."""
+    """Whether to return E[x₀ | x] instead of the last state x; read by annealed, consistent, pc, ode."""
     num_levels: Annotated[int, Field(ge=2, le=100_000)] | None = None
-    """Of consistent, pc, ode, heun: through how many noise levels they go from the model's largest to its
-    smallest, geometrically (heun: by `rho`); as many as the model has if None. To ode they are stops on the
-    way, for the animation: the solver chooses its own steps."""
+    """Number of noise levels from the model's largest to its smallest, spaced geometrically (heun: by `rho`);
+    None is the model's number. Read by consistent, pc, ode, heun. For ode, the solver
+    stops at the levels, for the animation, and chooses its own steps between them."""
 
     step_size: PositiveFloat = 2e-5
-    """Of annealed: ε, the step size at the last level."""
+    """ε, the step size at the last level; read by annealed."""
     steps_per_scale: PositiveInt = 100
-    """Of annealed: T."""
+    """T, the steps at each level; read by annealed."""
     eta: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Of consistent: η, the share of the noise that a step removes; the reverse diffusion's if None."""
+    """η, the fraction of the noise that a step removes; None is the fraction of reverse diffusion. Read by
+    consistent."""
     predictor: Literal["reverse_diffusion", "euler_maruyama"] = "reverse_diffusion"
-    """Of pc: from each level to the next."""
+    """Predictor, the step from each level to the next; read by pc."""
     corrector_steps: NonNegativeInt = 1
-    """Of pc: Langevin steps at each level."""
+    """Langevin steps at each level; read by pc."""
     snr: PositiveFloat = 0.16
-    """Of pc: r, the signal-to-noise ratio of the corrector."""
+    """r, the signal-to-noise ratio of the corrector; read by pc."""
     rho: PositiveFloat = 7.0
-    """Of heun: ρ of its noise levels; the larger, the more geometric."""
+    """ρ of the noise levels, which become geometric as it grows; read by heun."""
     s_churn: NonNegativeFloat = 0.0
-    """Of heun: S_churn; 0 is the deterministic algorithm."""
+    """S_churn, the amount of added noise; 0 is the deterministic algorithm. Read by heun."""
     s_min: NonNegativeFloat = 0.0
-    """Of heun: S_min, the least σ at which noise is added."""
+    """S_min, the smallest σ at which noise is added; read by heun."""
     s_max: PositiveFloat = 1e6
-    """Of heun: S_max, the largest."""
+    """S_max, the largest σ at which noise is added; read by heun."""
     s_noise: NonNegativeFloat = 1.0
-    """Of heun: S_noise, the standard deviation of the added noise, relative to the algorithm's."""
+    """S_noise, the standard deviation of the added noise, relative to the algorithm's; read by heun."""
     rtol: PositiveFloat = 1e-5
-    """Of ode: the relative tolerance."""
+    """Relative tolerance of the solver; read by ode and by the likelihood."""
     atol: PositiveFloat = 1e-5
-    """Of ode: the absolute tolerance, in the units of x."""
+    """Absolute tolerance of the solver, in the units of x; read by ode and by the likelihood."""
 
 
 class Restoration(Settings):
-    """What images are restored from; by the sampler above."""
+    """Observations that images are restored from, and interpolation; `sampling` holds the sampler."""
 
     num_samples: PositiveInt = 4
-    """How many restorations of each image; of interpolate through noise, how many rows."""
+    """Number of restorations of each image; for interpolation through noise, number of rows."""
     given: Literal["originals", "observations"] = "originals"
-    """Whether the images are originals, of which the observations are made here, or observations."""
+    """Kind of the given images: originals, from which observations are made here, or observations."""
     noise: NonNegativeFloat = 0.0
-    """σ_y, the standard deviation of the noise in an observation, for images in [0, 1]."""
+    """σ_y, the standard deviation of the noise in an observation, in the units of images in [0, 1]."""
     mask: Annotated[str, Field(min_length=1), AfterValidator(expanded)] = "left"
-    """Of inpaint: what is known: the `left`, `right`, `top` or `bottom` half; all but a square in the
-    `centre`, half as high and wide; `random` pixels; or where a PNG file is white."""
+    """Known pixels: the `left`, `right`, `top` or `bottom` half; all except a square in the `centre`, half as
+    high and wide; `random` pixels; or the white pixels of a PNG file. Read by inpaint."""
     known: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    """Of inpaint: the share of random pixels that are known."""
+    """Fraction of known pixels with the mask `random`; read by inpaint."""
     factor: Annotated[int, Field(ge=2)] = 2
-    """Of superres: the side of the blocks that are averaged, in pixels."""
+    """Side of the blocks that are averaged, in pixels; read by superres."""
     through: Literal["noise", "latents"] = "noise"
-    """Of interpolate: between samples, whose noise passes from one to the other (NCSNv2); or between images,
-    through their latents of the probability flow."""
+    """Path of the interpolation: `noise`, between samples whose injected noise is interpolated (NCSNv2), or
+    `latents`, between images through their latents of the probability flow. Read by interpolate."""
     num_interpolations: Annotated[int, Field(ge=2)] = 8
-    """Of interpolate: the images of a row."""
+    """Number of images in a row; read by interpolate."""
 
 
 METRICS = (
@@ -374,47 +398,50 @@ METRICS = (
 
 
 def _metrics(value: Any) -> Any:
-    """The setting `metrics`; on the command line, their names are a string."""
+    """Return the setting `metrics`; names from the command line are one string."""
     if value == "all":
         return value
-    names = tuple(value.strip("()[] ").split(",")) if isinstance(value, str) else tuple(value)
+    names = value.strip("()[] ").split(",") if isinstance(value, str) else value
+    names = tuple(names) if isinstance(names, list | tuple) else ()
     if names and all(name in METRICS for name in names):
         return names
     raise ValueError(f"found {str(value)[:80]!r}; accepted: 'all', or some of {','.join(METRICS)}")
 
 
 class Evaluation(Settings):
-    """What `--mode evaluate` measures."""
+    """Metrics of `--mode evaluate`."""
 
     metrics: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_metrics)] = "all"
-    """`frechet` and `kernel` distance, `coverage` (with precision, recall and density), `inception_score`,
-    the histogram of `classes`, the nearest training `neighbours`, the `likelihood` and the `loss` of test
-    examples; `all` are those that the data and the network allow."""
+    """Metrics to compute: `frechet` and `kernel` distance, `coverage` (with precision, recall and density),
+    `inception_score`, the histogram of `classes`, the nearest training `neighbours`, the `likelihood` and the
+    `loss` of test examples; `all` is every metric that the data and the network allow."""
     num_samples: Annotated[int, Field(ge=2)] = 10_000
-    """How many samples of each checkpoint are judged; it becomes part of the metrics' names."""
+    """Number of samples per checkpoint; the metrics' names contain this number."""
     features: Literal["auto", "classifier", "inception", "pixels"] = "auto"
-    """Where images are compared: in the last layer of a small classifier, which is trained on the dataset's
-    labels once; in that of Inception-v3 (the extra `fid`); or as they are. `auto` is the classifier where
-    images have labels, and Inception elsewhere. Points are compared as they are."""
+    """Features in which images are compared: the last layer of a small classifier, trained once on the
+    dataset's labels; the last layer of Inception-v3 (needs the extra `fid`); or the pixels. `auto` is the
+    classifier if images have labels, otherwise Inception if it is installed, otherwise the pixels. Points are
+    compared by their coordinates."""
     inception_weights: Place | None = None
-    """A file of Inception-v3's weights, as torch-fidelity has them; downloaded if None."""
+    """File of Inception-v3's weights in torch-fidelity's format; None downloads it."""
     num_neighbours: PositiveInt = 5
-    """Of coverage: k, the neighbour that decides how far a manifold reaches."""
+    """k of the k-nearest-neighbour radii; read by coverage."""
     likelihood_examples: PositiveInt = 1_000
-    """How many test examples, from the first, the likelihood averages over."""
+    """Test examples, from the first, that the likelihood averages over."""
     trace: Literal["auto", "exact", "hutchinson"] = "auto"
-    """Of likelihood: how the score's divergence is found. `auto` is exact in up to 16 dimensions."""
+    """Computation of the score's divergence: exact, or Hutchinson's estimate; `auto` is exact in up to 16
+    dimensions. Read by likelihood."""
     num_probes: PositiveInt = 1
-    """Of likelihood: how many Rademacher vectors Hutchinson's estimate averages over."""
+    """Rademacher vectors that Hutchinson's estimate averages over; read by likelihood."""
     loss_examples: PositiveInt = 1_000
-    """How many test examples, from the first, the loss at each noise level averages over."""
+    """Test examples, from the first, that the loss at each noise level averages over."""
 
 
 class Config(Settings):
-    """One run."""
+    """Settings of one run."""
 
     seed: Seed = 0
-    """Decides the initial parameters, the order of the data and every draw of the training."""
+    """Seed of the initial parameters, the order of the data and every random draw in training."""
     data: Data = Data()
     model: Model = NcsnModel()
     training: Training = Training()
@@ -427,18 +454,17 @@ class Config(Settings):
         method = self.sampling.method
         if self.model.name == "ncsn" and method in ("pc", "ode", "heun"):
             raise ValueError(
-                f"sampling.method={method!r} asks for scores at any σ, found model.name='ncsn', which embeds "
+                f"sampling.method={method!r} needs scores at any σ, found model.name='ncsn', which embeds "
                 "discrete levels; accepted: 'annealed' or 'consistent', or a model 'ncsnv2' or 'mlp'"
             )
         if self.model.name == "ncsn" and method == "consistent" and self.sampling.num_levels:
             raise ValueError(
-                f"sampling.num_levels={self.sampling.num_levels}: model.name='ncsn' embeds discrete levels, "
-                "and is sampled at those; accepted: None"
+                f"sampling.num_levels={self.sampling.num_levels}: model.name='ncsn' embeds discrete levels "
+                "and can be sampled only at these; accepted: None"
             )
         if self.model.sigmas != "auto" and len(self.model.noise_levels) < 2 and method != "annealed":
             raise ValueError(
-                f"sampling.method={method!r} goes from noise level to noise level, found one; accepted: "
-                "'annealed'"
+                f"sampling.method={method!r} needs at least two noise levels, found one; accepted: 'annealed'"
             )
         return self
 
@@ -446,24 +472,24 @@ class Config(Settings):
     def _network_takes_the_noise(self) -> "Config":
         if self.training.noise == "continuous" and self.model.name == "ncsn":
             raise ValueError(
-                "training.noise='continuous' takes a network for any σ, found model.name='ncsn', which "
+                "training.noise='continuous' needs a network for any σ, found model.name='ncsn', which "
                 "embeds discrete levels; accepted: 'ncsnv2' or 'mlp'"
             )
         return self
 
     def network(self) -> nn.Module:
-        """The score network, untrained."""
+        """Return the untrained score network."""
         return self.model.build(rescaled=self.data.transform != "none")
 
 
 def parse(settings: Any) -> Config:
-    """The config of nested dictionaries.
+    """Return the config with the values of nested dictionaries.
 
     Args:
-      settings: values by name, as dictionaries or a `ConfigDict`; what is missing takes its default.
+      settings: values by name, as dictionaries or a `ConfigDict`; missing ones take their defaults.
 
     Raises:
-      UserError: if a name is unknown, or a value has the wrong type or range; it names each.
+      UserError: if a name is unknown, or a value has the wrong type or range; the message lists all of them.
     """
     if isinstance(settings, ml_collections.ConfigDict):
         settings = settings.to_dict()
@@ -475,37 +501,37 @@ def parse(settings: Any) -> Config:
 
 def _one_line(error) -> str:
     group, *names = error["loc"] or [""]
-    # Behind `model` comes which of the models it is, which is no setting's name.
+    # pydantic puts the tag of the union after `model`; it isn't a setting's name.
     names = names[1:] if group == "model" else names
     place = ".".join(map(str, filter(None, ("config", group, *names))))
     found = error["input"]
-    if error["type"] == "value_error":  # raised by a validator: its own words say what was found
+    if error["type"] == "value_error":  # raised by a validator, whose message includes the value found
         return f"{place}: {error['ctx']['error']}"
     message = f"{place}={found!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
     return " ".join(message.split())
 
 
 def load(path: Path) -> Config:
-    """The config of a run, from its `config.json`.
+    """Return the config in a run's `config.json`.
 
     Raises:
-      UserError: if the file isn't one.
+      UserError: if the file isn't a config of this program.
     """
     try:
-        return parse(json.loads(path.read_text()))
+        return parse(json.loads(path.read_text("utf-8")))
     except (UserError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not this program's config: {error}") from None
 
 
 def changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ, by dotted name, as (old, new)."""
+    """Return the settings that differ, by dotted name, as (old, new)."""
     before, after = flatten(old.model_dump()), flatten(new.model_dump())
     pairs = {name: (before.get(name), after.get(name)) for name in before | after}
     return {name: (a, b) for name, (a, b) in pairs.items() if a != b}
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, `{"model": {"num_filters": 64}}` as `{"model.num_filters": 64}`."""
+    """Flatten nested dictionaries: `{"model": {"num_filters": 64}}` to `{"model.num_filters": 64}`."""
     flat = {}
     for name, value in settings.items():
         if isinstance(value, dict):

@@ -1,7 +1,8 @@
-"""Distributions whose density and score are known exactly at every noise level, and toy sets of points.
+"""Distributions whose density and score are known exactly at every noise level, and toy data sets.
 
 Perturbing data by N(0, σ²I) convolves their density with that Gaussian: `log_density(x, sigma)` is the
-convolution in closed form, and σ = 0 the clean density. Everything is for a single point: `jax.vmap` it.
+convolution in closed form, and the clean density at σ = 0. Every function handles a single point; use
+`jax.vmap` for many.
 """
 
 from collections.abc import Callable
@@ -24,13 +25,13 @@ Point = Float[Array, " D"]
 def score_of(log_density: Callable[..., Float[Array, ""]]) -> Callable[..., Float[Array, "*event"]]:
     """The score ∇ₓ log p(x) of a log-density.
 
-    A normalising constant adds log Z, whose gradient is zero: log p̃ = log p + log Z will do.
+    The density needs no normalisation: log p̃ = log p + log Z has the same gradient.
 
     Args:
-      log_density: log p̃, from x (and whatever follows it) to a scalar.
+      log_density: log p̃, from x (and any further arguments) to a scalar.
 
     Returns:
-      The function of the same arguments that gives the score at x.
+      A function of the same arguments that returns the score at x.
 
     >>> def unnormalised(x): return jnp.log(1e6) - jnp.sum(jnp.square(x)) / 2
     >>> score_of(unnormalised)(jnp.array([1.0, -2.0]))
@@ -42,16 +43,16 @@ def score_of(log_density: Callable[..., Float[Array, ""]]) -> Callable[..., Floa
 class GaussianMixture(struct.PyTreeNode):
     """The mixture p(x) = Σₖ wₖ N(x; μₖ, Sₖ) of K Gaussians in D dimensions.
 
-    Noise adds σ² to every variance: p_σ(x) = Σₖ wₖ N(x; μₖ, Sₖ + σ²I). A pytree, whose leaves may be traced
-    and differentiated.
+    Noise adds σ² to every variance: p_σ(x) = Σₖ wₖ N(x; μₖ, Sₖ + σ²I). The mixture is a pytree whose leaves
+    may be traced and differentiated.
 
     Attributes:
-      weights: wₖ, positive, of any sum: they are divided by it. `(K,)`.
+      weights: wₖ, positive, `(K,)`; they are divided by their sum.
       means: μₖ, `(K, D)`.
       stds: the standard deviations: one for all, `()`; one for each component, `(K,)`; or one for each
         component and coordinate, `(K, D)`.
 
-    Its methods raise a ValueError for an x that isn't one point `(D,)` or has no floating type.
+    Its methods raise a ValueError if x isn't one point `(D,)` or has no floating type.
 
     >>> p = GaussianMixture(weights=[0.5, 0.5], means=[[-1.0], [1.0]], stds=[1.0, 1.0])
     >>> p.score(jnp.zeros(1), sigma=2.0)
@@ -67,14 +68,14 @@ class GaussianMixture(struct.PyTreeNode):
         return logsumexp(self._joint(x, sigma)).astype(jnp.asarray(x).dtype)
 
     def score(self, x: Point, sigma: Scalar = 0.0) -> Point:
-        """∇ₓ log p_σ(x) = Σₖ p_σ(k | x) (Sₖ + σ²I)⁻¹ (μₖ − x), each mean's pull by its share of p_σ(x)."""
+        """∇ₓ log p_σ(x) = Σₖ p_σ(k | x) (Sₖ + σ²I)⁻¹ (μₖ − x), each mean's pull weighted by its share."""
         x = floating(x)
         joint = self._joint(x, sigma)
         means, variances = self._moments(sigma, joint.dtype)
         return (jax.nn.softmax(joint) @ ((means - x[None]) / variances)).astype(x.dtype)
 
     def sample(self, key: PRNGKey, sigma: Scalar = 0.0) -> Point:
-        """One draw from p_σ, of the type of the parameters."""
+        """Draw a point from p_σ, in the type of the parameters."""
         own = _common_type(self.weights, self.means, self.stds)
         dtype = wide(own)
         component_key, noise_key = jax.random.split(key)
@@ -95,7 +96,7 @@ class GaussianMixture(struct.PyTreeNode):
         x = floating(x)
         point = jnp.shape(jnp.asarray(self.means))[1:]
         if x.shape != point:
-            raise ValueError(f"x must be one point, of the shape {point}, found {x.shape}")
+            raise ValueError(f"x must be one point of the shape {point}, found {x.shape}")
         dtype = wide(x, _common_type(self.weights, self.means, self.stds))
         log_weights = jax.nn.log_softmax(jnp.log(jnp.asarray(self.weights, dtype)))
         means, variances = self._moments(sigma, dtype)
@@ -105,9 +106,9 @@ class GaussianMixture(struct.PyTreeNode):
 class BoxUniform(struct.PyTreeNode):
     """The uniform distribution on a box, aᵢ ≤ xᵢ ≤ bᵢ: a density that jumps at its boundary.
 
-    Inside, its score is zero. It is where integration by parts leaves a boundary term behind, and implicit
-    score matching isn't explicit score matching up to a constant. With noise it is smooth,
-    p_σ(x) = Πᵢ [Φ((bᵢ − xᵢ)/σ) − Φ((aᵢ − xᵢ)/σ)] / (bᵢ − aᵢ), and both are as they should be.
+    Inside, its score is zero. Integration by parts leaves a boundary term, so implicit score matching doesn't
+    equal explicit score matching up to a constant. With noise there is no such term: the density is smooth,
+    p_σ(x) = Πᵢ [Φ((bᵢ − xᵢ)/σ) − Φ((aᵢ − xᵢ)/σ)] / (bᵢ − aᵢ).
 
     Attributes:
       low: a, `(D,)`.
@@ -128,14 +129,14 @@ class BoxUniform(struct.PyTreeNode):
         return jnp.sum(log_densities).astype(jnp.asarray(x).dtype)
 
     def score(self, x: Point, sigma: Scalar = 0.0) -> Point:
-        """∇ₓ log p_σ(x), pointing to the box by [φ(n) − φ(f)] / [Φ(f) − Φ(n)] / σ; zero if σ = 0.
+        """∇ₓ log p_σ(x): in each coordinate, [φ(n) − φ(f)] / [Φ(f) − Φ(n)] / σ inwards; zero if σ = 0.
 
-        n and f are the distances from x to the nearer and to the farther side, in units of σ, n < 0 inside.
+        n and f are the distances from x to the nearer and the farther side, in units of σ; n < 0 inside.
         """
         _, _, sigma = self._in_type_of(x, sigma)
         outwards, near, far = self._sides(x, sigma)
 
-        # The ratio overflows deep inside the box, where the score is zero to all digits.
+        # The ratio would overflow deep inside the box, where the score is zero to all digits.
         near = jnp.maximum(near, -12.0)
         exponent = -(far - near) * (far + near) / 2  # log φ(f)/φ(n)
         pull = -jnp.expm1(exponent) / (_mills_ratio(near) - jnp.exp(exponent) * _mills_ratio(far))
@@ -143,12 +144,12 @@ class BoxUniform(struct.PyTreeNode):
         return score.astype(jnp.asarray(x).dtype)
 
     def _in_type_of(self, x, sigma) -> tuple[Array, Array, Array]:
-        """The two corners and σ, in the type that values at x are computed in."""
+        """The two corners and σ, in the type of computations at x."""
         dtype = wide(floating(x), _common_type(self.low, self.high))
         return tuple(jnp.asarray(value, dtype) for value in (self.low, self.high, sigma))  # pyright: ignore
 
     def _sides(self, x, sigma) -> tuple[Point, Point, Point]:
-        """Of each coordinate the way out, ±1, and the distances to the nearer and the farther side over σ."""
+        """Each coordinate's outward sign ±1, and its distances to the nearer and the farther side over σ."""
         low, high, sigma = self._in_type_of(x, sigma)
         scale = jnp.where(sigma > 0, sigma, 1.0)  # gradients of the branch that isn't taken must be finite
         outwards = jnp.where(2 * x >= low + high, 1.0, -1.0)
@@ -156,7 +157,7 @@ class BoxUniform(struct.PyTreeNode):
         return outwards, near, near + (high - low) / scale
 
     def sample(self, key: PRNGKey, sigma: Scalar = 0.0) -> Point:
-        """One draw from p_σ, of the type of the corners."""
+        """Draw a point from p_σ, in the type of the corners."""
         own = _common_type(self.low, self.high)
         low, high, sigma = self._in_type_of(jnp.zeros((), own), sigma)
         uniform_key, noise_key = jax.random.split(key)
@@ -164,13 +165,13 @@ class BoxUniform(struct.PyTreeNode):
         return (x + sigma * jax.random.normal(noise_key, low.shape, low.dtype)).astype(own)
 
     def boundary_flux(self, fn: Callable[[Point], Point], x: Point) -> Float[Array, ""]:
-        """What p·f carries out of the box, ∮ p f·n dS, seen from one point of it.
+        """The flux of p·f out of the box, ∮ p f·n dS, estimated from one point of the box.
 
-        In the mean over x ~ p, Σᵢ [fᵢ(x with xᵢ = bᵢ) − fᵢ(x with xᵢ = aᵢ)] / (bᵢ − aᵢ) is the boundary term
+        The mean of Σᵢ [fᵢ(x with xᵢ = bᵢ) − fᵢ(x with xᵢ = aᵢ)] / (bᵢ − aᵢ) over x ~ p is the boundary term
         of the divergence theorem, E[f·∇log p] + E[∇·f] = ∮ p f·n dS.
 
         Args:
-          fn: f, from a point to a vector of its shape.
+          fn: f, from a point to a vector of the same shape.
           x: a point of the box.
         """
         low, high = jnp.asarray(self.low), jnp.asarray(self.high)
@@ -183,13 +184,13 @@ class BoxUniform(struct.PyTreeNode):
 
 
 def _common_type(*parameters: Any) -> Any:
-    """The floating type of a density's parameters; lists and integers have jax's default."""
+    """The floating type of a density's parameters; lists and integers take JAX's default."""
     return jnp.result_type(*map(jnp.asarray, parameters), float)
 
 
 def _mills_ratio(t: Array) -> Array:
-    """[1 − Φ(t)] / φ(t), the relative size of the Gaussian's tail; beyond t = 10 by its asymptotic series."""
-    # jax 0.10's erfcx, which would do, is 0 between 9.2 and 9.4 in single precision.
+    """[1 − Φ(t)] / φ(t), the relative size of the Gaussian's tail; from t = 10 by its asymptotic series."""
+    # Not erfcx: in jax 0.10 it is 0 between 9.2 and 9.4 in single precision.
     moderate, large = jnp.minimum(t, 10.0), jnp.maximum(t, 10.0)
     u = 1 / jnp.square(large)
     series = (1 - u * (1 - 3 * u * (1 - 5 * u))) / large
@@ -213,16 +214,16 @@ def eight_gaussians(*, radius: float = 4.0, std: float = 0.3) -> GaussianMixture
 
 
 def two_moons(key: PRNGKey, *, noise: float = 0.1) -> Float[Array, "2"]:
-    """One point of two interleaving half circles of radius 2, centred on the origin, with Gaussian noise."""
+    """Draw a point of two interleaving half circles of radius 2, around the origin, with Gaussian noise."""
     moon_key, angle_key, noise_key = jax.random.split(key, 3)
     angle = jax.random.uniform(angle_key, maxval=jnp.pi)
     upper = jnp.stack([jnp.cos(angle) - 0.5, jnp.sin(angle) - 0.25])
-    sign = jax.random.rademacher(moon_key, (), jnp.float32)  # turned by half a turn, one moon is the other
+    sign = jax.random.rademacher(moon_key, (), jnp.float32)  # half a turn maps each moon to the other
     return 2.0 * sign * upper + noise * jax.random.normal(noise_key, (2,))
 
 
 def swiss_roll(key: PRNGKey, *, noise: float = 0.1) -> Float[Array, "2"]:
-    """One point of a spiral of one and a half turns, out to a radius of 4, with Gaussian noise."""
+    """Draw a point of a spiral of one and a half turns, out to a radius of 4, with Gaussian noise."""
     angle_key, noise_key = jax.random.split(key)
     angle = 1.5 * jnp.pi * (1 + 2 * jax.random.uniform(angle_key))
     radius = 4.0 * angle / (4.5 * jnp.pi)
@@ -231,7 +232,7 @@ def swiss_roll(key: PRNGKey, *, noise: float = 0.1) -> Float[Array, "2"]:
 
 
 def checkerboard(key: PRNGKey) -> Float[Array, "2"]:
-    """One point, uniform on the eight dark squares of a 4 × 4 board on [−4, 4]²."""
+    """Draw a point uniformly from the eight dark squares of a 4 × 4 board on [−4, 4]²."""
     square_key, place_key = jax.random.split(key)
     row, half_column = jnp.divmod(jax.random.randint(square_key, (), 0, 8), 2)
     corner = jnp.stack([2 * half_column + row % 2, row])

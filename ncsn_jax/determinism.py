@@ -1,4 +1,4 @@
-"""jax's own settings, on which a run's bits depend, and which the environment may change."""
+"""Settings of jax that affect the bits of a run, and that the environment can change."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,15 +7,16 @@ from typing import Any
 import jax
 
 RECORDED = ("jax_default_matmul_precision",)
-"""What a user may have reasons to choose: a checkpoint records it, and a run goes on with no other."""
+"""Settings that users may choose: checkpoints record them, and a run resumes only with the same values."""
 
 
 @contextlib.contextmanager
 def pinned() -> Iterator[None]:
-    """Inside, random numbers and types are the same whatever the environment says.
+    """Fix the random numbers and types inside this context, whatever the environment says.
 
-    `JAX_ENABLE_X64`, `JAX_THREEFRY_PARTITIONABLE`, `JAX_DEFAULT_PRNG_IMPL`, `JAX_RANDOM_SEED_OFFSET` and
-    `JAX_NUMPY_DTYPE_PROMOTION` would make other samples of a seed, and other steps of a run.
+    Otherwise `JAX_ENABLE_X64`, `JAX_THREEFRY_PARTITIONABLE`, `JAX_DEFAULT_PRNG_IMPL`,
+    `JAX_RANDOM_SEED_OFFSET` and `JAX_NUMPY_DTYPE_PROMOTION` would change the samples of a seed and the steps
+    of a run.
     """
     offset = jax.config.jax_random_seed_offset  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_random_seed_offset", 0)
@@ -25,6 +26,7 @@ def pinned() -> Iterator[None]:
             jax.threefry_partitionable(True),
             jax.default_prng_impl("threefry2x32"),
             jax.numpy_dtype_promotion("standard"),
+            jax.disable_jit(False),
         ):
             yield
     finally:
@@ -32,5 +34,5 @@ def pinned() -> Iterator[None]:
 
 
 def recorded() -> dict[str, Any]:
-    """The settings of jax that a checkpoint records, by name."""
+    """Return the settings of jax that a checkpoint records, by name."""
     return {name: getattr(jax.config, name) for name in RECORDED}

@@ -1,6 +1,6 @@
-"""Types of numbers: which ones x may have, and the one that a result is computed in.
+"""Floating-point types: the accepted types of x, and the types of coefficients and results.
 
-A result has the type of x. Coefficients are computed in float32 at least, also where x is narrower.
+A result has the type of x. Coefficients are computed in at least float32, even if x is narrower.
 """
 
 from typing import Any
@@ -11,11 +11,11 @@ from jax.typing import ArrayLike, DTypeLike
 
 
 def floating(x: Any, name: str = "x") -> Array:
-    """x as an array, which must have a floating type.
+    """Return x as an array of a floating type.
 
     Args:
-      x: an array, or what `jnp.asarray` takes.
-      name: what an error calls it.
+      x: an array, or a value that `jnp.asarray` accepts.
+      name: the name of x in the error.
 
     Raises:
       ValueError: if x has another type; noise levels would be rounded to it.
@@ -27,19 +27,19 @@ def floating(x: Any, name: str = "x") -> Array:
 
 
 def wide(*values: ArrayLike | DTypeLike) -> Any:
-    """The type in which values, given as arrays or as their types, are computed: float32 at least."""
+    """The type for computing with values, given as arrays or types: at least float32."""
     dtype = jnp.result_type(*values)
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def widened(x: Any) -> Array:
-    """x, of a floating type, in float32 or wider."""
+    """Return x, of a floating type, in float32 or wider."""
     x = floating(x)
     return x.astype(wide(x))
 
 
 def scalars(x: Array, *values: Any) -> tuple[Array, ...]:
-    """Coefficients of x, in the type of x or in float32 if that is narrower.
+    """Return coefficients of x as arrays of the type of x, but at least float32.
 
     Raises:
       ValueError: if x has no floating type.
@@ -49,6 +49,6 @@ def scalars(x: Array, *values: Any) -> tuple[Array, ...]:
 
 
 def root(square: Array) -> Array:
-    """√square, with a derivative of 0 at 0: there, no noise is added, and a gradient must not become NaN."""
+    """√square, with derivative 0 at 0: no noise is added there, and a gradient must not become NaN."""
     is_zero = square == 0
     return jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, square)))

@@ -1,9 +1,9 @@
-"""The errors that `main.py` turns into an exit status."""
+"""Errors that `main.py` turns into an exit status."""
 
 
 class UserError(Exception):
-    """What was wrong, what was found and what would be accepted, in one line: `main.py` prints just that."""
+    """A user's mistake: the problem, the value found and the fix, in the one line that `main.py` prints."""
 
 
 class PreemptedError(Exception):
-    """The machine is wanted back: training has been saved and has ended. `main.py` exits with status 143."""
+    """Preemption: training has saved its state and ended. `main.py` exits with status 143."""

@@ -1,4 +1,4 @@
-"""Files that are whole whenever the process is killed and whatever the disk takes; caches that stay small."""
+"""Files that survive kills and full disks, and caches of limited size."""
 
 import contextlib
 import os
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def write_whole(path: Path, write: Callable[[Any], None]) -> None:
-    """Writes a file that is there whole or not at all.
+    """Write a file atomically: it appears complete or not at all.
 
     Args:
       path: the file.
-      write: writes to an opened binary file.
+      write: a function that writes to an opened binary file.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -27,13 +27,13 @@ def write_whole(path: Path, write: Callable[[Any], None]) -> None:
 
 
 def limit_size(directory: Path, size: int) -> None:
-    """Deletes the files of a directory that were not read for longest, until the others take at most `size`.
+    """Delete the least recently read files of a directory until the rest take at most `size`.
 
-    Another process may do the same, or read and write there.
+    This is safe while other processes do the same, or read and write in the directory.
 
     Args:
-      directory: of the files; what it has besides is left.
-      size: in bytes.
+      directory: the directory of the files; its subdirectories are kept.
+      size: the limit in bytes.
     """
     found = []
     for path in filter(Path.is_file, directory.iterdir()):
@@ -47,26 +47,26 @@ def limit_size(directory: Path, size: int) -> None:
 
 
 class AppendedFile:
-    """A file that grows. What a full disk doesn't take is kept, and written when there is space."""
+    """A file for appending; data that a full disk refuses wait in memory for the next write."""
 
     def __init__(self, path: Path):
         self._file = path.open("ab", buffering=0)
         self._pending = b""
 
     def append(self, data: bytes) -> None:
-        """Takes data, which `write` writes."""
+        """Add data, for `write` to write."""
         self._pending += data
 
     def write(self) -> None:
-        """Writes what is pending; raises an OSError if the disk doesn't take all of it."""
+        """Write the pending data; raise an OSError if the disk doesn't take all of it."""
         while self._pending:
             self._pending = self._pending[self._file.write(self._pending) :]
 
     def sync(self) -> None:
-        """As `write`, and returns when it would survive the loss of power."""
+        """Write the pending data, and wait until they would survive a power failure."""
         self.write()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Closes the file; what is pending is lost."""
+        """Close the file; pending data are lost."""
         self._file.close()

@@ -1,6 +1,6 @@
-"""The processes of a program: how they meet, agree and wait. A process alone is a group of one.
+"""Communication between the processes of a program; a single process is a group of one.
 
-On a TPU pod, under Slurm or on GKE, one process runs on every host, each with the same command.
+On a TPU pod, under Slurm or on GKE, every host runs one process with an identical command.
 """
 
 import json
@@ -22,18 +22,19 @@ logger = logging.getLogger("ncsn_jax")
 
 
 def join(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Meets the other processes, if there are any; to be called before any computation.
+    """Connect to the other processes, if there are any; call this before any computation.
 
-    Without arguments, the cluster tells where they are: a TPU pod, Slurm, Open MPI or GKE does. Where nothing
-    tells, this process is alone, as it is with `num_processes=1`.
+    Without arguments, jax finds them through the cluster: a TPU pod, Slurm, Open MPI or GKE. Without a
+    cluster, or with `num_processes=1`, this process runs alone.
 
     Args:
       coordinator_address: HOST:PORT of process 0.
-      num_processes: how many there are.
-      process_id: which of them this is, from 0.
+      num_processes: the number of processes.
+      process_id: the number of this process, from 0.
 
     Raises:
-      UserError: if only some of the arguments are given, they make no sense, or the others aren't found.
+      UserError: if only some of the arguments are given, they are invalid, or the other processes aren't
+        found.
     """
     given = (coordinator_address, num_processes, process_id)
     if num_processes == 1 or jax.distributed.is_initialized():
@@ -45,10 +46,10 @@ def join(coordinator_address: str | None, num_processes: int | None, process_id:
         )
     if num_processes is not None and process_id is not None and process_id >= num_processes:
         raise UserError(
-            f"--process_id={process_id}: accepted: 0 to {num_processes - 1}, as "
+            f"--process_id={process_id}: accepted: 0 to {num_processes - 1}, because "
             f"--num_processes={num_processes}"
         )
-    if coordinator_address is not None:  # jax would wait minutes for what can't be called
+    if coordinator_address is not None:  # jax would wait minutes for an invalid address
         host, _, port = coordinator_address.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
             raise UserError(
@@ -58,7 +59,7 @@ def join(coordinator_address: str | None, num_processes: int | None, process_id:
     is_named = coordinator_address is not None or "JAX_COORDINATOR_ADDRESS" in os.environ
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a kind of cluster can't be looked for
+            warnings.simplefilter("ignore")  # about kinds of clusters that can't be detected
             jax.distributed.initialize(coordinator_address, num_processes, process_id)
     except ValueError as error:
         if is_named:
@@ -66,23 +67,23 @@ def join(coordinator_address: str | None, num_processes: int | None, process_id:
             raise UserError(f"the coordinator's address {place}: {error}") from error
     except RuntimeError as error:
         if not is_named and "before any JAX calls" in str(error) and jax.process_count() == 1:
-            return  # called from a notebook, alone
+            return  # a single process, such as a notebook
         raise UserError(f"the other processes aren't found ({' '.join(str(error).split())[:200]})") from error
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes what is written once."""
+    """Return whether this is the first process, which writes the shared files."""
     return jax.process_index() == 0
 
 
 def say(message: str) -> None:
-    """Tells the user something that is no error; once, not once a process."""
+    """Log a notice for the user, in the first process only."""
     if is_first():
         logger.warning(message)
 
 
 def exchange(text: str) -> list[str]:
-    """What each process has given, by process; all must call it."""
+    """Return the texts of all processes, in their order; every process must call this."""
     if jax.process_count() == 1:
         return [text]
     own = np.frombuffer(text.encode(), np.uint8)
@@ -94,21 +95,21 @@ def exchange(text: str) -> list[str]:
 
 
 def any_of(flag: bool) -> bool:
-    """Whether the flag of any process is set."""
+    """Return whether any process has set its flag; every process must call this."""
     return any(exchange("x" if flag else ""))
 
 
 def wait_for_all(what: str) -> None:
-    """Returns when every process is here."""
+    """Wait until every process has called this."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
 
 def together(function: Callable[[], T]) -> T:
-    """Calls a function in every process; where one fails by the user's mistake, all do.
+    """Call a function in every process; a user's mistake in one of them is raised in all.
 
     Raises:
-      UserError: the first process's that has one.
+      UserError: the error of the first process that has one.
     """
     result: Any = None
     message = ""
@@ -125,20 +126,20 @@ def together(function: Callable[[], T]) -> T:
 
 
 def by_first(function: Callable[[], object]) -> None:
-    """Calls a function in the first process, for which the others wait; its errors are all's."""
+    """Call a function in the first process while the others wait; its error is raised in every process."""
     together(lambda: function() if is_first() else None)
 
 
 def from_first(function: Callable[[], str]) -> str:
-    """The text that a function returns in the first process, which alone calls it; its errors are all's."""
+    """Return a function's text from the first process; its error is raised in every process."""
     return exchange(together(lambda: function() if is_first() else ""))[0]
 
 
 def require_equal(facts: Mapping[str, Any]) -> None:
-    """Makes sure that all processes know the same facts.
+    """Check that the facts are equal in all processes.
 
     Raises:
-      UserError: if not; it names what differs between the first process and the first that knows others.
+      UserError: if they differ; it compares process 0 with the first process that differs from it.
     """
     everyones = [json.loads(text) for text in exchange(json.dumps(dict(facts)))]
     for process, other in enumerate(everyones):
@@ -146,6 +147,6 @@ def require_equal(facts: Mapping[str, Any]) -> None:
         if names:
             found = ", ".join(f"{n}={other.get(n)!r}, not {everyones[0].get(n)!r}" for n in names[:5])
             raise UserError(
-                f"process {process} has {found} as process 0 has: start the same version of the program with "
-                "the same command everywhere"
+                f"process {process} has {found} like process 0: run the same version of the program, with "
+                "the same settings and data, on every host"
             )

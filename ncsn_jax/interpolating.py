@@ -1,4 +1,4 @@
-"""Interpolation as the application runs it: rows of images that pass from one to another, to files."""
+"""The application's interpolation: rows of images that pass from one to another, written to files."""
 
 import functools
 from pathlib import Path
@@ -18,17 +18,17 @@ from ncsn_jax.restoring import MAX_IMAGES, described_settings, restoration_key, 
 
 
 def interpolate(directory: Path, score_fn: NetworkScore, config: Config, images: str | None) -> None:
-    """Draws rows of images that pass from one to another, and writes them.
+    """Draw rows of images that pass from one to another, and write them.
 
-    `samples.npy` holds the rows, `(rows, num_interpolations, height, width, channels)`, `grid.png` shows
-    them, `annealing.gif` the way there. Through noise they pass between samples; through latents from each of
-    the named images to the next, whose latents are in `latents.npy`.
+    `samples.npy` holds the rows, `(rows, num_interpolations, height, width, channels)`; `grid.png` shows
+    them, and `annealing.gif` their states on the way. Through noise, a row passes between samples; through
+    latents, from one of the given images to the next, and `latents.npy` holds the images' latents.
 
     Args:
-      directory: where to; made if need be.
+      directory: the directory of the files; created if necessary.
       score_fn: the network.
-      config: the run's; its `restoration` says through what, how many and how long.
-      images: through latents, which; see `ncsn_jax.data.chosen_images`.
+      config: the run's config; `restoration` holds the path, the number of rows and their length.
+      images: through latents, the images, as `ncsn_jax.data.chosen_images` reads them.
 
     Raises:
       UserError: if the images or the settings don't fit.
@@ -43,7 +43,7 @@ def interpolate(directory: Path, score_fn: NetworkScore, config: Config, images:
 
 def _through_noise(directory, score_fn, config, images) -> None:
     if images is not None:
-        raise UserError("--images: config.restoration.through='noise' takes none; accepted: 'latents'")
+        raise UserError("--images isn't read with config.restoration.through='noise'; accepted: 'latents'")
     if config.sampling.method != "annealed":
         raise UserError(
             f"config.sampling.method={config.sampling.method!r}: interpolation through noise is annealed "
@@ -72,7 +72,7 @@ def _through_noise(directory, score_fn, config, images) -> None:
         shape=(length, *shape),
         shown=np.arange(min(rows, MAX_IMAGES)),
     )
-    (directory / "latents.npy").unlink(missing_ok=True)  # of an earlier call with other settings
+    (directory / "latents.npy").unlink(missing_ok=True)  # left by an earlier call with other settings
     write_rows(directory, written.frames)
     written.require_finite()
 
@@ -80,15 +80,15 @@ def _through_noise(directory, score_fn, config, images) -> None:
 def _through_latents(directory, score_fn, config, images) -> None:
     if score_fn.sigmas is not None:
         raise UserError(
-            "config.restoration.through='latents' asks for scores at any σ, found model.name='ncsn', which "
+            "config.restoration.through='latents' needs scores at any σ, found model.name='ncsn', which "
             "embeds discrete levels; accepted: 'noise'"
         )
     if images is None:
-        raise UserError("config.restoration.through='latents' takes --images: at least two, such as 0:4")
+        raise UserError("config.restoration.through='latents' needs --images: at least two, such as 0:4")
     info, transform = data.describe(config.data), data.TRANSFORMS[config.data.transform]
     pictures = data.expected_image(config.data, info)(data.chosen_images(config.data, images, info.shape))
     if len(pictures) < 2:
-        raise UserError(f"--images={images}: found one image; interpolation takes at least two")
+        raise UserError(f"--images={images}: found one image; interpolation needs at least two")
     settings = config.sampling.model_copy(update={"method": "ode", "denoise": False})
     down = plan(settings, config.model.noise_levels)
     up = down._replace(levels=down.levels[::-1])

@@ -1,7 +1,7 @@
 """Langevin dynamics and its annealed form, each for a single chain: `jax.vmap` runs many.
 
-The paper's Algorithm 1 writes the update as x + (α/2) s + √α z. The official code, which made the paper's
-numbers, computes x + α s + √(2α) z, and so does this module: its step size α is half the paper's.
+The paper's Algorithm 1 writes the update as x + (α/2) s + √α z. The official code, which produced the
+paper's numbers, computes x + α s + √(2α) z, and so does this module: its step size α is half the paper's.
 """
 
 import operator
@@ -24,14 +24,14 @@ def langevin_step(
     *,
     temperature: Scalar = 1.0,
 ) -> Float[Array, "*event"]:
-    """One step of the unadjusted Langevin algorithm, x + α s + √(2α·temperature) z with z ~ N(0, I).
+    """Take one step of the unadjusted Langevin algorithm, x + α s + √(2α·temperature) z with z ~ N(0, I).
 
     Args:
       key: the key of this step.
       score: s(x), the score at x, shape `(*event,)`.
       x: the state, shape `(*event,)`.
       step_size: α, in squared units of x.
-      temperature: the variance of z; 1 samples p, 0 climbs its density.
+      temperature: the variance of z; 1 samples from p, 0 ascends its density.
 
     Returns:
       The next state, shape `(*event,)`.
@@ -52,14 +52,14 @@ def langevin_update(
     *,
     temperature: Scalar = 1.0,
 ) -> Float[Array, "*event"]:
-    """`langevin_step` with the given noise, x + α s + √(2α·temperature) z.
+    """`langevin_step` with given noise, x + α s + √(2α·temperature) z.
 
     Args:
       noise: z, shape `(*event,)`.
       score: s(x), the score at x, shape `(*event,)`.
       x: the state, shape `(*event,)`.
       step_size: α, in squared units of x.
-      temperature: the variance of what is made of z, relative to Langevin's.
+      temperature: the variance of the noise term, relative to Langevin's.
 
     Returns:
       The next state, shape `(*event,)`.
@@ -81,12 +81,12 @@ def langevin_dynamics(
     num_steps: int,
     temperature: Scalar = 1.0,
 ) -> Float[Array, "*event"]:
-    """Runs `num_steps` Langevin steps at one score.
+    """Run `num_steps` Langevin steps with one score.
 
     Args:
       key: the chain's key; step t draws from its `fold_in(t)`.
-      score_fn: s(x), the score alone; bind σ by a lambda or `functools.partial`.
-      x: the first state, shape `(*event,)`.
+      score_fn: s(x), a function of x alone; bind σ by a lambda or `functools.partial`.
+      x: the initial state, shape `(*event,)`.
       step_size: α, in squared units of x.
       num_steps: T, the number of updates.
       temperature: the variance of the injected noise, relative to Langevin's.
@@ -117,26 +117,26 @@ def annealed_langevin_dynamics(
 ) -> Float[Array, "*event"]:
     """Annealed Langevin dynamics: Langevin dynamics at every noise level in turn, from the largest down.
 
-    Level i runs `steps_per_scale` steps of size αᵢ = ε σᵢ²/σ_L², which holds the ratio of the drift to the
+    Level i runs `steps_per_scale` steps of size αᵢ = ε σᵢ²/σ_L², which keeps the ratio of the drift to the
     noise, ‖αᵢ s(x, σᵢ)‖ / √(2αᵢ), about the same at every level.
 
     Args:
       key: the chain's key; level i draws from its `fold_in(i)`.
       score_fn: s(x, σ).
-      x: the first state, shape `(*event,)`; the official code draws it uniformly from [0, 1].
+      x: the initial state, shape `(*event,)`; the official code draws it uniformly from [0, 1].
       sigmas: the noise levels, descending, shape `(num_scales,)`.
       step_size: ε, the step size of the last level, in squared units of x.
       steps_per_scale: T, the number of updates at each level.
       temperature: the variance of the injected noise, relative to Langevin's.
-      denoise: whether to return the denoised E[x₀ | x] = x + σ_L² s(x, σ_L) (Tweedie's formula) of the last
-        state.
+      denoise: whether to return the denoised mean E[x₀ | x] = x + σ_L² s(x, σ_L) (Tweedie's formula) of the
+        last state.
 
     Returns:
       The last state, or its denoised mean, shape `(*event,)`.
 
     Reference:
-      Song & Ermon 2019 (arXiv:1907.05600), Algorithm 1; the final step is Jolicoeur-Martineau et al. 2020
-      (arXiv:2009.05475).
+      Song & Ermon 2019 (arXiv:1907.05600), Algorithm 1; the final denoising is from Jolicoeur-Martineau et
+      al. 2020 (arXiv:2009.05475).
     """
 
     def update(key, x, sigma, alpha):
@@ -155,12 +155,12 @@ def anneal(
     step_size: Scalar,
     steps_per_scale: int,
 ) -> Float[Array, "*event"]:
-    """Repeats an update at every noise level in turn: what every annealed sampler does.
+    """Repeat an update at every noise level in turn: the loop of every annealed sampler.
 
     Args:
-      key: the chain's key; step t of level i gets its `fold_in(i)`'s `fold_in(t)`.
-      update: from (key, x, σᵢ, αᵢ) to the next x, with αᵢ = ε σᵢ²/σ_L².
-      x: the first state, shape `(*event,)`.
+      key: the chain's key; step t of level i gets `fold_in(fold_in(key, i), t)`.
+      update: a function from (key, x, σᵢ, αᵢ) to the next x, with αᵢ = ε σᵢ²/σ_L².
+      x: the initial state, shape `(*event,)`.
       sigmas: the noise levels, descending, shape `(num_scales,)`.
       step_size: ε, the step size of the last level, in squared units of x.
       steps_per_scale: T, the number of updates at each level.
@@ -172,7 +172,7 @@ def anneal(
       ValueError: if there are no levels, the number of updates is negative, or x has no floating type.
 
     Reference:
-      Song & Ermon 2019 (arXiv:1907.05600), Algorithm 1, for any update in place of its lines 5 and 6.
+      Song & Ermon 2019 (arXiv:1907.05600), Algorithm 1, with lines 5 and 6 replaced by the update.
     """
     (levels,) = scalars(x, sigmas)
     if levels.ndim != 1 or not levels.size or operator.index(steps_per_scale) < 0:
@@ -196,7 +196,7 @@ def repeat(
     x: Float[Array, "*event"],
     num_steps: int,
 ) -> Float[Array, "*event"]:
-    """Updates x `num_steps` times, each with its own `fold_in` of the key.
+    """Update x `num_steps` times, each with its own `fold_in` of the key.
 
     Raises:
       ValueError: if the number of steps is negative.

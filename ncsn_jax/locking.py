@@ -1,4 +1,4 @@
-"""One writer at a time, for as long as its process lives."""
+"""Locks that admit one writer at a time, for the lifetime of its process."""
 
 import contextlib
 import errno
@@ -14,14 +14,16 @@ from ncsn_jax.errors import UserError
 
 @contextlib.contextmanager
 def only_writer(workdir: Path, what: str = "") -> Iterator[None]:
-    """Holds what a process writes in a directory; the kernel lets it go when the process ends, however.
+    """Lock a run, or a named part of it, for writing until the process ends, for whatever reason.
+
+    The kernel releases the lock. A part is a subdirectory with its own lock, such as `eval` with `eval.lock`;
+    the name "" stands for the run itself, with `lock`.
 
     Args:
-      workdir: the directory, made if need be; it gets a file `lock`, in which stands who has held it last.
-      what: "" is the run itself; a directory in it is held by itself, `eval` by `eval.lock`.
+      workdir: the run's directory, created if missing; the lock file in it names the last holder.
 
     Raises:
-      UserError: if another process holds it.
+      UserError: if another process holds the lock.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / lock_name(what)).open("a+") as file:
@@ -31,13 +33,13 @@ def only_writer(workdir: Path, what: str = "") -> Iterator[None]:
             file.seek(0)
             holder = file.read(200).strip() or "another process"
             raise UserError(
-                f"{workdir / what} is being written by {holder}: wait for it or end it, or choose another "
+                f"{workdir / what} is being written by {holder}: wait for it, stop it, or choose another "
                 "--workdir"
             ) from error
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
-            hosts.say(f"{workdir} is on a disk without locks: see that no other process writes there")
+            hosts.say(f"{workdir} is on a disk without locks: make sure that no other process writes there")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -45,13 +47,13 @@ def only_writer(workdir: Path, what: str = "") -> Iterator[None]:
 
 
 def lock_name(what: str = "") -> str:
-    """The file that is locked."""
+    """Return the name of the lock file."""
     return f"{what}.lock" if what else "lock"
 
 
 @contextlib.contextmanager
 def first_is_only_writer(workdir: Path, what: str) -> Iterator[None]:
-    """As `only_writer`, of several processes: the first holds it for all."""
+    """Lock like `only_writer`, with the first process holding the lock for all."""
     with contextlib.ExitStack() as stack:
         hosts.by_first(lambda: stack.enter_context(only_writer(workdir, what)))
         yield

@@ -1,11 +1,11 @@
-"""The score-matching objectives, each for a single example.
+"""Score-matching objectives, each for a single example.
 
 Every function returns one unreduced scalar: `jax.vmap` it over examples (and their keys) and take the mean.
-The ½ of the papers is kept, so that the gradient of explicit score matching in s(x) is the plain residual.
+The ½ of the papers is kept, so the gradient of explicit score matching in s(x) is the plain residual.
 
-`explicit_score_matching`, `implicit_score_matching` and `sliced_score_matching` know no noise: at a level σ
-they are given x + σz and `lambda x: score_fn(x, sigma)`. docs/score_matching.md derives each from the one
-before it, beside the numbers that check it.
+`explicit_score_matching`, `implicit_score_matching` and `sliced_score_matching` take no noise level: at a
+level σ, pass them x + σz and `lambda x: score_fn(x, sigma)`. docs/score_matching.md derives each objective
+from the one before it and checks it numerically.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,10 @@ from ncsn_jax.dtypes import floating, wide, widened
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn
 
 VectorField = Callable[[Float[Array, "*event"]], Float[Array, "*event"]]
-"""s(x): a score without noise, or at a bound σ."""
+"""s(x): a score without a noise level, or with σ bound."""
 
 Projection = Literal["rademacher", "gaussian", "sphere"]
-"""How the directions v of sliced score matching are drawn; E[vvᵀ] = I for each."""
+"""Distribution of the directions v of sliced score matching; E[vvᵀ] = I for each."""
 
 
 def explicit_score_matching(
@@ -34,7 +34,7 @@ def explicit_score_matching(
     """The squared distance ½‖s(x) − t‖² of a score from its target.
 
     Args:
-      score_fn: s, from x to an array of its shape.
+      score_fn: s, from x to an array of the same shape.
       x: the example, shape `(*event,)`.
       target: t, the score that s(x) should be, shape `(*event,)`.
 
@@ -42,7 +42,7 @@ def explicit_score_matching(
       The loss, a scalar.
 
     Raises:
-      ValueError: if s(x) or the target has another shape than x, or x has no floating type.
+      ValueError: if s(x) or the target differs from x in shape, or x has no floating type.
 
     Reference:
       Hyvärinen 2005, equation 2; Song & Ermon 2019 (arXiv:1907.05600), section 2.1.
@@ -56,19 +56,19 @@ def explicit_score_matching(
 def implicit_score_matching(score_fn: VectorField, x: Float[Array, "*event"]) -> Float[Array, ""]:
     """Hyvärinen's objective, tr ∇s(x) + ½‖s(x)‖²: explicit score matching without the data's score.
 
-    In the mean over x ~ p it is ½E‖s − ∇log p‖² less the constant ½E‖∇log p‖², if p and s are smooth, both
-    expectations finite, and the flux of p·s through a sphere vanishes as its radius grows. Exact, at the cost
-    of D Jacobian-vector products for D numbers in x: for images, use `sliced_score_matching`.
+    Its mean over x ~ p is ½E‖s − ∇log p‖² minus the constant ½E‖∇log p‖², if p and s are smooth, both
+    expectations are finite, and the flux of p·s through a sphere vanishes as its radius grows. It is exact,
+    and costs D Jacobian-vector products for D numbers in x; for images, use `sliced_score_matching`.
 
     Args:
-      score_fn: s, from x to an array of its shape.
+      score_fn: s, from x to an array of the same shape.
       x: the example, shape `(*event,)`.
 
     Returns:
       The loss, a scalar.
 
     Raises:
-      ValueError: if s(x) has another shape than x, or x has no floating type.
+      ValueError: if s(x) differs from x in shape, or x has no floating type.
 
     Reference:
       Hyvärinen 2005, theorem 1; Song & Ermon 2019 (arXiv:1907.05600), equation 1.
@@ -82,8 +82,8 @@ def divergence(fn: VectorField, x: Float[Array, "*event"]) -> Float[Array, ""]:
     """The divergence ∇·f = tr ∇f of a vector field, in forward mode: D Jacobian-vector products.
 
     Args:
-      fn: f, from x to an array of its shape.
-      x: where, shape `(*event,)`; D is its number of elements.
+      fn: f, from x to an array of the same shape.
+      x: the point, shape `(*event,)`; D is its number of elements.
 
     Returns:
       Σᵢ ∂fᵢ/∂xᵢ, a scalar.
@@ -101,27 +101,28 @@ def sliced_score_matching(
     projection: Projection = "rademacher",
     variance_reduced: bool = True,
 ) -> Float[Array, ""]:
-    """Sliced score matching: implicit score matching with the trace seen along random directions v.
+    """Sliced score matching: implicit score matching with the trace estimated along random directions v.
 
-    The mean over M directions of vᵀ∇s(x)v + ½(vᵀs(x))² or vᵀ∇s(x)v + ½‖s(x)‖². Since E[vvᵀ] = I, both are
-    unbiased for `implicit_score_matching`, at the cost of M Jacobian-vector products. The second varies less,
-    except where the terms of the first cancel (in one dimension, along Gaussian v, at a Gaussian's score).
+    It is the mean over M directions of vᵀ∇s(x)v + ½(vᵀs(x))², or of vᵀ∇s(x)v + ½‖s(x)‖² if
+    `variance_reduced`. Because E[vvᵀ] = I, both are unbiased estimates of `implicit_score_matching`, at the
+    cost of M Jacobian-vector products. The second has the smaller variance, except where the terms of the
+    first cancel (in one dimension, along Gaussian v, at a Gaussian's score).
 
     Args:
       key: the example's key.
-      score_fn: s, from x to an array of its shape.
+      score_fn: s, from x to an array of the same shape.
       x: the example, shape `(*event,)`.
       num_projections: M.
-      projection: what v is drawn from: `rademacher` (signs ±1), `gaussian` (N(0, I)) or `sphere` (uniform
+      projection: the distribution of v: `rademacher` (signs ±1), `gaussian` (N(0, I)) or `sphere` (uniform
         on the sphere of radius √D).
-      variance_reduced: whether ½E(vᵀs)² is taken as the ½‖s‖² that it is.
+      variance_reduced: whether to replace ½(vᵀs)² by its expectation ½‖s‖².
 
     Returns:
       The loss, a scalar.
 
     Raises:
-      ValueError: if the projection is unknown, there are none, s(x) has another shape than x, or x has no
-        floating type.
+      ValueError: if the projection is unknown, M < 1, s(x) differs from x in shape, or x has no floating
+        type.
 
     Reference:
       Song, Garg, Shi & Ermon 2019 (arXiv:1905.07088); the variance-reduced form is also Song & Ermon 2019
@@ -148,19 +149,19 @@ def projected_score_matching(
     *,
     variance_reduced: bool = True,
 ) -> Float[Array, ""]:
-    """`sliced_score_matching` along the given directions.
+    """`sliced_score_matching` along given directions.
 
     Args:
-      score_fn: s, from x to an array of its shape.
+      score_fn: s, from x to an array of the same shape.
       x: the example, shape `(*event,)`.
       projections: the directions v, shape `(num_projections, *event)`.
-      variance_reduced: whether ½E(vᵀs)² is taken as the ½‖s‖² that it is.
+      variance_reduced: whether to replace ½(vᵀs)² by its expectation ½‖s‖².
 
     Returns:
       The loss, a scalar.
 
     Raises:
-      ValueError: if s(x) has another shape than x, or x has no floating type.
+      ValueError: if s(x) differs from x in shape, or x has no floating type.
     """
     x = floating(x)
     score_fn = _checked(score_fn, x)
@@ -183,23 +184,23 @@ def denoising_score_matching(
 ) -> Float[Array, ""]:
     """Denoising score matching, ½ σ^power ‖s(x + σz, σ) + z/σ‖² with z ~ N(0, I).
 
-    The target −z/σ = (x − x̃)/σ² is the score of the perturbation x̃ = x + σz given x. In the mean over x and z
-    the minimiser is the score of the perturbed data.
+    The target −z/σ = (x − x̃)/σ² is the score of the perturbation x̃ = x + σz given x. The minimiser of the
+    mean over x and z is the score of the perturbed data.
 
     Args:
       key: the example's key.
       score_fn: s(x, σ).
       x: the clean example, shape `(*event,)`.
       sigma: σ, the standard deviation of the noise, in the units of x.
-      power: the exponent of the weight λ(σ) = σ^power. The paper's 2 gives every level the same share of
+      power: the exponent of the weight λ(σ) = σ^power; the paper's 2 gives every level the same share of
         the loss.
 
     Returns:
       The loss, a scalar.
 
     Raises:
-      ValueError: if σ isn't one positive number (its value is seen only outside of `jax.jit` and
-        `jax.vmap`), s(x) has another shape than x, or x has no floating type.
+      ValueError: if σ isn't one positive number (its value is checked only outside of `jax.jit` and
+        `jax.vmap`), s(x) differs from x in shape, or x has no floating type.
 
     Reference:
       Vincent 2011; Song & Ermon 2019 (arXiv:1907.05600), equations 2 and 5.
@@ -235,8 +236,8 @@ def ncsn_loss(
       The loss, a scalar.
 
     Raises:
-      ValueError: if the levels aren't positive numbers in a row (their values are seen only outside of
-        `jax.jit` and `jax.vmap`), s(x) has another shape than x, or x has no floating type.
+      ValueError: if the levels aren't a row of positive numbers (their values are checked only outside of
+        `jax.jit` and `jax.vmap`), s(x) differs from x in shape, or x has no floating type.
 
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), equation 6.
@@ -248,19 +249,19 @@ def ncsn_loss(
 
 
 def _half_square(residual: Array) -> Float[Array, ""]:
-    """½‖r‖² in float32 at least; the sum may exceed float16's range where the weighted loss doesn't."""
+    """½‖r‖² in at least float32; the sum may exceed float16's range where the weighted loss doesn't."""
     return 0.5 * jnp.sum(jnp.square(widened(residual)))
 
 
 def _on_sphere(key, shape, dtype):
-    """Vectors `shape[1:]`, uniform on the sphere of radius √D."""
+    """Draw `shape[0]` vectors of shape `shape[1:]`, uniform on the sphere of radius √D."""
     v = widened(jax.random.normal(key, shape, dtype))
     square = jnp.sum(jnp.square(v), axis=range(1, len(shape)), keepdims=True)
     return (v * jnp.sqrt((v.size // shape[0]) / square)).astype(dtype)
 
 
 def _positive(sigma, ndim: int, dtype) -> Array:
-    """σ, or the levels, in a type."""
+    """Check that σ, or the levels, are positive, and return them in the given type."""
     if np.ndim(sigma) != ndim:
         expected = "one number" if ndim == 0 else "a row of numbers"
         raise ValueError(f"sigma must be {expected}, found the shape {np.shape(sigma)}")
@@ -270,7 +271,7 @@ def _positive(sigma, ndim: int, dtype) -> Array:
 
 
 def _checked(score_fn: VectorField, x: Array) -> VectorField:
-    """The score, with its shape held to x's: a broadcast residual would be another loss."""
+    """Return the score with a check of its shape: a broadcast residual would give another loss."""
 
     def checked(x):
         score = score_fn(x)

@@ -1,4 +1,4 @@
-"""From settings to a sampler that can be run step by step: its step, its noise levels and how it ends."""
+"""Plans of samplers, made from settings: a step, the noise levels and the last operation."""
 
 import functools
 from collections.abc import Callable
@@ -17,18 +17,18 @@ from ncsn_jax.restoration import interpolation_update
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn
 
 Step = Callable[[PRNGKey, ScoreFn, Array, Scalar, Scalar], Array]
-"""From (key, score_fn, x, σ, σ') to x at σ'."""
+"""Function of (key, score_fn, x, σ, σ') that returns x at σ'."""
 
 
 class Plan(NamedTuple):
-    """How a sampler goes.
+    """Plan of a sampler.
 
     Attributes:
-      step: what is done at each level.
-      levels: the step i goes from `levels[i]` to `levels[i + 1]`; the last may be 0.
-      finish: from the score and the last state to the result, if that is another.
-      noisy_start: whether the first state, a uniform image, gets the noise of the first level; to annealed
-        Langevin dynamics the official code gives none.
+      step: the step from one level to the next.
+      levels: the noise levels; step i leads from `levels[i]` to `levels[i + 1]`. The last may be 0.
+      finish: the map from the score and the last state to the result; None if the last state is the result.
+      noisy_start: whether noise of the first level is added to the first state, a uniform image. The official
+        code adds no noise for annealed Langevin dynamics.
     """
 
     step: Step
@@ -38,12 +38,12 @@ class Plan(NamedTuple):
 
     @property
     def num_steps(self) -> int:
-        """How many steps there are."""
+        """Number of steps."""
         return len(self.levels) - 1
 
 
 def plan(settings: Sampling, sigmas: tuple[float, ...]) -> Plan:
-    """The plan of the settings' method; equal settings give the same object, which compiles once.
+    """Return the plan of the settings' method; equal settings give the same object, which compiles once.
 
     Args:
       settings: the method and its parameters.
@@ -132,7 +132,7 @@ def _heun(settings: Sampling, sigmas: tuple[float, ...]) -> Plan:
 
 
 def interpolation(settings: Sampling, sigmas: tuple[float, ...]) -> Plan:
-    """The plan of `ncsn_jax.restoration.interpolate`, whose states are rows of images."""
+    """Return the plan of `ncsn_jax.restoration.interpolate`, whose states are rows of images."""
     levels = jnp.asarray(sigmas)
 
     def step(key, score_fn, row, sigma, next_sigma):

@@ -1,10 +1,11 @@
-"""Samplers that also see an observation, or each other; each for a single image.
+"""Samplers of one image given an observation, and of one row of related images.
 
-One mechanism restores whatever was lost linearly. Of y = A x₀ + σ_y n, a state x = x₀ + σ z is seen with the
-noise of both, as N(y; A x, σ_y² I + σ² A Aᵀ). `posterior_score` adds the gradient of that likelihood to the
-prior's score, without a derivative of the network, and any sampler takes the sum for a score. As σ → 0 it
-becomes the posterior's own, so Langevin dynamics, which come to rest at the last level, draw from
-p(x₀ | y); samplers that pass each level once only approximate it: docs/samplers.md says by how much.
+One mechanism undoes any linear loss of information. Given y = A x₀ + σ_y n and a state x = x₀ + σ z, both
+noises enter the likelihood, N(y; A x, σ_y² I + σ² A Aᵀ). `posterior_score` adds the gradient of its logarithm
+to the prior's score, without differentiating the network, and any sampler can use the sum as its score. As
+σ → 0 the sum becomes the posterior's own score, so Langevin dynamics, which equilibrate at the last level,
+draw from p(x₀ | y). Samplers that visit each level once only approximate it; docs/samplers.md says by how
+much.
 """
 
 from collections.abc import Callable
@@ -30,10 +31,10 @@ from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
 
 
 class Mask(struct.PyTreeNode):
-    """Sees the known pixels, and 0 in place of the others: inpainting.
+    """Operator of inpainting: the known pixels, with 0 for the others.
 
     Attributes:
-      mask: where a pixel is known, shape `(*event,)`.
+      mask: true where a pixel is known, shape `(*event,)`.
     """
 
     mask: Any
@@ -43,17 +44,17 @@ class Mask(struct.PyTreeNode):
 
 
 class Luma(struct.PyTreeNode):
-    """Sees the grey of colours, 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601, as Pillow's): colorization."""
+    """Operator of colorization: the grey 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601, as in Pillow)."""
 
     def __call__(self, x: Float[Array, "height width 3"]) -> Float[Array, "height width 1"]:
         return x @ jnp.array([[0.299], [0.587], [0.114]], x.dtype)
 
 
 class BlockAverage(struct.PyTreeNode):
-    """Sees the averages of square blocks: super-resolution.
+    """Operator of super-resolution: the averages of square blocks.
 
     Attributes:
-      factor: the side of a block, in pixels; divides height and width.
+      factor: the side of a block, in pixels; it must divide height and width.
     """
 
     factor: int = struct.field(pytree_node=False)
@@ -70,7 +71,7 @@ class BlockAverage(struct.PyTreeNode):
 
 
 class Identity(struct.PyTreeNode):
-    """Sees all of x: denoising."""
+    """Operator of denoising: x itself."""
 
     def __call__(self, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
         return x
@@ -79,15 +80,17 @@ class Identity(struct.PyTreeNode):
 class Observation(struct.PyTreeNode):
     """A linear observation y = A x₀ + σ_y n, n ~ N(0, I).
 
-    A pytree, if the operator is one, as those above are; `jax.tree_util.Partial` makes one of a function.
+    It is a pytree if the operator is one, like the operators above; wrap a plain function in
+    `jax.tree_util.Partial`.
 
     Attributes:
-      y: what was observed, of the shape of A x; what A never sees, such as unknown pixels, isn't read. Real.
+      y: the observed values, real, of the shape of A x; entries that A never sees, such as unknown pixels,
+        aren't read.
       operator: A, any linear function of x to real numbers.
       noise_std: σ_y, the standard deviation of the noise, in the units of y: one number.
 
     `pull` and `project` raise a ValueError for a noise map, for complex numbers, for a y without the shape of
-    A x, and for an x without a floating type. They are NaN where a number that they read isn't finite.
+    A x, and for an x without a floating type. They return NaN if a number that they read isn't finite.
     """
 
     y: Any
@@ -97,9 +100,9 @@ class Observation(struct.PyTreeNode):
     def pull(self, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, "*event"]:
         """The likelihood's gradient ∇ₓ log N(y; A x, σ_y² I + σ² A Aᵀ) = Aᵀ (σ_y² I + σ² A Aᵀ)⁻¹ (y − A x).
 
-        It equals (σ_y² I + σ² Aᵀ A)⁻¹ Aᵀ (y − A x), whose right-hand side lies where the matrix has an
-        inverse, and is found by conjugate gradients. For rows that are orthogonal and of one length, as all
-        of this module's operators have, one iteration is exact; others get up to 100.
+        It equals (σ_y² I + σ² Aᵀ A)⁻¹ Aᵀ (y − A x) and is found by conjugate gradients; Aᵀ (y − A x) lies in
+        the subspace on which the matrix is invertible. If the rows of A are orthogonal and of equal length,
+        as for all operators of this module, one iteration is exact; other operators get up to 100.
         """
         return self._solve(x, sigma, self.noise_std)
 
@@ -127,13 +130,13 @@ class Observation(struct.PyTreeNode):
 
         (pulled,) = adjoint((self.y - seen).astype(seen.dtype))
         solution = cg(precision, pulled, maxiter=100)[0]
-        # From a NaN, the iteration would return its start, 0.
+        # Given a NaN, the iteration would return its start, 0.
         is_finite = jnp.isfinite(pulled).all() & jnp.isfinite(sigma) & jnp.isfinite(noise_std)
         return jnp.where(is_finite, solution, jnp.nan).astype(dtype)
 
 
 class PosteriorScore(struct.PyTreeNode):
-    """The `ScoreFn` that `posterior_score` makes."""
+    """The `ScoreFn` that `posterior_score` returns."""
 
     score_fn: ScoreFn
     observation: Observation
@@ -151,19 +154,19 @@ class PosteriorScore(struct.PyTreeNode):
 def posterior_score(score_fn: ScoreFn, observation: Observation) -> PosteriorScore:
     """The score of x given an observation: s(x, σ) + ∇ₓ log N(y; A x, σ_y² I + σ² A Aᵀ).
 
-    The second term takes x₀ and its noise z for independent given x, and the prior of A x₀ for flat; at σ → 0
-    there is nothing left to assume.
+    The second term assumes that x₀ and its noise z are independent given x, and that the prior of A x₀ is
+    flat; as σ → 0, neither assumption is needed.
 
     Args:
-      score_fn: s(x, σ), the prior's.
+      score_fn: s(x, σ), the prior's score.
       observation: y, A and σ_y.
 
     Returns:
       A `ScoreFn`, for any sampler.
 
     Reference:
-      Jalal et al. 2021 (arXiv:2108.01368), equation 3, with Kawar et al. 2021 (arXiv:2105.14951)'s account of
-      the noise that the observation and the state have in common.
+      Jalal et al. 2021 (arXiv:2108.01368), equation 3, with the treatment of the noise common to observation
+      and state by Kawar et al. 2021 (arXiv:2105.14951).
     """
     return PosteriorScore(score_fn, observation)
 
@@ -180,15 +183,15 @@ def sample_posterior(
     temperature: Scalar = 1.0,
     denoise: bool = False,
 ) -> Float[Array, "*event"]:
-    """A sample of p(x₀ | y): annealed Langevin dynamics of `posterior_score`.
+    """Draw a sample of p(x₀ | y) by annealed Langevin dynamics with `posterior_score`.
 
-    The likelihood is as steep as the prior at every level, so the largest stable step size is half of that
-    without an observation.
+    The likelihood is as steep as the prior at every level, so the largest stable step size is half as large
+    as without an observation.
 
     Args:
       key: the chain's key.
-      score_fn: s(x, σ), the prior's.
-      x: the first state, shape `(*event,)`.
+      score_fn: s(x, σ), the prior's score.
+      x: the initial state, shape `(*event,)`.
       sigmas: the noise levels, descending, shape `(num_scales,)`.
       observation: y, A and σ_y.
       step_size: ε, the step size of the last level, in squared units of x.
@@ -228,19 +231,19 @@ def inpaint(
     temperature: Scalar = 1.0,
     denoise: bool = False,
 ) -> Float[Array, "*event"]:
-    """Completes an image of which some pixels are known, as the official NCSNv2 does.
+    """Complete an image from its known pixels, like the official NCSNv2.
 
-    Annealed Langevin dynamics, in which the known pixels of the state are replaced by y + √temperature σᵢ z
-    before every update. The result is the state after the last update, which moves them once more:
-    `jnp.where(mask, observation, result)` has them as they were.
+    The sampler is annealed Langevin dynamics in which the known pixels of the state are replaced by
+    y + √temperature σᵢ z before every update. The last update moves the known pixels once more;
+    `jnp.where(mask, observation, result)` restores them.
 
     Args:
       key: the chain's key.
       score_fn: s(x, σ).
-      x: the first state, shape `(*event,)`; the official code draws it uniformly from [0, 1].
+      x: the initial state, shape `(*event,)`; the official code draws it uniformly from [0, 1].
       sigmas: the noise levels, descending, shape `(num_scales,)`.
-      observation: y, the image; its unknown pixels are not read, shape `(*event,)`.
-      mask: where it is known, shape `(*event,)`.
+      observation: y, the image, shape `(*event,)`; its unknown pixels are not read.
+      mask: true where a pixel is known, shape `(*event,)`.
       step_size: ε, the step size of the last level, in squared units of x.
       steps_per_scale: T, the number of updates at each level.
       temperature: the variance of the injected noise, relative to Langevin's; 0 injects none.
@@ -253,8 +256,8 @@ def inpaint(
       ValueError: if the state, the observation and the mask differ in shape.
 
     Reference:
-      Song & Ermon 2019 (arXiv:1907.05600), section 5, as the code of Song & Ermon 2020 (arXiv:2006.09011)
-      runs it.
+      Song & Ermon 2019 (arXiv:1907.05600), section 5, as in the code of Song & Ermon 2020
+      (arXiv:2006.09011).
     """
     x, observation = floating(x), floating(observation, "observation")
     if not x.shape == observation.shape == mask.shape:
@@ -285,16 +288,16 @@ def interpolate(
     temperature: Scalar = 1.0,
     denoise: bool = False,
 ) -> Float[Array, "num_interpolations *event"]:
-    """A row of samples that pass from one to another, as the official NCSNv2 draws it.
+    """Draw a row of samples that interpolates from the first to the last, like the official NCSNv2.
 
     The chains k = 0 … K−1 start at the same x and get the noise z_k = cos(θ_k) p + sin(θ_k) q with
-    θ_k = ½πk/(K−1), where p and q are common to all and new at every step. Each z_k is N(0, I), so each chain
-    alone is annealed Langevin dynamics.
+    θ_k = ½πk/(K−1), where p and q are shared by all chains and new at every step. Each z_k is N(0, I), so
+    each chain on its own is annealed Langevin dynamics.
 
     Args:
       key: the row's key.
       score_fn: s(x, σ).
-      x: the first state of every chain, shape `(*event,)`.
+      x: the initial state of every chain, shape `(*event,)`.
       sigmas: the noise levels, descending, shape `(num_scales,)`.
       num_interpolations: K, the number of chains.
       step_size: ε, the step size of the last level, in squared units of x.
@@ -331,7 +334,7 @@ def interpolation_update(
     *,
     temperature: Scalar = 1.0,
 ) -> Float[Array, "num_interpolations *event"]:
-    """One Langevin step of all chains of `interpolate`, at one level."""
+    """Take one Langevin step of all chains of `interpolate`, at one level."""
     p, q = jax.random.normal(key, (2, *row.shape[1:]), row.dtype)
 
     def update(angle, x):
@@ -351,24 +354,24 @@ def interpolate_latents(
     rtol: float = 1e-5,
     atol: float = 1e-5,
 ) -> Float[Array, "num_interpolations *event"]:
-    """A row of images that pass from one to another, through their latents of the probability flow.
+    """Interpolate between two images through their latents of the probability flow.
 
-    Both are encoded from σ_L up to σ₁, their latents joined by an arc (`slerp`), and its points decoded.
+    Both are encoded from σ_L up to σ₁, an arc (`slerp`) joins their latents, and its points are decoded.
 
     Args:
       score_fn: s(x, σ), for any σ.
       x: the first image, shape `(*event,)`.
-      other: the last one, shape `(*event,)`.
+      other: the last image, shape `(*event,)`.
       sigmas: the noise levels, descending; the flow goes between the first and the last.
       num_interpolations: K, the number of images in the row.
       rtol: the relative tolerance of `probability_flow`.
-      atol: the absolute one.
+      atol: the absolute tolerance of `probability_flow`.
 
     Returns:
       The row, shape `(num_interpolations, *event)`; its ends are the two images up to the tolerance.
 
     Raises:
-      ValueError: if the score is of a network of discrete levels.
+      ValueError: if the score comes from a network of discrete levels.
 
     Reference:
       Song et al. 2021 (arXiv:2011.13456), appendix D.5.
@@ -388,8 +391,8 @@ def slerp(
 ) -> Float[Array, "num_points *event"]:
     """Points of the arc from a to b, (sin((1 − t) θ) a + sin(t θ) b) / sin θ, θ the angle between them.
 
-    Of two draws of N(0, σ² I) in many dimensions, all of its points are as long as they are: a point of the
-    straight line would be shorter.
+    Between two draws of N(0, σ² I) in many dimensions, all points of the arc are as long as the draws; points
+    of the straight line would be shorter.
     """
     dtype, a, b = floating(a).dtype, widened(a), widened(b)
     cosine = jnp.vdot(a, b) / (jnp.linalg.norm(a.ravel()) * jnp.linalg.norm(b.ravel()))

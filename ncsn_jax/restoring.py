@@ -1,4 +1,4 @@
-"""Restoration as the application runs it: from images to observations, to restorations, to files."""
+"""The application's restoration: from images to observations, to restorations, to files."""
 
 import functools
 from pathlib import Path
@@ -24,43 +24,35 @@ from ncsn_jax.streams import stream
 from ncsn_jax.typing import PRNGKey
 
 MODES = ("inpaint", "colorize", "superres", "denoise")
-"""What can be restored: unknown pixels, colours, resolution, what noise hides."""
+"""Kinds of restoration: of unknown pixels, of colours, of resolution, and of noisy images."""
 
-FILES = (
-    "settings.json",
-    "originals.npy",
-    "observations.npy",
-    "means.npy",
-    "samples.npy",
-    "grid.png",
-    "annealing.gif",
-)
+EARLIER = ("originals.npy", "observations.npy", "means.npy", "annealing.gif")
 
 MAX_IMAGES, MAX_RESTORATIONS = 10, 8
-"""How many images, and how many restorations of each, the picture and the animation show."""
+"""Largest numbers of images, and of restorations of each, in the picture and the animation."""
 
 Pictures = Float[np.ndarray, "n height width channels"]
 
 
 def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, images: str | None) -> None:
-    """Restores images from observations of them, by the config's sampler, and writes what comes out.
+    """Restore images from their observations with the config's sampler, and write the results.
 
-    `samples.npy` holds the restorations, `(images, num_samples, height, width, channels)`, batch by batch as
-    they come; `observations.npy` what they were made from; `originals.npy` the images, if they were given;
-    `means.npy`, of `denoise` by a network for any σ, their expectations E[x₀ | y]. `grid.png` shows all side
-    by side, an image a row, and `annealing.gif` the way there. Where σ_y = 0, every restoration agrees with
-    its observation up to rounding.
+    `samples.npy` holds the restorations, `(images, num_samples, height, width, channels)`, and is written
+    batch by batch; `observations.npy` the observations; `originals.npy` the images, if they were given; and
+    `means.npy`, for `denoise` with a network for any σ, the expectations E[x₀ | y]. `grid.png` shows them
+    side by side, one row per image, and `annealing.gif` the restorations on the way from noise. If σ_y = 0,
+    every restoration agrees with its observation up to rounding.
 
     Args:
-      directory: where to; made if need be.
+      directory: the directory of the files; created if necessary.
       mode: one of `MODES`.
       score_fn: the network.
-      config: the run's; its `restoration` says what is observed, its `sampling` how it is restored.
-      images: which; see `ncsn_jax.data.chosen_images`.
+      config: the run's config; `restoration` describes the observations, `sampling` the sampler.
+      images: the images, as `ncsn_jax.data.chosen_images` reads them.
 
     Raises:
-      UserError: if the images or the settings don't fit; if some restorations aren't finite, after all is
-        written.
+      UserError: if the images or the settings don't fit; or, after all files are written, if some
+        restorations aren't finite.
     """
     num_samples, shape = config.restoration.num_samples, data.describe(config.data).shape
     transform = data.TRANSFORMS[config.data.transform]
@@ -82,15 +74,10 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
 
     directory.mkdir(parents=True, exist_ok=True)
     described = described_settings(config, images)
-    sampling.announce_replacement(directory, described)
-    for name in FILES:  # of an earlier call with other settings
-        (directory / name).unlink(missing_ok=True)
     y = np.asarray(transform.inverse(observation.y))
     shown = {"observations": _visible(observation.replace(y=y), shape)}
-    np.save(directory / "observations.npy", y)
     if originals is not None:
         shown = {"originals": originals} | shown
-        np.save(directory / "originals.npy", originals)
     if mode == "denoise" and score_fn.sigmas is None:
         means = jax.lax.map(
             lambda seen: denoised(score_fn, seen.y, seen.noise_std),
@@ -98,7 +85,6 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
             batch_size=batch_size,
         )
         shown["means"] = np.asarray(transform.inverse(means))
-        np.save(directory / "means.npy", shown["means"])
     length = min(num_samples, MAX_RESTORATIONS)
     written = sampling.write_batches(
         directory / sampling.SAMPLES,
@@ -110,13 +96,17 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
         shape=shape,
         shown=(np.arange(min(count, MAX_IMAGES))[:, None] * num_samples + np.arange(length)).ravel(),
     )
+    for name in EARLIER:
+        (directory / name).unlink(missing_ok=True)
+    for name, images_of_name in (shown | {"observations": y}).items():
+        np.save(directory / f"{name}.npy", images_of_name)
     frames = [frame.reshape(-1, length, *shape) for frame in written.frames]
     write_rows(directory, frames, list(shown.values()))
     written.require_finite()
 
 
 def described_settings(config: Config, images: str | None) -> dict[str, Any]:
-    """What restorations follow from, beside the network."""
+    """Return the settings that, with the network, decide the restorations."""
     groups = {name: getattr(config, name).model_dump() for name in ("sampling", "restoration")}
     return flatten(groups) | {"images": images}
 
@@ -126,12 +116,12 @@ def write_rows(
     frames: list[Float[np.ndarray, "rows length height width channels"]],
     columns: list[Pictures] | None = None,
 ) -> None:
-    """Writes rows of images as `grid.png`, and their way there as `annealing.gif`.
+    """Write rows of images as `grid.png`, and their states at several steps as `annealing.gif`.
 
     Args:
-      directory: where to.
-      frames: the rows at several steps, the last one the result.
-      columns: images that stand before every row, and don't change.
+      directory: the directory of the files.
+      frames: the rows at several steps; the last one is the result.
+      columns: constant images in front of every row.
     """
     first = [np.asarray(column)[: len(frames[0]), None] for column in columns or []]
     pictures = []
@@ -144,22 +134,22 @@ def write_rows(
 
 
 def restoration_key(config: Config, image: Int[ArrayLike, ""], number: Int[ArrayLike, ""]) -> PRNGKey:
-    """The key of one restoration of an image, counted from 1; 0 is the observation's."""
+    """Return the key of an image's restoration with this number, from 1; number 0 is for its observation."""
     key = jax.random.fold_in(stream(config.sampling.seed, "restoration"), image)
     return jax.random.fold_in(key, number)
 
 
 def observe(mode: str, config: Config, images: str | None) -> tuple[Pictures | None, Observation]:
-    """The named images, unless they are observations already, and what is observed of each.
+    """Return the chosen images, unless they are observations already, and their observations.
 
     Args:
       mode: one of `MODES`.
-      config: the run's.
-      images: which; see `ncsn_jax.data.chosen_images`.
+      config: the run's config.
+      images: the images, as `ncsn_jax.data.chosen_images` reads them.
 
     Returns:
-      The originals, in [0, 1]; and the observations, in the network's space, their leaves with an axis of
-      images.
+      The originals, in [0, 1], or None; and the observations, in the network's space, with an axis of images
+      in each leaf.
 
     Raises:
       UserError: if the images or the settings don't fit.
@@ -176,7 +166,7 @@ def observe(mode: str, config: Config, images: str | None) -> tuple[Pictures | N
     expected = data.expected_image(config.data, info)
     pictures = expected(data.chosen_images(config.data, images, shape, are_originals=are_originals))
     y = jnp.asarray(data.TRANSFORMS[config.data.transform].forward(pictures))
-    # The noise is in units of the pictures' range, which is stretched on its way to the network's.
+    # The setting is relative to the pictures' range, which the network's space rescales.
     black, white = expected(np.array([0.0, 1.0]))
     noise_std = settings.noise * float(white - black) * (2.0 if config.data.transform == "rescale" else 1.0)
 
@@ -188,7 +178,7 @@ def observe(mode: str, config: Config, images: str | None) -> tuple[Pictures | N
         y = see(operator, y)
         y += noise_std * jax.vmap(lambda key: jax.random.normal(key, y.shape[1:]))(keys[:, 1])
     if mode == "inpaint":
-        y = see(operator, y)  # of the unknown pixels, nothing
+        y = see(operator, y)  # without noise in the unknown pixels
     return (pictures if are_originals else None), Observation(y, operator, jnp.full(len(y), noise_std))
 
 
@@ -198,16 +188,16 @@ def _check(mode: str, config: Config, shape: tuple[int, ...]) -> None:
         raise UserError(f"--mode {mode} restores images; config.data.name={config.data.name!r} are points")
     height, width, channels = shape
     if mode == "colorize" and channels != 3:
-        raise UserError(f"--mode colorize takes a run of colour images, found images of {channels} channel")
+        raise UserError(f"--mode colorize needs a run of colour images, found images of {channels} channel")
     if mode == "superres" and (height % settings.factor or width % settings.factor):
         raise UserError(
             f"config.restoration.factor={settings.factor}: blocks of that side don't tile images of "
-            f"{height}×{width} pixels; accepted: what divides both"
+            f"{height}×{width} pixels; accepted: a divisor of both"
         )
     if mode == "denoise" and not settings.noise:
         raise UserError(
-            "config.restoration.noise=0.0: --mode denoise takes the noise's standard deviation, for images "
-            "in [0, 1], such as --config.restoration.noise=0.3"
+            "config.restoration.noise=0.0: --mode denoise needs the standard deviation of the noise, for "
+            "images in [0, 1], such as --config.restoration.noise=0.3"
         )
     if config.data.transform == "logit" and (mode != "inpaint" or settings.noise):
         raise UserError(
@@ -217,7 +207,7 @@ def _check(mode: str, config: Config, shape: tuple[int, ...]) -> None:
 
 
 def _operator(mode: str, config: Config, keys: Key[Array, " n"], shape: tuple[int, ...]) -> Any:
-    """A of every image: a pytree, its leaves with an axis of images."""
+    """Return the operator A of every image: a pytree with an axis of images in each leaf."""
     settings = config.restoration
     if mode == "inpaint":
         return Mask(jax.vmap(lambda key: known_pixels(key, settings, shape))(keys))
@@ -231,10 +221,10 @@ def _operator(mode: str, config: Config, keys: Key[Array, " n"], shape: tuple[in
 def known_pixels(
     key: PRNGKey, settings: Restoration, shape: tuple[int, ...]
 ) -> Bool[Array, "height width channels"]:
-    """Where an image is known: a half, all but the centre, random pixels, or where a PNG is white.
+    """Return the mask of known pixels: a half, all except the centre, random ones, or a PNG's white ones.
 
     Raises:
-      UserError: if the mask is neither of these words nor a file of images' size.
+      UserError: if the mask is neither one of these words nor a file of the images' size.
     """
     height, width, _ = shape
     row, column = jnp.arange(height)[:, None], jnp.arange(width)[None]
@@ -265,7 +255,7 @@ def _mask_from_file(mask: str, height: int, width: int, words: tuple[str, ...]) 
 
 
 def _agreeing(sampler: Plan) -> Plan:
-    """The sampler, whose results are moved to where they agree with their observations."""
+    """Return the sampler with its results projected, so that they agree with their observations."""
 
     def finish(score_fn, x):
         x = sampler.finish(score_fn, x) if sampler.finish else x
@@ -275,7 +265,7 @@ def _agreeing(sampler: Plan) -> Plan:
 
 
 def _visible(observation: Observation, shape: tuple[int, ...]) -> Pictures:
-    """Observations as pictures of the images' shape; unknown pixels are grey."""
+    """Return observations as pictures of the images' shape; unknown pixels are grey."""
     y = observation.y
     if isinstance(observation.operator, Mask):
         return np.where(observation.operator.mask, y, 0.5)

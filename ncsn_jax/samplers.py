@@ -1,17 +1,17 @@
 """Samplers of the variance-exploding process, each for a single chain: `jax.vmap` runs many.
 
-All of them see one process, whose time is the noise level itself: x_σ = x₀ + σ z, and so
+They share one process, whose time is the noise level itself: x_σ = x₀ + σ z. It has these forms:
 
 - from a level σ up to τ: x + √(τ² − σ²) z (`diffuse`);
 - its time reversal: dx = −2σ s(x, σ) dσ + √(2σ) dw, while σ falls (Song et al. 2021, equation 6);
 - the probability flow, which has the same distribution at every level: dx/dσ = −σ s(x, σ) (equation 13).
 
-The variance-exploding SDE of Song et al. 2021 is this at σ(t) = σ_L (σ₁/σ_L)ᵗ, and Karras et al. 2022 write
-it as here. A sampler goes down from level to level, σ₁ > … > σ_L, and what it calls a step is the way from
-one level to the next. It starts at x ~ p_σ₁, about N(0, σ₁² I) where σ₁ is far larger than the data.
+The variance-exploding SDE of Song et al. 2021 is this process at σ(t) = σ_L (σ₁/σ_L)ᵗ; Karras et al. 2022
+use the form given here. A sampler descends through the levels σ₁ > … > σ_L; one step takes it from one level
+to the next. It starts at x ~ p_σ₁, which is about N(0, σ₁² I) if σ₁ is far larger than the data.
 
-All but `consistent_annealed_sampling` ask the score at levels between those of the training: they refuse a
-network that embeds discrete levels.
+All except `consistent_annealed_sampling` evaluate the score between the levels of the training, so they
+refuse a network that embeds discrete levels.
 """
 
 import itertools
@@ -32,14 +32,14 @@ from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
 Event = Float[Array, "*event"]
 
 Predictor = Callable[..., Event]
-"""From (key, score_fn, x, sigma, next_sigma, *, temperature) to the next x."""
+"""A function from (key, score_fn, x, sigma, next_sigma, *, temperature) to the next x."""
 
 
 def diffuse(key: PRNGKey, x: Event, sigma: Scalar, next_sigma: Scalar, *, temperature: Scalar = 1.0) -> Event:
-    """From a noise level up to another, x + √(temperature (σ'² − σ²)) z with z ~ N(0, I).
+    """Raise the noise level of x from σ to σ', x + √(temperature (σ'² − σ²)) z with z ~ N(0, I).
 
     Args:
-      key: what z is drawn from.
+      key: the key of z.
       x: the state at σ, shape `(*event,)`.
       sigma: σ; 0 for clean data.
       next_sigma: σ' ≥ σ.
@@ -49,7 +49,7 @@ def diffuse(key: PRNGKey, x: Event, sigma: Scalar, next_sigma: Scalar, *, temper
       The state at σ', shape `(*event,)`.
     """
     sigma, next_sigma, temperature = scalars(x, sigma, next_sigma, temperature)
-    # As a product, it is exactly 0 for equal levels; a fused difference of squares may be less than 0.
+    # A product is exactly 0 for equal levels; a fused difference of squares may be negative.
     std = root(temperature * (next_sigma - sigma) * (next_sigma + sigma))
     return (x + std * jax.random.normal(key, x.shape, x.dtype)).astype(x.dtype)
 
@@ -78,9 +78,10 @@ def consistent_step(
     temperature: Scalar = 1.0,
     denoise: bool = False,
 ) -> Event:
-    """One step of consistent annealed sampling: x + η σᵢ² s(x, σᵢ) + β σᵢ₊₁ z.
+    """Take one step of consistent annealed sampling: x + η σᵢ² s(x, σᵢ) + β σᵢ₊₁ z.
 
-    The drift leaves a share 1 − η of the noise σᵢ; β² = 1 − ((1 − η) σᵢ/σᵢ₊₁)² fills it up to σᵢ₊₁.
+    The drift leaves a share 1 − η of the noise σᵢ; new noise, with β² = 1 − ((1 − η) σᵢ/σᵢ₊₁)², raises the
+    level to σᵢ₊₁.
 
     Args:
       key: the key of this step.
@@ -88,8 +89,8 @@ def consistent_step(
       x: the state at σᵢ, shape `(*event,)`.
       sigma: σᵢ.
       next_sigma: σᵢ₊₁ < σᵢ; 0 for the last step.
-      eta: η, between 1 − σᵢ₊₁/σᵢ (no noise: Euler's step of the probability flow) and 1 (denoising, and all
-        noise new). None is 1 − (σᵢ₊₁/σᵢ)²: the drift of the reverse diffusion.
+      eta: η, between 1 − σᵢ₊₁/σᵢ (no noise: Euler's step of the probability flow) and 1 (denoising, then
+        only new noise). None means 1 − (σᵢ₊₁/σᵢ)², the drift of the reverse diffusion.
       temperature: the variance of z.
       denoise: whether η is 1 in the last step.
 
@@ -104,7 +105,7 @@ def consistent_step(
         eta = 1.0 - (next_sigma / sigma) ** 2
     elif denoise:
         eta = jnp.where(next_sigma > 0, eta, 1.0)
-    # β σᵢ₊₁; what rounding leaves below 0 is 0.
+    # (β σᵢ₊₁)²; rounding may make it negative.
     variance = jnp.maximum(next_sigma**2 - ((1.0 - eta) * sigma) ** 2, 0.0)
     std = root(temperature * variance)
     drifted = x + eta * sigma**2 * score_fn(x, sigma)
@@ -121,10 +122,10 @@ def consistent_annealed_sampling(
     temperature: Scalar = 1.0,
     denoise: bool = False,
 ) -> Event:
-    """Consistent annealed sampling: one step a level, after which the state has just the next level's noise.
+    """Consistent annealed sampling: one step per level, which leaves exactly the next level's noise.
 
-    x ← x + η σᵢ² s(x, σᵢ) + β σᵢ₊₁ z for i = 1 … L, with σ_{L+1} = 0: L score evaluations. Each level is
-    visited at its own noise, so networks of discrete levels can be sampled at theirs.
+    x ← x + η σᵢ² s(x, σᵢ) + β σᵢ₊₁ z for i = 1 … L, with σ_{L+1} = 0: L score evaluations. The score is
+    evaluated only at the levels themselves, so a network of discrete levels can be sampled at its own.
 
     Args:
       key: the chain's key; step i draws from its `fold_in(i)`.
@@ -133,13 +134,14 @@ def consistent_annealed_sampling(
       sigmas: the noise levels, descending, shape `(num_scales,)`.
       eta: η, the paper's ε/σ_L², the share of the noise that a step removes; see `consistent_step`.
       temperature: the variance of z.
-      denoise: whether the last step removes all noise (η = 1, Tweedie's formula), as it does if eta is None.
+      denoise: whether the last step removes all noise (η = 1, Tweedie's formula); it does if eta is None.
 
     Returns:
       The last state, shape `(*event,)`.
 
     Raises:
-      ValueError: if η isn't between 1 − σᵢ₊₁/σᵢ at every level (seen only outside of `jax.jit`) and 1.
+      ValueError: if η is less than 1 − σᵢ₊₁/σᵢ at any level, or more than 1 (checked only outside of
+        `jax.jit`).
 
     Reference:
       Jolicoeur-Martineau et al. 2021 (arXiv:2009.05475), Algorithm 2, and their final denoising.
@@ -157,10 +159,10 @@ def consistent_annealed_sampling(
 
 
 def check_eta(eta: float, sigmas: Sigmas) -> None:
-    """Makes sure that noise can be added after each step of consistent annealed sampling.
+    """Check that noise can be added after each step of consistent annealed sampling.
 
     Raises:
-      ValueError: if η isn't between 1 − σᵢ₊₁/σᵢ, at every level, and 1.
+      ValueError: if η is less than 1 − σᵢ₊₁/σᵢ at any level, or more than 1.
     """
     if isinstance(sigmas, Tracer):
         return
@@ -168,8 +170,8 @@ def check_eta(eta: float, sigmas: Sigmas) -> None:
     ratio = min((after / before for before, after in itertools.pairwise(levels)), default=1.0)
     if not 1.0 - ratio - 1e-6 <= eta <= 1.0:
         raise ValueError(
-            f"eta={eta}: consistent annealed sampling over these levels takes {1.0 - ratio:.6g} to 1, or "
-            "more levels"
+            f"eta={eta}: consistent annealed sampling over these levels accepts {1.0 - ratio:.6g} to 1; "
+            "change eta or use more levels"
         )
 
 
@@ -218,8 +220,8 @@ def euler_maruyama(
 ) -> Event:
     """The Euler-Maruyama predictor of the reverse SDE, x + g² Δt s(x, σᵢ) + √(g² Δt) z.
 
-    On σ(t) = σ_L (σ₁/σ_L)ᵗ, g² Δt is 2σᵢ² log(σᵢ/σᵢ₊₁): more than the σᵢ² − σᵢ₊₁² by which the noise falls,
-    and the same in the limit of many levels.
+    With σ(t) = σ_L (σ₁/σ_L)ᵗ, g² Δt is 2σᵢ² log(σᵢ/σᵢ₊₁). It is more than σᵢ² − σᵢ₊₁², the decrease of the
+    noise variance; the two agree in the limit of many levels.
 
     Args:
       key: the key of this step.
@@ -244,20 +246,20 @@ def euler_maruyama(
 def langevin_corrector(
     key: PRNGKey, score_fn: ScoreFn, x: Event, sigma: Scalar, *, snr: Scalar, temperature: Scalar = 1.0
 ) -> Event:
-    """A Langevin step at one level, whose size comes from a signal-to-noise ratio.
+    """Take a Langevin step at one level, with its size set by a signal-to-noise ratio.
 
-    x + ε s(x, σ) + √(2ε) z with ε = 2 (rσ)². The paper's ε is 2 (r ‖z‖/‖s(x, σ)‖)², with both norms averaged
-    over the batch. In many dimensions that ratio is near σ, where the data are finer than the noise; here it
-    is σ, for a sample must not depend on its batch, and a step size that depends on the chain's own x would
-    draw from another distribution than p_σ.
+    The step is x + ε s(x, σ) + √(2ε) z with ε = 2 (rσ)². The paper's ε is 2 (r ‖z‖/‖s(x, σ)‖)², with both
+    norms averaged over the batch. In many dimensions ‖z‖/‖s(x, σ)‖ is near σ if the data are finer than the
+    noise. Here σ replaces this ratio: a sample must not depend on its batch, and a step size that depends on
+    the chain's own x would draw from a distribution other than p_σ.
 
     Args:
       key: the key of this step.
       score_fn: s(x, σ).
       x: the state at σ, shape `(*event,)`.
       sigma: σ.
-      snr: r, the ratio of the drift's norm to the noise's, where the noise is finer than the data.
-      temperature: the variance of z where it is added.
+      snr: r, the ratio of the drift's norm to the noise's where ‖z‖/‖s(x, σ)‖ is σ.
+      temperature: the variance of z.
 
     Returns:
       The next state at σ, shape `(*event,)`.
@@ -282,7 +284,7 @@ def predictor_corrector_step(
     snr: Scalar = 0.16,
     temperature: Scalar = 1.0,
 ) -> Event:
-    """One step of `predictor_corrector`: the predictor to the next level, and the corrector there."""
+    """Take one step of `predictor_corrector`: predict the state at the next level, then correct it there."""
     predictor_key, corrector_key = jax.random.split(key)
     x = predictor(predictor_key, score_fn, x, sigma, next_sigma, temperature=temperature)
 
@@ -307,7 +309,7 @@ def predictor_corrector(
 ) -> Event:
     """Predictor-corrector sampling of the variance-exploding SDE.
 
-    From each level a predictor goes to the next, where M steps of Langevin dynamics correct it:
+    A predictor takes the state from each level to the next, where M Langevin steps correct it:
     (L − 1)(1 + M) score evaluations.
 
     Args:
@@ -315,17 +317,17 @@ def predictor_corrector(
       score_fn: s(x, σ), for any σ.
       x: the first state, with the noise σ₁, shape `(*event,)`.
       sigmas: the noise levels, descending, shape `(num_scales,)`.
-      predictor: `reverse_diffusion`, `euler_maruyama`, or another function of their arguments.
+      predictor: `reverse_diffusion`, `euler_maruyama`, or another function of the same arguments.
       corrector_steps: M; 0 for the predictor alone.
       snr: r, the corrector's signal-to-noise ratio (`langevin_corrector`).
       temperature: the variance of all noise, relative to the algorithm's.
-      denoise: whether to return E[x₀ | x] = x + σ_L² s(x, σ_L) of the last state (one evaluation more).
+      denoise: whether to return E[x₀ | x] = x + σ_L² s(x, σ_L) of the last state (one more evaluation).
 
     Returns:
       The last state, with the noise σ_L, or its denoised mean, shape `(*event,)`.
 
     Raises:
-      ValueError: if the score is of a network of discrete levels.
+      ValueError: if the score comes from a network of discrete levels.
 
     Reference:
       Song et al. 2021 (arXiv:2011.13456), Algorithm 2.
@@ -365,15 +367,15 @@ def heun_step(
     s_max: Scalar = math.inf,
     s_noise: Scalar = 1.0,
 ) -> Event:
-    """One step of `heun`: up to σ̂ = (1 + γ) σᵢ by fresh noise, and down to σᵢ₊₁ by the probability flow.
+    """Take one step of `heun`: up to σ̂ = (1 + γ) σᵢ by fresh noise, down to σᵢ₊₁ by the probability flow.
 
     Args:
-      key: the key of this step; read only if γ > 0.
+      key: the key of this step; it matters only if γ > 0.
       score_fn: s(x, σ).
       x: the state at σᵢ, shape `(*event,)`.
       sigma: σᵢ.
       next_sigma: σᵢ₊₁ < σᵢ; at 0, the step is Euler's, which is Tweedie's formula.
-      churn: γ where σᵢ is between s_min and s_max, the paper's min(S_churn/N, √2 − 1); elsewhere it is 0.
+      churn: γ for σᵢ between s_min and s_max, the paper's min(S_churn/N, √2 − 1); elsewhere γ is 0.
       s_min: S_min.
       s_max: S_max.
       s_noise: S_noise, the standard deviation of the fresh noise relative to √(σ̂² − σᵢ²).
@@ -409,10 +411,10 @@ def heun(
     s_max: Scalar = math.inf,
     s_noise: Scalar = 1.0,
 ) -> Event:
-    """Heun's method of second order for the probability flow, deterministic or with fresh noise ("churn").
+    """Heun's second-order method for the probability flow, deterministic or with fresh noise ("churn").
 
-    N = L steps, the last one from σ_L to 0 without the second order: 2L − 1 score evaluations. Without churn
-    it is Algorithm 1 of the paper, and draws nothing; with churn, Algorithm 2.
+    It takes N = L steps, and the last one, from σ_L to 0, is of first order: 2L − 1 score evaluations in all.
+    Without churn it is Algorithm 1 of the paper and adds no noise; with churn it is Algorithm 2.
 
     Args:
       key: the chain's key; step i draws from its `fold_in(i)`.
@@ -420,17 +422,17 @@ def heun(
       x: the first state, with the noise σ₁, shape `(*event,)`.
       sigmas: the noise levels, descending, shape `(num_scales,)`; the paper's are
         `ncsn_jax.noise.karras_sigmas`.
-      s_churn: S_churn, the noise added over all steps, in logarithm: each raises σ by
-        γ = min(S_churn/N, √2 − 1).
-      s_min: S_min, the least σ at which noise is added.
-      s_max: S_max, the largest.
-      s_noise: S_noise, the standard deviation of the added noise relative to what σ says.
+      s_churn: S_churn, the noise added over all steps, on a logarithmic scale: each step raises σ by the
+        share γ = min(S_churn/N, √2 − 1).
+      s_min: S_min, the smallest σ at which noise is added.
+      s_max: S_max, the largest σ at which noise is added.
+      s_noise: S_noise, the standard deviation of the added noise relative to √(σ̂² − σᵢ²).
 
     Returns:
       The state without noise, shape `(*event,)`.
 
     Raises:
-      ValueError: if the score is of a network of discrete levels.
+      ValueError: if the score comes from a network of discrete levels.
 
     Reference:
       Karras et al. 2022 (arXiv:2206.00364), Algorithms 1 and 2, for σ(t) = t.
@@ -467,28 +469,28 @@ def probability_flow(
     stepsize_controller: Any = None,
     max_steps: int = 4096,
 ) -> Event:
-    """Follows the probability flow dx/dσ = −σ s(x, σ) from one noise level to another, by diffrax.
+    """Follow the probability flow dx/dσ = −σ s(x, σ) from one noise level to another, with diffrax.
 
-    Downwards it decodes: x ~ p_start becomes a sample of p_stop. Upwards it encodes. The one undoes the
-    other, up to the solver's tolerance. The time of the equation is log σ.
+    Downwards it decodes: x ~ p_start becomes a sample of p_stop. Upwards it encodes. Each direction undoes
+    the other, up to the solver's tolerance. The solver's time is log σ.
 
     Args:
       score_fn: s(x, σ), for any σ.
       x: the state at `start`, shape `(*event,)`.
-      start: σ there, positive.
-      stop: σ where it ends, positive.
-      rtol: the relative tolerance of a step; float32 has little to give below 1e-5.
+      start: the first σ, positive.
+      stop: the last σ, positive.
+      rtol: the relative tolerance of a step; values below 1e-5 gain little in float32.
       atol: the absolute tolerance, in the units of x.
-      solver: one of diffrax's, `diffrax.Tsit5()` if None.
-      stepsize_controller: one of diffrax's, instead of the adaptive one with these tolerances:
-        `diffrax.StepTo(ts)` takes fixed steps, ts in log σ.
-      max_steps: after how many steps it gives up.
+      solver: a diffrax solver, `diffrax.Tsit5()` if None.
+      stepsize_controller: a diffrax controller, instead of the adaptive one with these tolerances;
+        `diffrax.StepTo(ts)` takes fixed steps, with ts in log σ.
+      max_steps: the number of steps after which the solver gives up.
 
     Returns:
-      The state at `stop`, shape `(*event,)`; NaN if the solver gave up, or a σ isn't positive.
+      The state at `stop`, shape `(*event,)`; NaN if the solver gave up or a σ isn't positive.
 
     Raises:
-      ValueError: if the score is of a network of discrete levels.
+      ValueError: if the score comes from a network of discrete levels.
 
     Reference:
       Song et al. 2021 (arXiv:2011.13456), section 4.3 and appendix D.4.
@@ -507,7 +509,7 @@ def probability_flow(
     )
 
 
-# --- what they share ---
+# --- shared functions ---
 
 
 def descend(
@@ -516,7 +518,7 @@ def descend(
     x: Event,
     sigmas: Float[Array, " num_scales"],
 ) -> Event:
-    """Goes down the noise levels, x ← step(keyᵢ, x, σᵢ, σᵢ₊₁), where keyᵢ is the key's `fold_in(i)`."""
+    """Descend the noise levels, x ← step(keyᵢ, x, σᵢ, σᵢ₊₁), where keyᵢ is the key's `fold_in(i)`."""
 
     def body(x, numbered):
         i, sigma, next_sigma = numbered
@@ -538,24 +540,24 @@ def follow(
     stepsize_controller: Any,
     max_steps: int,
 ) -> Any:
-    """Solves dy/dσ = f(y, σ) from one noise level to another, by diffrax in the time log σ.
+    """Solve dy/dσ = f(y, σ) from one noise level to another, with diffrax in the time log σ.
 
     Args:
-      velocity: f, from y and σ to a pytree as y.
-      y: the state at `start`, an array or a pytree of them.
-      start: σ there, positive.
-      stop: σ where it ends, positive.
-      rtol: as all that follow, of `probability_flow`.
-      atol: in the units of y.
-      solver: None for its default.
-      stepsize_controller: None for its default.
-      max_steps: after how many steps it gives up.
+      velocity: f, from y and σ to a pytree like y.
+      y: the state at `start`, an array or a pytree of arrays.
+      start: the first σ, positive.
+      stop: the last σ, positive.
+      rtol: the relative tolerance, as in `probability_flow`.
+      atol: the absolute tolerance, in the units of y.
+      solver: as in `probability_flow`.
+      stepsize_controller: as in `probability_flow`.
+      max_steps: as in `probability_flow`.
 
     Returns:
-      y at `stop`, in its types; NaN if the solver gave up, or a σ isn't positive. It is computed in float32
-      at least.
+      y at `stop`, in its types; NaN if the solver gave up or a σ isn't positive. It is computed in at least
+      float32.
     """
-    import diffrax  # here, for it takes longer to import than all of this package
+    import diffrax  # imported here because it takes longer than the whole package
 
     def in_log_sigma(log_sigma, y, args):
         sigma = jnp.exp(log_sigma)
@@ -573,10 +575,10 @@ def follow(
         y0=y,
         stepsize_controller=stepsize_controller or diffrax.PIDController(rtol=rtol, atol=atol),
         max_steps=max_steps,
-        throw=False,  # it would stop all chains of a batch
+        throw=False,  # an exception would stop all chains of a batch
     )
     assert solution.ys is not None  # by default, the last state is saved
-    # Of a NaN, diffrax takes no step and reports success.
+    # Given a NaN, diffrax takes no step and reports success.
     solved = (solution.result == diffrax.RESULTS.successful) & (start > 0) & (stop > 0)
     return jax.tree.map(
         lambda saved, own: jnp.where(solved, saved[0], jnp.nan).astype(own), solution.ys, narrow
@@ -584,15 +586,16 @@ def follow(
 
 
 def require_any_sigma(score_fn: ScoreFn) -> None:
-    """Refuses the score of a network that embeds discrete levels.
+    """Refuse the score of a network that embeds discrete levels.
 
     Raises:
-      ValueError: if it is one: between its levels it is the same, and so no derivative by σ.
+      ValueError: if the network embeds levels: its score is piecewise constant in σ, without a useful
+        derivative in σ.
     """
     levels = getattr(score_fn, "sigmas", None)
     if levels is not None:
         raise ValueError(
-            f"this sampler asks for scores at any σ, found a network of {len(levels)} discrete levels; "
+            f"this sampler needs scores at any σ, found a network of {len(levels)} discrete levels; "
             "accepted: NCSNv2, MLP, an exact score"
         )
 

@@ -1,7 +1,8 @@
-"""Sampling as the application runs it: any sampler, many samples, step by step, to files.
+"""The application's sampling: many samples by any sampler, step by step, written to files.
 
-A sampler is a Python loop over the one compiled step of its `Plan`, for progress and animation frames; the
-result equals that of its function in `ncsn_jax.langevin` or `ncsn_jax.samplers` (a test holds them together).
+A sampler here is a Python loop over one compiled step of its `Plan`, which allows progress bars and animation
+frames. It gives the same samples as the function in `ncsn_jax.langevin` or `ncsn_jax.samplers`, as a test
+checks.
 """
 
 import collections
@@ -35,19 +36,20 @@ from ncsn_jax.streams import stream
 IDENTITY = TRANSFORMS["none"]
 SAMPLES, SETTINGS = "samples.npy", "settings.json"
 MAX_SHOWN = {3: 100, 1: 5_000}
-"""The most samples that the picture and the animation show, of images and of vectors, by their axes."""
+"""Largest number of samples in the picture and the animation, by a sample's number of axes: 3 for images, 1
+for vectors."""
 NOT_FINITE = (
-    "not finite: config.sampling asks for steps that are too large (step_size, snr, num_levels, s_noise), "
-    "or, of ode, for too small a tolerance"
+    "not finite; make the steps of config.sampling smaller (step_size, snr, s_noise, or more num_levels) or, "
+    "with method='ode', the tolerances larger"
 )
 MAX_FRAMES = 60
-"""The most frames of an animation; samplers with more steps skip some."""
+"""Largest number of frames of an animation; samplers with more steps skip some."""
 
 States = Iterator[Float[Array, "devices batch *event"]]
-"""The states of a batch of chains: the first, then one after every step."""
+"""States of a batch of chains: the first, then one after every step."""
 
 Numbers = Int[np.ndarray, "devices batch"]
-"""Which samples make a batch."""
+"""Numbers of the samples in a batch."""
 
 
 def chains(
@@ -57,14 +59,14 @@ def chains(
     x: Float[Array, "devices batch *event"],
     observation: Observation | None = None,
 ) -> States:
-    """Runs a batch of chains, and yields their states: the first, then one after every step.
+    """Run a batch of chains, and yield their states: the first, then one after every step.
 
     Args:
-      sampler: how they go.
-      keys: one key a chain; it decides the sample, wherever and beside whatever that is drawn.
+      sampler: the plan.
+      keys: one key per chain; the key alone decides the sample, on any device and in any batch.
       score_fn: the network.
       x: the first states.
-      observation: what each chain sees, its leaves `(devices, batch, …)`; or nothing.
+      observation: the observation of each chain, with leaves `(devices, batch, …)`; or None.
     """
     step = _pmapped_step(sampler.step)
     yield x
@@ -85,17 +87,17 @@ def draw(
     *,
     transform: Transform = IDENTITY,
 ) -> States:
-    """The states (see `chains`) of those samples of the seed, from uniform noise.
+    """Draw the numbered samples of the seed, from uniform noise, and return their states (see `chains`).
 
-    They are transformed back: images are in [0, 1], but for what noise adds.
+    The states are transformed back, so images lie in [0, 1], up to noise.
 
     Args:
       score_fn: the network.
-      shape: of one sample: (height, width, channels), or (D,).
+      shape: the shape of one sample, (height, width, channels) or (D,).
       sigmas: the noise levels of the model, descending.
       settings: the method, its parameters and the seed.
-      numbers: which samples.
-      transform: from images in [0, 1] to what the network was trained on, and back.
+      numbers: the numbers of the samples.
+      transform: the map from images in [0, 1] to the network's space, and back.
     """
     sampler = plan(settings, sigmas)
     fold_in = functools.partial(jax.random.fold_in, stream(settings.seed, "sampling"))
@@ -106,15 +108,15 @@ def draw(
 def first_states(
     keys: Key[Array, "devices batch"], shape: tuple[int, ...], sampler: Plan, transform: Transform
 ) -> tuple[Key[Array, "devices batch"], Float[Array, "devices batch *event"]]:
-    """The keys of chains and their first states, from the keys of samples."""
+    """Return the keys of chains and their first states, from the keys of samples."""
     noise = sampler.levels[0] if sampler.noisy_start else 0.0
     return _pmapped_start(shape, transform, noise)(keys)
 
 
 def batches(count: int, batch_size: int) -> list[Numbers]:
-    """The numbers 0 … count − 1 in batches of one shape, with some more in the last.
+    """Return the numbers 0 … count − 1 in batches of one shape; the last batch may run past count − 1.
 
-    A batch is `batch_size`, or slightly more where the devices don't divide it.
+    A batch has `batch_size` numbers, or `count` if that is less, rounded up to a multiple of the devices.
     """
     devices = jax.local_device_count()
     per_device = -(-min(batch_size, count) // devices)
@@ -123,25 +125,21 @@ def batches(count: int, batch_size: int) -> list[Numbers]:
 
 
 def announce_replacement(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Says which samples of a directory others are about to replace, and how they were drawn.
+    """Log which samples of a directory are about to be replaced, and how they were drawn.
 
     Args:
-      directory: where they lie, with the settings that `write_batches` has left beside them.
-      settings: how the others are drawn, by name.
+      directory: the directory of the samples and of the settings that `write_batches` wrote with them.
+      settings: the settings of the new samples, by name.
     """
-    try:
-        count = len(np.load(directory / SAMPLES, mmap_mode="r"))
-    except (OSError, ValueError):  # there are none, or they aren't whole
+    if not (directory / SAMPLES).exists():
         return
-    how = "drawn by an older version"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads((directory / SETTINGS).read_text())
-        old, count = known["settings"], known["num_samples"]
-        differing = [
-            f"{name}={old.get(name)!r}" for name in old | settings if old.get(name) != settings.get(name)
-        ]
-        how = f"drawn with {', '.join(differing)}" if differing else "drawn with the same settings"
-    hosts.say(f"{directory}: replaces {count} samples {how}; --out=NAME keeps both")
+    earlier, how = "samples", "drawn by an older version"
+    with contextlib.suppress(Exception):  # damaged, and about to be replaced
+        known = json.loads((directory / SETTINGS).read_text("utf-8"))
+        old, earlier = known["settings"], f"{known['num_samples']} samples"
+        names = [name for name in old | settings if old.get(name) != settings.get(name)]
+        how = f"drawn with {', '.join(f'{n}={old.get(n)!r}' for n in names) or 'the same settings'}"
+    hosts.say(f"{directory}: replacing {earlier} {how}; --out=NAME keeps both")
 
 
 def write_samples(
@@ -153,22 +151,23 @@ def write_samples(
     *,
     transform: Transform = IDENTITY,
 ) -> None:
-    """Draws `settings.num_samples` samples and writes them, with a progress bar.
+    """Draw `settings.num_samples` samples and write them, with a progress bar.
 
-    `samples.npy` gets them all, `(num_samples, *shape)`, float32, unclipped, batch by batch as they come;
-    `settings.json` says how they were drawn; `grid.png` and `annealing.gif` show the first of them (100
-    images, 5,000 points) and their way there.
+    `samples.npy` holds all samples, `(num_samples, *shape)`, float32, unclipped, and is written batch by
+    batch. `settings.json` holds the settings. `grid.png` shows the first samples (100 images or 5,000
+    points), and `annealing.gif` their states on the way from noise.
 
     Args:
-      directory: where to; made if need be.
+      directory: the directory of the files; created if necessary.
       score_fn: the network.
-      shape: of one sample: (height, width, channels), or (D,).
+      shape: the shape of one sample, (height, width, channels) or (D,).
       sigmas: the noise levels, descending.
-      settings: how many, and how they are drawn.
-      transform: from images in [0, 1] to what the network was trained on, and back.
+      settings: the number of samples, the method and its parameters.
+      transform: the map from images in [0, 1] to the network's space, and back.
 
     Raises:
-      UserError: if the settings don't fit the levels; if some samples aren't finite, after all is written.
+      UserError: if the settings don't fit the levels; or, after all files are written, if some samples aren't
+        finite.
     """
     sampler, described = plan(settings, sigmas), flatten({"sampling": settings.model_dump()})
     directory.mkdir(parents=True, exist_ok=True)
@@ -189,13 +188,13 @@ def write_samples(
 
 
 class Written(NamedTuple):
-    """What `write_batches` has written.
+    """Result of `write_batches`.
 
     Attributes:
       path: the file.
-      frames: at most `MAX_FRAMES` states of the samples to be shown, and the last one.
-      num_lost: how many samples aren't finite.
-      num_samples: of how many.
+      frames: states of the shown samples, at most `MAX_FRAMES` and the last one.
+      num_lost: the number of samples that aren't finite.
+      num_samples: the number of all samples.
     """
 
     path: Path
@@ -204,7 +203,7 @@ class Written(NamedTuple):
     num_samples: int
 
     def require_finite(self) -> None:
-        """Raises a UserError if some samples aren't finite."""
+        """Raise a UserError if some samples aren't finite."""
         if self.num_lost:
             raise UserError(f"{self.path}: {self.num_lost} of {self.num_samples} samples are {NOT_FINITE}")
 
@@ -220,23 +219,23 @@ def write_batches(
     shape: tuple[int, ...],
     shown: Int[np.ndarray, " shown"],
 ) -> Written:
-    """Runs chains batch by batch, with a progress bar, and writes their last states as they come.
+    """Run chains batch by batch, with a progress bar, and write the last states of each batch.
 
-    In memory there are one batch and the frames, whatever the number of samples and of steps.
+    Memory holds one batch and the frames, for any number of samples and steps.
 
     Args:
       path: the `.npy` file, float32, `(*counts, *shape)`.
-      settings: how they are drawn, by name; `settings.json` beside the file says it.
-      run: from the numbers of a batch to its states.
-      numbers: the batches.
-      num_steps: how many states follow the first.
-      counts: how many samples there are, by the axes that they have in the file.
-      shape: of one sample.
-      shown: the numbers of those of which frames are kept, ascending.
+      settings: the settings of the samples, by name, for `settings.json` next to the file.
+      run: the map from the numbers of a batch to its states.
+      numbers: the numbers of the samples in each batch.
+      num_steps: the number of states after the first.
+      counts: the sizes of the samples' axes in the file.
+      shape: the shape of one sample.
+      shown: the numbers of the samples whose frames are kept, ascending.
     """
     partial = path.with_name(path.name + ".partial")
     file = np.lib.format.open_memmap(partial, "w+", np.float32, (*counts, *shape))
-    with partial.open("r+b") as whole:  # on a full disk, an error here and not a bus error later
+    with partial.open("r+b") as whole:  # so that a full disk is an error here, not a bus error later
         os.posix_fallocate(whole.fileno(), 0, partial.stat().st_size)
     if path.name == SAMPLES:
         announce_replacement(path.parent, settings)
@@ -275,7 +274,7 @@ def preview(
     transform: Transform = IDENTITY,
     is_unwanted: Callable[[], bool] = lambda: False,
 ) -> viz.Picture | None:
-    """A picture of the first `count` samples of the seed; None if it is unwanted before it is drawn."""
+    """Return a picture of the first `count` samples of the seed; None once `is_unwanted()` holds."""
     (numbers,) = batches(count, count)
     last = collections.deque(maxlen=1)
     for x in draw(score_fn, shape, sigmas, settings, numbers, transform=transform):
@@ -286,23 +285,23 @@ def preview(
 
 
 def rows(x: Float[Array, "devices batch *event"]) -> Float[np.ndarray, "n *event"]:
-    """The samples of a batch, one after the other, in the host's memory."""
+    """Return the samples of a batch, flattened over the devices, in the host's memory."""
     return np.asarray(x).reshape(-1, *x.shape[2:])
 
 
 def pmapped(function: Callable, in_axes: tuple[int | None, ...]) -> Callable:
-    """A function of one chain as one of `(devices, batch)` chains.
+    """Map a function of one chain over `(devices, batch)` chains.
 
-    A sample is drawn by one process: it runs on its own devices, whatever others there are.
+    Only this process's devices are used, in any cluster, because each sample is drawn by one process.
     """
     mapped = jax.pmap(jax.vmap(function, in_axes), in_axes=in_axes, devices=jax.local_devices())
-    if jax.local_device_count() > 1:  # jit refuses what pmap takes: a network that lies on one of them
+    if jax.local_device_count() > 1:  # unlike pmap, jit refuses a network on one of the devices
         return mapped
     return jax.jit(mapped, compiler_options=inference_options())
 
 
-# An observation that may be None never stands alone: jax 0.12's pmap may take an argument without arrays for
-# one with, and split the network's over the devices.
+# An optional observation is paired with another argument: jax 0.12's pmap may mistake an argument without
+# arrays for one with arrays, and split the network's arrays over the devices.
 
 
 def _seen(score_fn, observation):

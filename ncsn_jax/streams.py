@@ -1,4 +1,4 @@
-"""The streams of randomness of a run, which never meet."""
+"""Independent streams of randomness, one for each purpose of a run."""
 
 from typing import Literal
 
@@ -21,13 +21,13 @@ STREAMS: dict[Purpose, int] = {
 
 
 def stream(seed: int, purpose: Purpose) -> PRNGKey:
-    """The key of a seed for one purpose.
+    """Return the key of a seed for one purpose.
 
-    It is threefry whatever the environment says: with the `rbg` generator, what a vmapped function draws
-    depends on its batch.
+    The key is always threefry, whatever the environment says: with the `rbg` generator, the draws of a
+    vmapped function would depend on its batch.
 
     Args:
       seed: 0 … 2³² − 1.
-      purpose: what is drawn from the key.
+      purpose: the purpose of the draws.
     """
     return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), STREAMS[purpose])

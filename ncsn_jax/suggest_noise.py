@@ -15,19 +15,19 @@ from ncsn_jax.errors import UserError
 from ncsn_jax.noise import EXACT_UP_TO, geometric_sigmas, largest_distance, num_scales_for, step_size_for
 
 MAX_BYTES = 2**30
-"""How much memory the examples may take whose distances are looked at."""
+"""Largest memory of the examples whose distances are computed, in bytes."""
 
 
 class Suggestion(NamedTuple):
-    """What to set, and what it follows from.
+    """Suggested settings, and the numbers that they follow from.
 
     Attributes:
-      sigma_begin: σ₁, three digits, rounded up.
-      num_scales: L.
-      step_size: ε, two digits.
-      distance: the largest between two examples.
-      num_examples: how many examples were looked at.
-      dim: D, how many numbers an example is.
+      sigma_begin: σ₁, rounded up to three digits.
+      num_scales: L, the number of levels.
+      step_size: ε, rounded to two digits.
+      distance: the largest distance between two examples.
+      num_examples: the number of examples whose distances were computed.
+      dim: D, the number of values in an example.
     """
 
     sigma_begin: float
@@ -39,12 +39,12 @@ class Suggestion(NamedTuple):
 
 
 def suggest_noise(x: Float[np.ndarray, "n ..."], sigma_end: float, steps_per_scale: int) -> Suggestion:
-    """The noise levels and the step size for data.
+    """Return the noise levels and the step size for data.
 
     Args:
-      x: examples, as the network gets them.
-      sigma_end: σ_L, the smallest level, which is a choice: the noise that samples may keep.
-      steps_per_scale: T, which is a choice, too: the cost of sampling.
+      x: the examples, in the network's space.
+      sigma_end: σ_L, the smallest level: your choice of the noise that samples may keep.
+      steps_per_scale: T, your choice of the cost of sampling.
 
     Raises:
       ValueError: if there are fewer than two different examples, or σ_L isn't far below their distance.
@@ -58,10 +58,10 @@ def suggest_noise(x: Float[np.ndarray, "n ..."], sigma_end: float, steps_per_sca
 
 
 def for_config(config: Config, dataset: data.Dataset) -> Suggestion:
-    """The suggestion for a config's training data, or as many of them, drawn at random, as fit in 1 GiB.
+    """Return the suggestion for a config's training data, or for a random subset that fits in 1 GiB.
 
     Raises:
-      UserError: if the data suggest nothing.
+      UserError: if the data allow no suggestion.
     """
     count = min(len(dataset.train), MAX_BYTES // (4 * math.prod(dataset.info.shape)))
     chosen = np.sort(np.random.default_rng(0).permutation(len(dataset.train))[:count])
@@ -75,17 +75,17 @@ def for_config(config: Config, dataset: data.Dataset) -> Suggestion:
 
 
 def resolved(config: Config, workdir: Path, load_dataset: Callable[[], data.Dataset]) -> Config:
-    """The config with `model.sigmas="auto"` replaced by what the workdir's run has, or else the data suggest.
+    """Return the config with noise levels instead of "auto": the workdir's, or else levels for the data.
 
-    A `sampling.step_size` that isn't the default stays.
+    A `sampling.step_size` other than the default is kept.
 
     Args:
       config: the run's settings.
       workdir: the run's directory.
-      load_dataset: loads the config's dataset; called if it is needed.
+      load_dataset: a function that loads the config's dataset; called only if necessary.
 
     Raises:
-      UserError: if the data can't be had, or suggest nothing.
+      UserError: if the data aren't available, or allow no suggestion.
     """
     if config.model.sigmas != "auto":
         return config
@@ -109,20 +109,21 @@ def resolved(config: Config, workdir: Path, load_dataset: Callable[[], data.Data
 
 
 def report(config: Config, suggestion: Suggestion, dataset: data.Dataset) -> str:
-    """The suggestion with its reasons, and as a fragment of a config."""
+    """Return the suggestion as text: its reasons, then a fragment of a config and the equivalent flags."""
     s, model, steps = suggestion, config.model, config.sampling.steps_per_scale
     ratio = (s.sigma_begin / model.sigma_end) ** (1 / (s.num_scales - 1))
-    how = "exact" if s.num_examples <= EXACT_UP_TO else "from below, by walks to the farthest"
+    how = "exact" if s.num_examples <= EXACT_UP_TO else "lower bound, by farthest-point search"
     if s.num_examples < len(dataset.train):
-        how = f"from below, of {s.num_examples} drawn at random"
+        how = f"lower bound, from {s.num_examples} drawn at random"
     levels = f"sigma_begin={s.sigma_begin:g}, sigma_end={model.sigma_end:g}, num_scales={s.num_scales}"
     return f"""\
 {config.data.name}: {len(dataset.train)} training examples of {s.dim} numbers
 
-sigma_begin = {s.sigma_begin:g}: the largest distance of two examples is {s.distance:.4g} ({how}; Technique 1)
-num_scales = {s.num_scales}: levels of ratio {ratio:.4g}, so that neighbours overlap, from there to \
-sigma_end = {model.sigma_end:g} (Technique 2)
-step_size = {s.step_size:g}: with it, steps_per_scale = {steps} steps bring a chain closest to each level \
+sigma_begin = {s.sigma_begin:g}: the largest distance between two examples is {s.distance:.4g} \
+({how}; Technique 1)
+num_scales = {s.num_scales}: levels of ratio {ratio:.4g} down to sigma_end = {model.sigma_end:g}, so that \
+neighbours overlap (Technique 2)
+step_size = {s.step_size:g}: with steps_per_scale = {steps}, it brings a chain closest to each level \
 (Technique 4)
 
 In a config:
@@ -130,10 +131,10 @@ In a config:
     model={type(model).__name__}({levels}),
     sampling=Sampling(step_size={s.step_size:g}, steps_per_scale={steps}),
 
-or behind a command:
+or on the command line:
 
     --config.model.sigmas=geometric --config.model.sigma_begin={s.sigma_begin:g} \
 --config.model.sigma_end={model.sigma_end:g} --config.model.num_scales={s.num_scales} \
 --config.sampling.step_size={s.step_size:g} --config.sampling.steps_per_scale={steps}
 
---config.model.sigmas=auto chooses the same when a run begins."""
+--config.model.sigmas=auto chooses the same values when a run begins."""

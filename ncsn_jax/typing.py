@@ -1,4 +1,4 @@
-"""The types that signatures across the package share."""
+"""Types shared by signatures across the package."""
 
 from collections.abc import Callable
 

@@ -1,7 +1,7 @@
 """Pictures: grids of images, points, animations of chains, score fields and curves.
 
-The functions that take `axes` draw on matplotlib's, as its own do; `rendered` makes a figure an array of
-pixels, which `save_png` and `save_gif` write. Nothing here opens a window or needs a display.
+Functions that take `axes` draw on matplotlib axes; `rendered` turns a figure into an array of pixels, which
+`save_png` and `save_gif` write. Nothing here opens a window or needs a display.
 """
 
 import math
@@ -23,18 +23,18 @@ if TYPE_CHECKING:  # matplotlib takes half a second to import, and pictures of i
     from matplotlib.figure import Figure
 
 Picture = UInt8[np.ndarray, "height width channels"]
-"""Pixels, grey or RGB, 8 bits a channel."""
+"""Pixels, grey or RGB, 8 bits per channel."""
 
 PlanarScore = Callable[[Float[Array, "2"]], Float[Array, "2"]]
 PlanarDensity = Callable[[Float[Array, "2"]], Float[Array, ""]]
 
 
 def pictures(states: Sequence[Float[np.ndarray, "n *event"]]) -> list[Picture]:
-    """States of the same samples as one picture each: images in a grid, vectors as points of the plane.
+    """Draw each state of the same samples as a picture: images in a grid, vectors as points of the plane.
 
     Args:
-      states: images `(n, h, w, c)`, or vectors `(n, D)`, D ≥ 2, of which the first two coordinates are shown,
-        in a square around 99 % of the last state's.
+      states: images `(n, h, w, c)`, or vectors `(n, D)`, D ≥ 2, whose first two coordinates are shown in a
+        square around 99 % of the last state's values.
     """
     if states[-1].ndim == 4:
         return [image_grid(images) for images in states]
@@ -54,15 +54,15 @@ def pictures(states: Sequence[Float[np.ndarray, "n *event"]]) -> list[Picture]:
 def image_grid(
     images: Float[np.ndarray, "n h w c"], *, columns: int | None = None, min_size: int = 400
 ) -> Picture:
-    """Images side by side, on a white ground.
+    """Arrange images in a grid on a white ground.
 
     Args:
-      images: grey or RGB images in [0, 1]; what lies outside is clipped, and NaN black. `(n, h, w, c)`.
-      columns: how many are in a row; as makes the grid as square as can be if None.
-      min_size: small images are enlarged by whole factors until the grid is about this wide, in pixels.
+      images: grey or RGB images in [0, 1], `(n, h, w, c)`; values outside are clipped, and NaN is black.
+      columns: the number of images in a row; None makes the grid as square as possible.
+      min_size: the approximate width, in pixels, to which small grids are enlarged by a whole factor.
 
     Returns:
-      The grid, 8 bits a channel, `(height, width, c)`.
+      The grid, 8 bits per channel, `(height, width, c)`.
     """
     n, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(n))
@@ -83,28 +83,28 @@ def image_grid(
 
 
 def save_png(path: str | Path, picture: Picture) -> None:
-    """Writes a picture as PNG."""
+    """Write a picture as PNG."""
     write_whole(Path(path), lambda file: _image(picture).save(file, "PNG"))
 
 
 def save_gif(path: str | Path, frames: Sequence[Picture], *, seconds: float = 4.0) -> None:
-    """Writes pictures as an endless GIF, the last one shown for 2 seconds.
+    """Write pictures as an endless GIF that shows the last one for 2 seconds.
 
     Args:
       path: the file.
       frames: the pictures, all of one size.
-      seconds: how long the frames before the last take together.
+      seconds: the total duration of the frames before the last.
     """
     each = round(1000 * seconds / len(frames))
     first, *rest = map(_image, frames)
     durations = [each] * len(rest) + [2000]
-    # Pillow's optimisation takes as long as all else, and saves no bytes.
+    # Pillow's optimisation takes as long as everything else and saves no bytes.
     options = dict(save_all=True, append_images=rest, duration=durations, loop=0, optimize=False)
     write_whole(Path(path), lambda file: first.save(file, "GIF", **options))
 
 
 def rendered(figure: "Figure") -> Picture:
-    """A matplotlib figure as RGB pixels."""
+    """Render a matplotlib figure as RGB pixels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -113,7 +113,7 @@ def rendered(figure: "Figure") -> Picture:
 
 
 def points(axes: "Axes", x: Float[np.ndarray, "n D"], *, low: float, high: float) -> None:
-    """The first two coordinates of vectors, `(n, D)`, D ≥ 2, in the square [low, high]²."""
+    """Draw the first two coordinates of vectors, `(n, D)`, D ≥ 2, in the square [low, high]²."""
     axes.scatter(x[:, 0], x[:, 1], s=2, alpha=0.5, linewidths=0, color="tab:blue")
     _square(axes, low, high)
 
@@ -127,15 +127,15 @@ def score_field(
     log_density: PlanarDensity | None = None,
     arrows: int = 20,
 ) -> None:
-    """A score in the square [low, high]² as arrows, over contours of a log-density.
+    """Draw a score in the square [low, high]² as arrows, over contours of a log-density.
 
     Args:
-      axes: where to draw.
-      score_fn: s(x) of a point of the plane.
+      axes: the axes to draw on.
+      score_fn: s(x) at a point of the plane.
       low: the left and the lower end.
       high: the right and the upper end.
-      log_density: what the contours show, if anything.
-      arrows: how many arrows there are in a row.
+      log_density: the log-density of the contours; None draws no contours.
+      arrows: the number of arrows in a row.
     """
     if log_density is not None:
         x = _mesh(low, high, 100)
@@ -150,14 +150,14 @@ def score_field(
 def score_error(
     axes: "Axes", score_fn: PlanarScore, estimate: PlanarScore, *, low: float, high: float
 ) -> None:
-    """Where an estimated score is wrong: ‖ŝ − s‖/‖s‖ in the square [low, high]², light at 0, dark from 1 on.
+    """Draw the error of a score, ‖ŝ − s‖/‖s‖, in the square [low, high]²: light at 0, dark from 1 on.
 
-    Where s = 0, any other ŝ is infinitely wrong.
+    Where s = 0, the error of any other ŝ is infinite.
 
     Args:
-      axes: where to draw.
-      score_fn: s(x), the true score of a point of the plane.
-      estimate: ŝ(x).
+      axes: the axes to draw on.
+      score_fn: s(x), the true score at a point of the plane.
+      estimate: ŝ(x), the estimated score.
       low: the left and the lower end.
       high: the right and the upper end.
     """
@@ -174,7 +174,7 @@ def score_error(
 
 
 def chains(axes: "Axes", paths: Float[np.ndarray, "chains states 2"], *, low: float, high: float) -> None:
-    """The ways of chains through the square [low, high]², a dot at the end of each."""
+    """Draw the paths of chains in the square [low, high]², with a dot at the end of each."""
     for path in paths:
         axes.plot(path[:, 0], path[:, 1], linewidth=0.6, alpha=0.7)
     axes.plot(paths[:, -1, 0], paths[:, -1, 1], "k.", markersize=3)
@@ -188,13 +188,13 @@ def curves(
     xlabel: str = "step",
     ylabel: str = "loss",
 ) -> None:
-    """Curves, such as losses over training steps.
+    """Draw curves, such as losses over training steps.
 
     Args:
-      axes: where to draw.
-      series: by label, rows of (x, y).
-      xlabel: what x is.
-      ylabel: what y is.
+      axes: the axes to draw on.
+      series: rows of (x, y), by label.
+      xlabel: the label of x.
+      ylabel: the label of y.
     """
     for label, rows in series.items():
         axes.plot(rows[:, 0], rows[:, 1], linewidth=0.8, label=label)

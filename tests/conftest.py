@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-# Before the hook, which would look at their modules one by one.
+# Import these before the hook, which would inspect their modules one by one.
 for name in (
     "flax.linen",
     "grain",
@@ -41,26 +41,44 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
 
 
+TESTS = Path(__file__).parent
+OF_MATHEMATICS = {
+    TESTS / f"test_{name}.py"
+    for name in (
+        "noise",
+        "densities",
+        "losses",
+        "score_matching",
+        "langevin",
+        "samplers",
+        "restoration",
+        "strict",
+    )
+}
+COMPARED = {TESTS / "models" / f"test_{name}.py" for name in ("dtype", "official")}
+"""Whole networks whose numbers are compared; the leak checker would trace each of their layers again."""
+
 MAX_CACHE = 2 * 2**30
 """Bytes of compiled programs that a session takes from those before it."""
 
 
 @pytest.fixture(autouse=True, scope="session")
 def compilation_cache(pytestconfig):
-    """What one process of one session has compiled, no other compiles; in pytest's own cache directory."""
+    """Compiled programs that all processes and sessions share, in pytest's cache directory."""
     jax.config.update("jax_compilation_cache_dir", str(pytestconfig.cache.mkdir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def pytest_configure(config):
+    assert all(path.exists() for path in OF_MATHEMATICS | COMPARED)
     if not hasattr(config, "workerinput"):  # before there are any
         limit_size(config.cache.mkdir("jax"), MAX_CACHE)
 
 
 @pytest.fixture(scope="module")
 def optimized():
-    """For what computes much, and for numbers that are compared: programs as users compile them."""
-    jax.clear_caches()  # they don't tell programs by this option, and the two kinds round differently
+    """Programs as users compile them, for long computations and for numbers that are compared."""
+    jax.clear_caches()  # the caches ignore this option, and the two kinds of program round differently
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.clear_caches()
@@ -69,13 +87,22 @@ def optimized():
 
 @pytest.fixture(scope="module")
 def strict(optimized):
-    """For the pure mathematics: tracers that outlive their trace raise, and NaNs as soon as they are made."""
-    # A finalizer that raises within a trace keeps its tracers: those that other modules left raise here.
+    """Leaked tracers and new NaNs raise; used by the tests of the mathematics."""
+    # A finalizer that raises within a trace keeps its tracers; let finalizers of earlier modules raise here.
     gc.collect()
     with pytest.MonkeyPatch.context() as patch, jax.checking_leaks(), jax.debug_nans(True):
         # Equinox, which diffrax is made with, keeps the tracers of its loop's backward pass.
         patch.setattr(diffrax, "diffeqsolve", jax.check_tracer_leaks(False)(diffrax.diffeqsolve))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def strict_mathematics(request):
+    """Makes the tests of the pure mathematics and of the networks strict."""
+    if request.path in OF_MATHEMATICS or (
+        request.path.parent.name == "models" and request.path not in COMPARED
+    ):
+        request.getfixturevalue("strict")
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +175,7 @@ class TinyScore(nn.Module):
 
 @pytest.fixture(scope="session")
 def tiny_score():
-    """A network that compiles in a second."""
+    """A network that compiles within a second."""
     return TinyScore()
 
 

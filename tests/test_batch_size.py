@@ -1,4 +1,4 @@
-"""The batch size that is chosen from memory fits it."""
+"""The batch size chosen from the device memory."""
 
 import os
 
@@ -16,7 +16,7 @@ SHAPE = (8, 8, 1)
 
 
 def chosen(model, shape, memory, monkeypatch):
-    """Of one device."""
+    """The chosen batch size of one device."""
     monkeypatch.setattr(batch_size, "memory", lambda device: memory)
     batch_size._from_memory.cache_clear()
     count = chains_at_once(Sampling(), model, shape)
@@ -30,29 +30,29 @@ def temporary_memory(model, shape, chains):
     return jax.jit(model.apply).lower(variables, x, sigma).compile().memory_analysis().temp_size_in_bytes
 
 
-def test_a_given_one_is_taken():
+def test_a_configured_batch_size_is_used():
     assert chains_at_once(Sampling(batch_size=7), MODEL, SHAPE) == 7
 
 
-def test_the_memory_of_a_large_batch_is_what_it_was_chosen_for(monkeypatch, optimized):
+def test_automatic_batch_size_fills_the_intended_share_of_memory(monkeypatch, optimized):
     memory = 8 * 2**20
     count = chosen(MODEL, SHAPE, memory, monkeypatch)
-    assert 16 < count < MOST  # neither the least nor the most, which memory doesn't decide
+    assert 16 < count < MOST  # between the limits, which don't depend on memory
     share = temporary_memory(MODEL, SHAPE, int(count)) / memory
     assert 0.9 * SHARE < share < 1.1 * SHARE
 
 
 @pytest.mark.parametrize(("memory", "expected"), [(1, 1), (2**50, MOST)])
-def test_it_has_ends(memory, expected, monkeypatch):
+def test_automatic_batch_size_has_a_lower_and_an_upper_limit(memory, expected, monkeypatch):
     assert chosen(MODEL, SHAPE, memory, monkeypatch) == expected
 
 
-def test_a_network_of_vectors_has_one(monkeypatch):
+def test_automatic_batch_size_of_a_network_of_vectors_is_the_upper_limit(monkeypatch):
     assert chosen(MLP(), (2,), 2**34, monkeypatch) == MOST
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(f"{2**30}\n", 2**30), ("max\n", None), (None, None)])
-def test_devices_of_a_cpu_share_what_the_machine_or_its_container_has(limit, expected, monkeypatch, tmp_path):
+def test_cpu_devices_share_the_memory_of_the_machine_or_its_container(limit, expected, monkeypatch, tmp_path):
     path = tmp_path / "memory.max"
     if limit is not None:
         path.write_text(limit)

@@ -1,4 +1,4 @@
-"""The options of XLA are ones it takes, and change no result."""
+"""XLA accepts the options, and they change no result."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from ncsn_jax.training.state import initial_params
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, ""), ("--xla_a=1 --xla_b=2", " --xla_a=1 --xla_b=2")])
-def test_the_users_own_flags_come_last_and_win(given, expected, monkeypatch):
+def test_xla_flags_of_the_user_come_last_and_win(given, expected, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     if given:
         monkeypatch.setenv("XLA_FLAGS", given)
@@ -24,8 +24,8 @@ def test_the_users_own_flags_come_last_and_win(given, expected, monkeypatch):
     assert os.environ["XLA_FLAGS"] == compiling.XLA_FLAGS + expected
 
 
-def test_xla_takes_the_flags():
-    """It ends the process if it doesn't."""
+def test_xla_accepts_the_default_flags():
+    """XLA ends the process at an unknown flag."""
     program = "import jax; jax.devices()"
     subprocess.run(
         [sys.executable, "-c", program], check=True, env=os.environ | {"XLA_FLAGS": compiling.XLA_FLAGS}
@@ -44,8 +44,8 @@ def test_inference_options_change_scores_by_rounding_alone():
     np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-5 * float(jnp.abs(scores[0]).max()))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
-def test_memory_that_was_freed_is_given_back_after_a_compilation(monkeypatch):
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
+def test_freed_memory_returns_to_the_system_after_a_compilation(monkeypatch):
     monkeypatch.setattr(compiling, "LONG", 0.0)
     compiling.give_memory_back_after_compilations()
     pieces = [np.ones(12_000) for _ in range(2000)]  # small enough for the heap, 180 MiB in all

@@ -48,13 +48,13 @@ def load(file, arguments):
     return run_config.parse(importlib.import_module(f"configs.{file}").get_config(*arguments).to_dict())
 
 
-def test_every_file_of_configs_is_here():
+def test_every_config_file_is_tested():
     files = {path.stem for path in Path("configs").glob("*.py")} - {"overridable"}
     assert files == {file for _, file, _ in CONFIGS}
 
 
 @pytest.mark.parametrize(("dataset", "file", "arguments"), CONFIGS)
-def test_every_config_is_valid_and_survives_its_file(dataset, file, arguments, tmp_path):
+def test_every_config_is_valid_and_unchanged_by_saving(dataset, file, arguments, tmp_path):
     config_dict = importlib.import_module(f"configs.{file}").get_config(*arguments)
     config = run_config.parse(config_dict.to_dict())
     assert config.data.name == dataset
@@ -66,7 +66,7 @@ def step_at_reduced_width(config):
     """A training step of the config with the narrowest network, and its arguments."""
     width = {"num_features": 4} if config.model.name == "mlp" else {"num_filters": 2}
     narrow = config.model.model_copy(update=width | {"sigmas": "geometric"})
-    # A warm-up's first step has no length.
+    # The first step of a warm-up has a learning rate of zero.
     training = config.training.model_copy(update={"warmup_steps": 0})
     config = config.model_copy(update={"model": narrow, "training": training})
     info = data.describe(config.data)
@@ -102,7 +102,7 @@ def step_at_reduced_width(config):
         ("ffhq", ()),
     ],
 )
-def test_a_training_step_of_every_network_fits_its_data(file, arguments):
+def test_training_step_of_every_network_accepts_the_shapes_of_its_data(file, arguments):
     config, step, batch = step_at_reduced_width(load(file, arguments))
     state = abstract_state(config)
     after, values = jax.eval_shape(step, state, batch, jax.random.key(0))
@@ -114,7 +114,7 @@ def test_a_training_step_of_every_network_fits_its_data(file, arguments):
 @pytest.mark.parametrize(("dataset", "file", "arguments"), CONFIGS)
 def test_every_config_takes_a_training_step(dataset, file, arguments):
     config, step, batch = step_at_reduced_width(load(file, arguments))
-    initial = jax.device_get(initial_state(config))  # the step donates what it gets
+    initial = jax.device_get(initial_state(config))  # the step donates its arguments
     state, values = step(replicate(initial, jax.devices()[:1]), batch, jax.random.key(0))
     assert int(state.step) == 1
     assert np.isfinite(values["loss"])
@@ -136,7 +136,7 @@ def test_every_config_takes_a_training_step(dataset, file, arguments):
         ("ffhq", (), (256, 6, 348.0, 2311, 9e-7, 3, 32, 1e-3)),
     ],
 )
-def test_ncsnv2_has_the_papers_values(file, arguments, expected):
+def test_ncsnv2_configs_have_the_papers_values(file, arguments, expected):
     config = load(file, arguments)
     model, training, sampling = config.model, config.training, config.sampling
     assert expected == (
@@ -155,7 +155,7 @@ def test_ncsnv2_has_the_papers_values(file, arguments, expected):
 
 
 @pytest.mark.parametrize(("file", "crop"), [("cifar10", None), ("celeba", 140), ("svhn", None)])
-def test_ncsn_has_the_papers_values(file, crop):
+def test_ncsn_configs_have_the_papers_values(file, crop):
     config = load(file, ())
     assert config.model == NcsnModel(num_filters=128)
     assert (config.training, config.sampling) == (Config().training, Config().sampling)
@@ -163,7 +163,7 @@ def test_ncsn_has_the_papers_values(file, crop):
     assert data.describe(config.data).shape == (32, 32, 3)
 
 
-def test_mnist_is_the_papers_experiment():
+def test_default_mnist_config_has_the_papers_values():
     config = run_config.parse(importlib.import_module("configs.mnist").get_config().to_dict())
     assert config == Config()
     assert config.model.num_filters == 64
@@ -177,7 +177,7 @@ def test_mnist_is_the_papers_experiment():
     assert not sampling.denoise
 
 
-def test_levels_may_be_given_one_by_one(tmp_path):
+def test_noise_levels_can_be_listed_on_the_command_line(tmp_path):
     config_dict = overridable(Config())
     config_dict.model.sigmas = "1.0,0.5,0.1"  # as on the command line
     config = run_config.parse(config_dict.to_dict())
@@ -186,7 +186,7 @@ def test_levels_may_be_given_one_by_one(tmp_path):
     assert run_config.load(tmp_path / "config.json") == config
 
 
-def test_every_field_can_be_overridden():
+def test_every_config_field_can_be_overridden():
     config_dict = overridable(Config())
     for name, value in run_config.flatten(Config().model_dump()).items():
         group, _, field = name.rpartition(".")
@@ -218,15 +218,15 @@ def test_every_field_can_be_overridden():
         ({"model": {"sigmas": 3}}, r"config\.model\.sigmas: found '3'; accepted"),
         (
             {"data": {"dequantization": "gaussian", "transform": "logit"}},
-            r"config\.data: transform='logit' takes",
+            r"config\.data: transform='logit' needs",
         ),
         (
             {"training": {"noise": "continuous"}},
-            r"config: training\.noise='continuous' takes a network for any σ, found model\.name='ncsn'",
+            r"config: training\.noise='continuous' needs a network for any σ, found model\.name='ncsn'",
         ),
         (
             {"sampling": {"method": "heun"}},
-            r"config: sampling\.method='heun' asks for scores at any σ, found model\.name='ncsn'",
+            r"config: sampling\.method='heun' needs scores at any σ, found model\.name='ncsn'",
         ),
         (
             {"sampling": {"method": "consistent", "num_levels": 20}},
@@ -234,7 +234,7 @@ def test_every_field_can_be_overridden():
         ),
         (
             {"sampling": {"method": "ode"}, "model": {"name": "mlp", "num_scales": 1}},
-            r"config: sampling\.method='ode' goes from noise level to noise level, found one",
+            r"config: sampling\.method='ode' needs at least two noise levels, found one",
         ),
         ({"sampling": {"eta": 0.0}}, r"config\.sampling\.eta=0\.0: .* greater than 0"),
         ({"sampling": {"num_levels": 1}}, r"config\.sampling\.num_levels=1: .* greater than or equal to 2"),
@@ -246,7 +246,7 @@ def test_every_field_can_be_overridden():
         ({"model": {"name": "ncsn", "num_scales": 0}}, r"config\.model\.num_scales=0: .* greater than 0"),
         (
             {"model": {"name": "ncsn", "sigma_begin": 0.01, "sigma_end": 1.0}},
-            r"config\.model: noise levels descend, .* found sigma_begin=0\.01, sigma_end=1\.0",
+            r"config\.model: noise levels must descend, .* found sigma_begin=0\.01, sigma_end=1\.0",
         ),
         (
             {"model": {"name": "mlp", "num_filters": 8}},
@@ -261,36 +261,36 @@ def test_every_field_can_be_overridden():
         ({"sampling": {"temperature": -1.0}}, r"temperature=-1\.0: .* greater than or equal to 0"),
     ],
 )
-def test_bad_settings_are_named_with_what_was_found(settings, message):
+def test_invalid_settings_are_refused_with_the_value_found(settings, message):
     with pytest.raises(UserError, match=message) as error:
         run_config.parse(settings)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2", "[]", "3", json.dumps({"modle": {}})])
-def test_a_file_that_is_no_config_is_refused(text, tmp_path):
+def test_a_file_that_is_not_a_config_is_refused(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json is not this program's config"):
         run_config.load(tmp_path / "config.json")
 
 
-def test_changes_name_what_differs():
+def test_config_changes_list_the_settings_that_differ():
     other = Config().model_copy(update={"seed": 5})
     assert run_config.changes(Config(), other) == {"seed": (0, 5)}
 
 
-def test_changes_name_what_only_one_config_has():
+def test_config_changes_list_the_settings_that_only_one_config_has():
     found = run_config.changes(Config(), Config(model=MlpModel(num_features=32)))
     assert found["model.name"] == ("ncsn", "mlp")
     assert found["model.num_filters"] == (64, None)
     assert found["model.num_features"] == (None, 32)
 
 
-def test_what_is_missing_takes_its_default():
+def test_a_missing_model_name_defaults_to_ncsn():
     assert run_config.parse({"model": {"num_filters": 16}}).model.name == "ncsn"
 
 
-def test_a_config_from_before_a_setting_was_renamed_is_read():
+def test_a_config_with_the_old_name_of_a_renamed_setting_is_read():
     settings = Config().model_dump()
     del settings["training"]["eval_examples"]
     settings["training"]["eval_images"] = 7

@@ -1,4 +1,4 @@
-"""Exact densities: normalised, convolved with noise, sampled and differentiated as they say."""
+"""Exact densities: their normalisation, convolution with noise, samples and scores."""
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,12 @@ from ncsn_jax.densities import (
     two_moons,
 )
 
-pytestmark = pytest.mark.usefixtures("strict")
-
 MEANS = np.array([[-1.0, 0.5, 2.0], [1.5, 0.0, -1.0]], np.float32)
 WEIGHTS = np.array([0.3, 0.7], np.float32)
 STDS = {
-    "one": np.float32(0.8),
-    "one a component": np.array([0.5, 1.2], np.float32),
-    "one a coordinate": np.array([[0.5, 1.0, 2.0], [0.8, 0.3, 1.1]], np.float32),
+    "one for all": np.float32(0.8),
+    "one per component": np.array([0.5, 1.2], np.float32),
+    "one per coordinate": np.array([[0.5, 1.0, 2.0], [0.8, 0.3, 1.1]], np.float32),
 }
 X = np.array([[0.2, -0.3, 1.0], [4.0, 0.0, -2.0], [-30.0, 20.0, 5.0]], np.float32)
 
@@ -42,7 +40,7 @@ def scipy_log_density(stds, x, sigma):
 
 @pytest.mark.parametrize("sigma", [0.0, 0.4, 5.0])
 @pytest.mark.parametrize("kind", STDS)
-def test_the_mixture_is_scipys(kind, sigma):
+def test_mixture_log_density_equals_scipys(kind, sigma):
     mixture = GaussianMixture(WEIGHTS, MEANS, STDS[kind])
     for x in X:
         expected = scipy_log_density(STDS[kind], x, sigma)
@@ -51,7 +49,7 @@ def test_the_mixture_is_scipys(kind, sigma):
 
 @pytest.mark.parametrize("sigma", [0.0, 0.4, 5.0])
 @pytest.mark.parametrize("kind", STDS)
-def test_the_score_is_the_gradient_of_the_log_density(kind, sigma):
+def test_mixture_score_is_the_gradient_of_its_log_density(kind, sigma):
     mixture = GaussianMixture(WEIGHTS, MEANS, STDS[kind])
     for x in jnp.asarray(X):
         expected = score_of(mixture.log_density)(x, sigma)
@@ -59,7 +57,7 @@ def test_the_score_is_the_gradient_of_the_log_density(kind, sigma):
 
 
 @pytest.mark.parametrize("kind", STDS)
-def test_samples_have_the_moments_of_the_perturbed_mixture(kind):
+def test_mixture_samples_have_the_moments_of_the_perturbed_mixture(kind):
     sigma, count = 0.7, 100_000
     mixture = GaussianMixture(WEIGHTS, MEANS, STDS[kind])
     keys = jax.random.split(jax.random.key(0), count)
@@ -72,7 +70,7 @@ def test_samples_have_the_moments_of_the_perturbed_mixture(kind):
     assert np.abs(error.mean(1) / error.std(1) * np.sqrt(count)).max() < 4
 
 
-def test_the_score_needs_no_normalising_constant():
+def test_score_does_not_depend_on_the_normalising_constant():
     p = two_gaussians()
     x = jnp.array([0.5, -2.0])
     for constant in (1e-6, 1.0, 1e6):
@@ -80,15 +78,15 @@ def test_the_score_needs_no_normalising_constant():
         np.testing.assert_allclose(scaled, p.score(x), rtol=1e-5)
 
 
-def test_weights_of_any_sum_and_lists_will_do():
+def test_mixture_takes_lists_and_unnormalised_weights():
     lists = GaussianMixture([1, 4], [[-5, -5], [5, 5]], [1, 1])
     x = jnp.array([0.1, 0.2])
     np.testing.assert_allclose(lists.score(x, 2.0), two_gaussians().score(x, 2.0), rtol=1e-6)
 
 
-def test_the_mixture_is_a_pytree():
-    """It is traced, differentiated and batched; its constructor takes whatever jax puts into it."""
-    mixture = GaussianMixture(WEIGHTS, MEANS, STDS["one a component"])
+def test_mixture_can_be_jitted_vmapped_and_differentiated():
+    """A pytree: its constructor accepts any leaves that jax passes."""
+    mixture = GaussianMixture(WEIGHTS, MEANS, STDS["one per component"])
     x = jnp.asarray(X[0])
     expected = mixture.log_density(x)
     np.testing.assert_allclose(jax.jit(GaussianMixture.log_density)(mixture, x), expected, rtol=1e-5)
@@ -102,8 +100,8 @@ def test_the_mixture_is_a_pytree():
     assert jax.tree.unflatten(jax.tree.structure(mixture), [object()] * 3)
 
 
-def test_a_batch_is_no_point():
-    """Of a mixture on the line, five numbers are five points: without `jax.vmap` they are refused."""
+def test_densities_refuse_a_batch_without_vmap():
+    """For a mixture on the line, five numbers are five points and need `jax.vmap`."""
     p = GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], 1.0)
     for function in (p.log_density, p.score):
         with pytest.raises(ValueError, match=r"the shape \(1,\), found \(5,\)"):
@@ -111,7 +109,7 @@ def test_a_batch_is_no_point():
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.5, 20.0])
-def test_the_perturbed_box_is_the_convolution(sigma):
+def test_perturbed_box_density_equals_the_convolution_by_quadrature(sigma):
     """Against quadrature in double precision, inside, at the edge and outside."""
     box = BoxUniform(jnp.array([-1.0]), jnp.array([2.0]))
     for x in (-1.0, 0.3, 2.0, 2.0 + 6 * sigma):
@@ -120,7 +118,7 @@ def test_the_perturbed_box_is_the_convolution(sigma):
             def integrand(u):
                 return weight(u) * stats.norm.pdf(x, u, sigma) / 3
 
-            # Of the slope in the box, which is almost zero, no relative precision can be asked.
+            # The slope in the box is almost zero, so no relative precision can be asked of it.
             return integrate.quad(integrand, -1, 2, epsabs=1e-14, epsrel=1e-6, points=[min(x, 2)])[0]
 
         value, slope = integral(lambda u: 1.0), integral(lambda u, x=x: (u - x) / sigma**2)
@@ -131,7 +129,7 @@ def test_the_perturbed_box_is_the_convolution(sigma):
         np.testing.assert_allclose(box.score(point, sigma), gradient, rtol=2e-3, atol=1e-3 / sigma)
 
 
-def test_the_tail_of_a_gaussian_is_scipys():
+def test_mills_ratio_equals_scipys():
     t = np.linspace(-12, 60, 20_001).astype(np.float32)
     expected = np.sqrt(np.pi / 2) * special.erfcx(np.float64(t) / np.sqrt(2))
     np.testing.assert_allclose(_mills_ratio(jnp.asarray(t)), expected, rtol=5e-5)
@@ -139,7 +137,7 @@ def test_the_tail_of_a_gaussian_is_scipys():
 
 @pytest.mark.parametrize("side", [-1.0, 1.0])
 @pytest.mark.parametrize("distance", [30.0, 1e3, 1e5])
-def test_far_outside_the_box_its_nearest_side_is_all_there_is(side, distance):
+def test_box_score_far_outside_has_its_asymptotic_value_and_slope(side, distance):
     """The score tends to −(t + 1/t)/σ at a distance of t·σ, and its slope to −1/σ²."""
     box, sigma = BoxUniform(jnp.array([-1.0]), jnp.array([1.0])), 0.1
     x = jnp.array([side * (1.0 + distance * sigma)])
@@ -151,18 +149,18 @@ def test_far_outside_the_box_its_nearest_side_is_all_there_is(side, distance):
 
 
 @pytest.mark.parametrize("sigma", [1e-3, 1.0, 1e3])
-def test_around_the_box_scores_have_finite_slopes(sigma):
+def test_box_score_has_finite_slopes_around_the_box(sigma):
     box = BoxUniform(jnp.zeros(1), jnp.ones(1))
     for x in (-0.5, 0.0, 0.2, 0.5, 1.0, 1.001):
         slope = jax.jacfwd(lambda x: box.score(x, sigma))(jnp.array([x]))
         assert np.isfinite(slope).all()
-    # Wide noise makes of any box a Gaussian.
+    # Wide noise turns any box into a Gaussian.
     if sigma == 1e3:
         expected = -(0.1 - 0.5) / (sigma**2 + 1 / 12)
         np.testing.assert_allclose(box.score(jnp.array([0.1]), sigma), [expected], rtol=1e-3)
 
 
-def test_the_clean_box_is_flat_inside_and_nothing_outside():
+def test_box_without_noise_is_flat_inside_and_zero_outside():
     box = BoxUniform(jnp.array([0.0, -1.0]), jnp.array([2.0, 1.0]))
     np.testing.assert_allclose(box.log_density(jnp.array([1.0, 0.5])), -np.log(4))
     assert box.log_density(jnp.array([1.0, 1.5])) == -jnp.inf
@@ -173,7 +171,7 @@ def test_the_clean_box_is_flat_inside_and_nothing_outside():
     assert np.abs(x.mean(0) - np.array([1.0, 0.0])).max() < 4 * 2 / np.sqrt(12 * 10_000)
 
 
-def test_the_flux_of_the_identity_is_the_dimension():
+def test_boundary_flux_of_the_identity_is_the_dimension():
     """∮ x·n dS / volume = D for every box."""
     box = BoxUniform(jnp.array([0.0, -1.0, 3.0]), jnp.array([2.0, 1.0, 4.0]))
     np.testing.assert_allclose(box.boundary_flux(lambda x: x, jnp.array([0.5, 0.0, 3.1])), 3.0, rtol=1e-6)

@@ -43,8 +43,8 @@ def test_the_readme_fits_on_two_screens():
     assert max(map(len, lines)) <= 160
 
 
-def test_the_commands_of_the_readme_run(tmp_path, monkeypatch, official, data_dir, tiny_score):
-    """In the README's order, at the smallest size; MNIST, which is no part of the project, is the digits."""
+def test_readme_commands_run_in_their_order(tmp_path, monkeypatch, official, data_dir, tiny_score):
+    """In the README's order, at the smallest size; digits replace MNIST, which would be downloaded."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
@@ -77,8 +77,8 @@ def test_the_commands_of_the_readme_run(tmp_path, monkeypatch, official, data_di
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_the_commands_of_a_document_are_understood(path, monkeypatch):
-    """Flags, modes, configs and settings exist; what the commands do isn't done."""
+def test_commands_in_documents_parse(path, monkeypatch):
+    """Flags, modes, configs and settings exist; the commands aren't run."""
     monkeypatch.chdir(ROOT)
     for arguments in commands(path.read_text()):
         words = [word for word in arguments if not re.fullmatch(r"…|\.\.\.|DIR|FILE(\.\w+)?|NAME", word)]
@@ -90,7 +90,7 @@ def test_the_commands_of_a_document_are_understood(path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_the_settings_that_a_document_names_exist(path):
+def test_settings_named_in_documents_exist(path):
     known = {name for model in (None, MlpModel(), Ncsnv2Model()) for name in settings_of(model)}
     for name in re.findall(r"--config\.([a-z_]+(?:\.[a-z0-9_]+)*)(?![\w.]*\*)", path.read_text()):
         assert name in known or any(other.startswith(f"{name}.") for other in known), f"{path.name}: {name}"
@@ -101,7 +101,7 @@ def settings_of(model) -> dict:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_the_links_of_a_document_lead_somewhere(path):
+def test_links_in_documents_resolve(path):
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
         if "://" in target:
             continue
@@ -113,7 +113,7 @@ def test_the_links_of_a_document_lead_somewhere(path):
             assert anchor in [re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in headings], target
 
 
-def test_every_mode_stands_in_the_table_of_modes():
+def test_every_mode_is_in_the_documented_table_of_modes():
     table = (ROOT / "docs" / "program.md").read_text()
     for mode in main.MODES:
         assert mode == "train" or f"--mode {mode}" in table, mode

@@ -1,4 +1,4 @@
-"""Every public function keeps the type of x, whatever jax's default, and takes none that isn't floating."""
+"""Every public function keeps the dtype of x, whatever jax's default, and refuses x that isn't floating."""
 
 import types
 
@@ -92,7 +92,7 @@ OTHERS = {
     "divergence": lambda lib, x: lib.divergence(normal, x),
 }
 WITHOUT_X = {"MLP", "NCSN", "NCSNv2", "Observation", "geometric_sigmas", "karras_sigmas", "score_of"}
-"""Networks, whose batches the next tests give them, and what takes no x."""
+"""Networks, which later tests run on batches, and names that take no x."""
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +110,13 @@ def plain(unchecked):
     return types.SimpleNamespace(**names)
 
 
-def test_every_public_function_is_here():
+def test_every_public_function_is_tested_for_its_dtype():
     assert set(ncsn_jax.__all__) == PUBLIC.keys() | WITHOUT_X
 
 
 @pytest.mark.parametrize("call", [*PUBLIC, *OTHERS])
 @pytest.mark.parametrize("x64", [False, True], ids=["x32", "x64"])
-def test_the_result_has_the_type_of_x(call, x64, plain):
+def test_result_has_the_dtype_of_x(call, x64, plain):
     run = (PUBLIC | OTHERS)[call]
     with jax.enable_x64(x64):
         for dtype in ("bfloat16", "float32", *(["float64"] if x64 else [])):
@@ -125,12 +125,12 @@ def test_the_result_has_the_type_of_x(call, x64, plain):
 
 
 @pytest.mark.parametrize("call", [*PUBLIC, *OTHERS])
-def test_an_x_of_integers_is_refused(call, plain):
+def test_integer_x_is_refused(call, plain):
     with pytest.raises(ValueError, match=r"x must have a floating type, found uint8; use x\.astype"):
         (PUBLIC | OTHERS)[call](plain, jnp.ones(2, jnp.uint8))
 
 
-def test_networks_refuse_integers_and_take_any_sigma(unchecked):
+def test_networks_refuse_integer_x_and_take_integer_sigma(unchecked):
     """A σ of integers isn't rounded down to other levels, and one for all isn't broadcast to more images."""
     for network, x in (
         (unchecked(ncsn).NCSN(sigmas=(20.5, 10.0, 2.9, 2.1), num_filters=2), jnp.ones((2, 4, 4, 1))),
@@ -156,7 +156,7 @@ def test_half_precision_losses_do_not_overflow_where_their_value_fits():
         np.testing.assert_allclose(float(loss(x.astype(jnp.float16))), float(loss(x)), rtol=0.02)
 
 
-def test_coefficients_are_computed_in_float32_at_least():
+def test_coefficients_are_computed_in_at_least_float32():
     x = jnp.array([1.0, -3.0])
     narrow = langevin.langevin_step(key(), 0 * x, 0 * x, np.float16(1e-5), temperature=0.01)
     wide = langevin.langevin_step(key(), 0 * x, 0 * x, float(np.float16(1e-5)), temperature=0.01)
@@ -175,8 +175,8 @@ def test_coefficients_are_computed_in_float32_at_least():
     ],
     ids=["heun", "consistent", "Langevin at temperature 0"],
 )
-def test_samplers_are_differentiable_where_they_add_no_noise(run):
-    """Held to a difference quotient: the derivative of √ at 0 would make it NaN."""
+def test_samplers_without_noise_are_differentiable_in_their_levels(run):
+    """Compared with a difference quotient: the derivative of √ at 0 would give NaN."""
     sigmas, direction = jnp.array(SIGMAS), jnp.array([0.3, -0.2, 0.1])
     slope = jax.jvp(run, (sigmas,), (direction,))[1]
     with jax.enable_x64(False):
@@ -186,15 +186,15 @@ def test_samplers_are_differentiable_where_they_add_no_noise(run):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("density", [MIXTURE, BOX], ids=["mixture", "box"])
-def test_a_sample_has_the_type_of_its_density(density, dtype):
+def test_a_sample_has_the_dtype_of_its_density(density, dtype):
     with jax.enable_x64(True):
         leaves, tree = jax.tree.flatten(density, is_leaf=lambda v: isinstance(v, list))
         density = tree.unflatten([jnp.asarray(leaf, dtype) for leaf in leaves])
         assert jax.eval_shape(lambda: density.sample(key(), 0.5)).dtype == dtype
 
 
-def test_solvers_compute_in_float32_at_least():
-    """In bfloat16, whose numbers are 1/128 apart, what float32 gives is rounded once."""
+def test_solvers_compute_in_at_least_float32():
+    """In bfloat16, whose numbers are 1/128 apart, the float32 result is rounded once."""
     x = jnp.array([1.0, -3.0])
     for run in (
         lambda x: samplers.probability_flow(normal, x, 4.0, 0.1),
@@ -205,8 +205,8 @@ def test_solvers_compute_in_float32_at_least():
         np.testing.assert_array_equal(narrow, wide.astype(jnp.bfloat16))
 
 
-def test_samples_are_the_same_in_both_modes():
-    """Of float32 parameters; jax's default type would draw other numbers."""
+def test_mixture_samples_are_equal_with_and_without_x64():
+    """With float32 parameters; jax's default type would draw other numbers."""
     draws = []
     for x64 in (False, True):
         with jax.enable_x64(x64):
@@ -214,8 +214,8 @@ def test_samples_are_the_same_in_both_modes():
     np.testing.assert_array_equal(*draws)
 
 
-def test_a_number_that_is_not_finite_spreads():
-    """It isn't taken for a solution: conjugate gradients would return 0, the flow its start."""
+def test_non_finite_inputs_give_nan_results():
+    """Unchecked, conjugate gradients would return 0, and the flow its start."""
     x = jnp.array([1.0, -3.0])
     seen = ncsn_jax.Observation(x + 1, restoration.Identity(), 0.1)
     for pull in (
@@ -226,7 +226,7 @@ def test_a_number_that_is_not_finite_spreads():
         seen.replace(y=x.at[0].set(jnp.nan)).project(x),
     ):
         assert jnp.isnan(pull).all()
-    # What a mask hides isn't read.
+    # Masked pixels aren't read.
     hidden = ncsn_jax.Observation(x.at[1].set(jnp.nan), restoration.Mask(jnp.array([True, False])), 0.1)
     assert jnp.isfinite(hidden.pull(x, 1.0)).all()
     for start, stop in ((jnp.nan, 1.0), (-2.0, 1.0), (1.0, -1.0), (1.0, jnp.nan)):
@@ -234,7 +234,7 @@ def test_a_number_that_is_not_finite_spreads():
         assert jnp.isnan(likelihood.log_likelihood(normal, x, start, stop))
 
 
-def test_observations_of_other_shapes_are_refused():
+def test_observations_of_another_shape_are_refused():
     """They would be broadcast: a grey y to three channels, one σ to many."""
     x = jnp.ones((4, 4, 3))
     grey = ncsn_jax.Observation(jnp.ones((2, 2, 1)), restoration.BlockAverage(2), 0.1)
@@ -242,8 +242,8 @@ def test_observations_of_other_shapes_are_refused():
         grey.pull(x, 1.0)
 
 
-def test_a_map_of_the_noise_and_complex_numbers_are_refused():
-    """They would be solved wrongly: a map beside a blur by 34 to 70 %, a complex y by A's transpose."""
+def test_noise_std_maps_and_complex_observations_are_refused():
+    """They would be solved wrongly: a map with a blur by 34 to 70 %, a complex y by A's transpose."""
     x = jnp.ones(2)
     with pytest.raises(ValueError, match=r"noise_std must be one number, found the shape \(2,\)"):
         observation(ncsn_jax, x, jnp.array([0.1, 0.2])).pull(x, 0.5)

@@ -3,7 +3,7 @@ import os
 from ncsn_jax.files import limit_size
 
 
-def test_the_files_that_were_not_read_for_longest_go_first(tmp_path):
+def test_limit_size_deletes_the_least_recently_read_files_first(tmp_path):
     (tmp_path / "directory").mkdir()
     for name, time in [("old", 1), ("read", 4), ("new", 3), ("older", 0)]:
         (tmp_path / name).write_bytes(bytes(10))

@@ -13,23 +13,23 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 """
 
 
-def test_the_library_imports_without_the_application():
-    """What `import ncsn_jax` adds to `import jax, flax, optax`; they load absl themselves."""
+def test_importing_the_library_loads_no_application_dependencies():
+    """Compared with `import jax, flax, optax`, which load absl themselves."""
     result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     added = result.stdout.split()
     assert "ncsn_jax" in added
     assert not set(added) & {*HEAVY, "absl"}
 
 
-def test_a_run_begins_without_what_only_evaluations_need():
+def test_importing_main_loads_neither_matplotlib_nor_evaluation():
     program = "import sys, main; print(*{'matplotlib', 'ncsn_jax.evaluation'} & set(sys.modules))"
     command, root = [sys.executable, "-c", program], Path(__file__).parents[1]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     assert result.stdout == "\n"
 
 
-def test_devices_are_not_touched_before_the_processes_meet():
-    """`jax.distributed.initialize` must come first: neither imports nor flags with a config may."""
+def test_importing_main_and_parsing_flags_initialise_no_jax_backend():
+    """`jax.distributed.initialize` must come before the first use of a device."""
     program = """
 import jax._src.xla_bridge
 import main

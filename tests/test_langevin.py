@@ -1,4 +1,4 @@
-"""The samplers where the score is exact."""
+"""Langevin samplers with an exact score."""
 
 import functools
 
@@ -14,8 +14,6 @@ from ncsn_jax import (
     langevin_step,
 )
 from ncsn_jax.densities import two_gaussians
-
-pytestmark = pytest.mark.usefixtures("strict")
 
 MIXTURE = two_gaussians()
 NUM_CHAINS = 4096
@@ -46,7 +44,7 @@ def test_annealed_langevin_recovers_the_weights_of_separated_modes(keys, starts)
     assert abs(upper_mode_share(sample(keys, starts)) - 0.8) < 0.03
 
 
-def test_plain_langevin_keeps_the_weights_of_the_start(keys, starts):
+def test_plain_langevin_keeps_the_mode_weights_of_its_start(keys, starts):
     @jax.jit
     @jax.vmap
     def sample(key, x):
@@ -60,7 +58,7 @@ def test_plain_langevin_keeps_the_weights_of_the_start(keys, starts):
 
 
 @pytest.mark.parametrize("step_size", [0.05, 0.5])
-def test_stationary_variance_is_that_of_the_step_size(keys, step_size):
+def test_stationary_variance_depends_on_the_step_size_in_closed_form(keys, step_size):
     """On N(0, 1) the chain is x ← (1 − α) x + √(2α) z, whose variance settles at 1/(1 − α/2)."""
     sample = jax.jit(
         jax.vmap(
@@ -73,7 +71,7 @@ def test_stationary_variance_is_that_of_the_step_size(keys, step_size):
     assert abs(variance - expected) < 4 * standard_error
 
 
-def test_temperature_scales_the_variance(keys):
+def test_temperature_scales_the_stationary_variance(keys):
     sample = jax.jit(
         jax.vmap(
             lambda key: langevin_dynamics(
@@ -86,20 +84,20 @@ def test_temperature_scales_the_variance(keys):
     assert abs(float(jnp.var(sample(keys))) - expected) < 4 * standard_error
 
 
-def test_a_step_adds_drift_and_noise():
+def test_langevin_step_adds_drift_and_noise():
     key, x, score = jax.random.key(2), jnp.array([1.0, -2.0]), jnp.array([0.5, 3.0])
     expected = x + 0.02 * score + np.sqrt(0.04) * jax.random.normal(key, (2,))
     np.testing.assert_allclose(langevin_step(key, score, x, 0.02), expected, rtol=1e-6)
 
 
-def test_at_temperature_zero_a_chain_descends_the_potential():
+def test_langevin_at_temperature_zero_descends_the_potential():
     x = langevin_dynamics(
         jax.random.key(3), lambda x: -x, jnp.ones(2), step_size=0.1, num_steps=10, temperature=0.0
     )
     np.testing.assert_allclose(x, 0.9**10, rtol=1e-5)
 
 
-def test_annealing_is_langevin_dynamics_level_by_level():
+def test_annealed_langevin_runs_langevin_dynamics_level_by_level():
     key, x = jax.random.key(4), jnp.array([3.0, -1.0])
     sigmas = geometric_sigmas(4.0, 0.5, 3)
     options = dict(step_size=0.01, steps_per_scale=7)
@@ -119,7 +117,7 @@ def test_annealing_is_langevin_dynamics_level_by_level():
     np.testing.assert_allclose(final, x + 0.25 * MIXTURE.score(x, 0.5), rtol=1e-5)
 
 
-def test_denoising_gives_the_mean_of_the_clean_data():
+def test_denoised_result_is_the_posterior_mean_of_the_clean_data():
     """For data N(0, 1), E[x₀ | x] = x / (1 + σ²)."""
     sigmas = jnp.array([2.0])
     x = annealed_langevin_dynamics(
@@ -134,7 +132,7 @@ def test_denoising_gives_the_mean_of_the_clean_data():
     np.testing.assert_allclose(x, 3.0 / 5.0, rtol=1e-6)
 
 
-def test_a_chain_depends_on_its_key_alone(keys, starts):
+def test_a_langevin_chain_depends_on_its_key_and_not_on_the_batch(keys, starts):
     sigmas = geometric_sigmas(4.0, 0.5, 3)
 
     def sample(key, x):

@@ -21,8 +21,6 @@ from ncsn_jax import (
 )
 from ncsn_jax.losses import divergence, projected_score_matching
 
-pytestmark = pytest.mark.usefixtures("strict")
-
 MEAN, STD, SIGMA = 1.5, 0.7, 0.4
 NUM_EXAMPLES = 200_000
 
@@ -53,27 +51,27 @@ def standard_errors_from_zero(samples):
     return samples.mean(0) / (samples.std(0) / np.sqrt(len(samples)))
 
 
-def test_explicit_is_half_the_squared_distance():
+def test_explicit_loss_is_half_the_squared_distance():
     x = jnp.arange(6.0).reshape(2, 3)
     loss = explicit_score_matching(lambda x: 2 * x, x, jnp.ones((2, 3)))
     assert float(loss) == 0.5 * sum((2 * i - 1) ** 2 for i in range(6))
 
 
-def test_denoising_is_stationary_at_the_score_of_the_perturbed_data():
+def test_denoising_loss_is_stationary_at_the_score_of_the_perturbed_data():
     precision = 1 / (STD**2 + SIGMA**2)
     gradients = per_example_gradients(jnp.array([-precision, precision * MEAN]), 2.0)
     assert np.abs(standard_errors_from_zero(gradients)).max() < 4
 
 
-def test_denoising_pulls_the_score_of_the_clean_data_by_what_the_noise_adds():
-    """With the slope −1/s² in place of −1/(s² + σ²), the gradient in the slope is −σ⁴/s²."""
+def test_denoising_gradient_at_the_score_of_the_clean_data_has_its_closed_form():
+    """With the slope −1/s² instead of −1/(s² + σ²), the gradient in the slope is −σ⁴/s²."""
     gradients = per_example_gradients(jnp.array([-1 / STD**2, MEAN / STD**2]), 2.0)
     expected = np.array([-(SIGMA**4) / STD**2, 0.0])
     assert np.abs(standard_errors_from_zero(gradients - expected)).max() < 4
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
-def test_denoising_of_the_zero_score_is_the_mean_of_its_target(power):
+def test_denoising_loss_of_the_zero_score_has_its_closed_form_mean(power):
     """½ σ^power E‖z/σ‖² = ½ D σ^(power − 2)."""
     event = (4, 3)
     keys = jax.random.split(jax.random.key(1), 20_000)
@@ -87,7 +85,7 @@ def test_denoising_of_the_zero_score_is_the_mean_of_its_target(power):
     assert abs(losses.mean() - expected) < 4 * losses.std() / np.sqrt(len(keys))
 
 
-def test_denoising_is_zero_for_the_score_of_the_perturbation():
+def test_denoising_loss_is_zero_for_the_score_of_the_perturbation():
     x = jnp.array([0.3, -2.0])
     loss = denoising_score_matching(
         jax.random.key(2), lambda perturbed, sigma: (x - perturbed) / sigma**2, x, SIGMA
@@ -95,7 +93,7 @@ def test_denoising_is_zero_for_the_score_of_the_perturbation():
     assert float(loss) < 1e-10
 
 
-def test_ncsn_loss_visits_every_level_equally():
+def test_ncsn_loss_draws_every_level_equally_often():
     """With s = 0 and power 4 the loss is ½ σ² ‖z‖²: its mean over levels weights each by 1/L."""
     sigmas = geometric_sigmas(1.0, 0.1, 3)
     keys = jax.random.split(jax.random.key(3), 100_000)
@@ -109,12 +107,12 @@ def test_ncsn_loss_visits_every_level_equally():
     assert abs(losses.mean() - expected) < 4 * losses.std() / np.sqrt(len(keys))
 
 
-def test_ncsn_loss_shows_the_score_function_only_levels():
+def test_ncsn_loss_passes_only_its_levels_to_the_score_function():
     sigmas = geometric_sigmas(1.0, 0.01, 5)
     keys = jax.random.split(jax.random.key(4), 500)
 
     def seen(key):
-        # With the target removed, what is left of the loss is ½ ‖σ‖² of the level it drew.
+        # With the target removed, the loss is ½ ‖σ‖² of the level it drew.
         return ncsn_loss(key, lambda x, sigma: -x / sigma**2 + sigma, jnp.zeros(1), sigmas, power=0.0)
 
     levels = np.sqrt(2 * np.asarray(jax.vmap(seen)(keys)))
@@ -131,7 +129,7 @@ def field(x):
 POINTS = jnp.array([[1.0, 2.0], [-0.5, 0.3], [0.0, -1.0]])
 
 
-def test_implicit_is_the_trace_by_hand():
+def test_implicit_loss_and_divergence_equal_values_by_hand():
     for x in POINTS:
         x0, x1 = np.asarray(x, np.float64)
         trace = 2 * x0 * x1 + 3 * x1**2
@@ -140,7 +138,7 @@ def test_implicit_is_the_trace_by_hand():
         np.testing.assert_allclose(implicit_score_matching(field, x), trace + square / 2, rtol=1e-6)
 
 
-def test_implicit_takes_any_shape():
+def test_implicit_loss_takes_x_of_any_shape():
     """s(x) = A x of an image: tr A, whatever the order of the pixels."""
     event = (2, 3, 2)
     matrix = jax.random.normal(jax.random.key(0), (12, 12))
@@ -151,7 +149,7 @@ def test_implicit_takes_any_shape():
 
 
 @pytest.mark.parametrize("variance_reduced", [True, False])
-def test_projections_on_a_basis_make_the_trace(variance_reduced):
+def test_projections_on_a_basis_give_the_implicit_loss(variance_reduced):
     """For v = √D eᵢ, i = 1 … D, the mean of vvᵀ is I itself: sliced is implicit, exactly."""
     basis = jnp.sqrt(2.0) * jnp.eye(2)
     for x in POINTS:
@@ -162,7 +160,7 @@ def test_projections_on_a_basis_make_the_trace(variance_reduced):
 @pytest.mark.parametrize("variance_reduced", [True, False])
 @pytest.mark.parametrize("num_projections", [1, 3])
 @pytest.mark.parametrize("projection", ["rademacher", "gaussian", "sphere"])
-def test_sliced_is_unbiased_for_implicit(projection, num_projections, variance_reduced):
+def test_sliced_loss_is_unbiased_for_the_implicit_loss(projection, num_projections, variance_reduced):
     keys = jax.random.split(jax.random.key(5), 50_000)
     for x in POINTS[:2]:
 
@@ -183,7 +181,7 @@ def test_sliced_is_unbiased_for_implicit(projection, num_projections, variance_r
 
 @pytest.mark.parametrize("variance_reduced", [True, False])
 @pytest.mark.parametrize("projection", ["rademacher", "gaussian"])
-def test_the_variance_of_sliced_is_the_one_by_hand(projection, variance_reduced):
+def test_variance_of_the_sliced_loss_equals_its_closed_form(projection, variance_reduced):
     """For s(x) = −x the loss is −‖v‖² + ½‖x‖² or −‖v‖² + ½(vᵀx)², whose fourth moments are known."""
     x = jnp.array([1.0, -2.0, 0.5, 2.0, -1.5])
     keys = jax.random.split(jax.random.key(8), 100_000)
@@ -203,7 +201,7 @@ def test_the_variance_of_sliced_is_the_one_by_hand(projection, variance_reduced)
     np.testing.assert_allclose(np.var(jax.vmap(loss)(keys)), expected, rtol=0.05, atol=1e-9)
 
 
-def test_more_projections_vary_less():
+def test_four_projections_quarter_the_variance_of_the_sliced_loss():
     keys = jax.random.split(jax.random.key(6), 20_000)
 
     def variance(num_projections):
@@ -216,7 +214,7 @@ def test_more_projections_vary_less():
 
 
 @pytest.mark.parametrize("projection", ["rademacher", "gaussian", "sphere"])
-def test_directions_have_unit_covariance(projection):
+def test_projection_directions_have_unit_covariance(projection):
     """Seen through s(x) = x₀ e₁: the loss less its constant is v₀v₁, or v₀² for s(x) = x₀ e₀."""
     keys = jax.random.split(jax.random.key(7), 50_000)
     x = jnp.zeros((2, 2))
@@ -251,15 +249,30 @@ def right(x, *sigma):
 
 
 REFUSED = {
-    "explicit, score": (lambda m: m.explicit_score_matching(wrong, X, X), "shape of x, (3,), found (1,)"),
-    "explicit, target": (lambda m: m.explicit_score_matching(right, X, X[:1]), "target must have the shape"),
-    "implicit, score": (lambda m: m.implicit_score_matching(wrong, X), "shape of x, (3,), found (1,)"),
-    "sliced, score": (lambda m: m.sliced_score_matching(KEY, wrong, X), "shape of x, (3,), found (1,)"),
-    "denoising, score": (
+    "explicit, score of another shape": (
+        lambda m: m.explicit_score_matching(wrong, X, X),
+        "shape of x, (3,), found (1,)",
+    ),
+    "explicit, target of another shape": (
+        lambda m: m.explicit_score_matching(right, X, X[:1]),
+        "target must have the shape",
+    ),
+    "implicit, score of another shape": (
+        lambda m: m.implicit_score_matching(wrong, X),
+        "shape of x, (3,), found (1,)",
+    ),
+    "sliced, score of another shape": (
+        lambda m: m.sliced_score_matching(KEY, wrong, X),
+        "shape of x, (3,), found (1,)",
+    ),
+    "denoising, score of another shape": (
         lambda m: m.denoising_score_matching(KEY, wrong, X, 1.0),
         "shape of x, (3,), found (1,)",
     ),
-    "ncsn, score": (lambda m: m.ncsn_loss(KEY, wrong, X, jnp.ones(2)), "shape of x, (3,), found (1,)"),
+    "ncsn, score of another shape": (
+        lambda m: m.ncsn_loss(KEY, wrong, X, jnp.ones(2)),
+        "shape of x, (3,), found (1,)",
+    ),
     "explicit, integers": (
         lambda m: m.explicit_score_matching(right, X.astype(int), X),
         "x must have a floating type, found int32",
@@ -280,7 +293,10 @@ REFUSED = {
         "found -1.0",
     ),
     "denoising, sigma nan": (lambda m: m.denoising_score_matching(KEY, right, X, np.nan), "found nan"),
-    "ncsn, sigma": (lambda m: m.ncsn_loss(KEY, right, X, jnp.array([1.0, -0.5])), "found [ 1.  -0.5]"),
+    "ncsn, negative sigma": (
+        lambda m: m.ncsn_loss(KEY, right, X, jnp.array([1.0, -0.5])),
+        "found [ 1.  -0.5]",
+    ),
     "denoising, many sigmas": (
         lambda m: m.denoising_score_matching(KEY, right, X, X),
         "sigma must be one number, found the shape (3,)",
@@ -289,18 +305,24 @@ REFUSED = {
         lambda m: m.ncsn_loss(KEY, right, X, 1.0),
         "sigma must be a row of numbers, found the shape ()",
     ),
-    "implicit, no array": (lambda m: m.implicit_score_matching(lambda x: (x, x), X), "(3,), found tuple"),
+    "implicit, score that is a tuple": (
+        lambda m: m.implicit_score_matching(lambda x: (x, x), X),
+        "(3,), found tuple",
+    ),
     "implicit, a Python number": (lambda m: m.implicit_score_matching(right, 3), "found int32"),
-    "projection": (
+    "sliced, unknown projection": (
         lambda m: m.sliced_score_matching(KEY, right, X, projection="normal"),
         "rademacher, gaussian or sphere, found 'normal'",
     ),
-    "no projections": (lambda m: m.sliced_score_matching(KEY, right, X, num_projections=0), "found 0"),
+    "sliced, no projections": (
+        lambda m: m.sliced_score_matching(KEY, right, X, num_projections=0),
+        "found 0",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_a_loss_cannot_handle_is_refused_in_one_line(case, plain):
+def test_losses_refuse_invalid_arguments_in_one_line(case, plain):
     call, message = REFUSED[case]
     with pytest.raises(ValueError, match="found") as error:
         call(plain)
@@ -308,7 +330,7 @@ def test_what_a_loss_cannot_handle_is_refused_in_one_line(case, plain):
     assert "\n" not in str(error.value)
 
 
-def test_a_traced_sigma_is_taken_as_it_is(plain):
+def test_a_traced_sigma_is_accepted_unchecked(plain):
     """Under jit and vmap its value isn't known: nothing is refused, nothing fails."""
     sigmas = jnp.array([1.0, 0.1])
     losses = jax.jit(lambda s: plain.denoising_score_matching(KEY, lambda x, s: -x, X, s))(sigmas[0])
@@ -317,8 +339,8 @@ def test_a_traced_sigma_is_taken_as_it_is(plain):
     assert jax.vmap(lambda k, s: plain.denoising_score_matching(k, lambda x, s: -x, X, s))(keys, sigmas).shape
 
 
-def test_lists_and_double_precision_are_taken(plain, recwarn):
-    """As jax takes them: in single precision, without a warning."""
+def test_losses_take_lists_and_double_precision_without_a_warning(plain, recwarn):
+    """They are converted to single precision, as jax does."""
     expected = plain.denoising_score_matching(KEY, lambda x, s: -x, X, 0.5)
     for x in (X.tolist(), np.ones(3)):
         assert plain.denoising_score_matching(KEY, lambda x, s: -x, x, 0.5) == expected
@@ -328,7 +350,7 @@ def test_lists_and_double_precision_are_taken(plain, recwarn):
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_noise_keeps_the_type_of_the_data(plain, dtype):
+def test_ncsn_loss_keeps_the_dtype_of_the_data(plain, dtype):
     seen = []
 
     def score_fn(x, sigma):
@@ -340,7 +362,7 @@ def test_noise_keeps_the_type_of_the_data(plain, dtype):
     assert set(seen) == {jnp.dtype(dtype), jnp.dtype(jnp.float32)}  # x, and its coefficient σ
 
 
-def test_the_reduced_variance_may_be_the_larger_one():
+def test_variance_reduction_can_increase_the_variance():
     """At the score −x of N(0, 1), along Gaussian v: −v² + ½x² varies by 5/2, −v² + ½v²x² by 2."""
     keys = jax.random.split(jax.random.key(9), 400_000)
 

@@ -1,6 +1,7 @@
 """The command line, run in this process."""
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -59,7 +60,7 @@ def trained(data_dir, tmp_path_factory):
 
 @contextlib.contextmanager
 def replaced_network(tiny_score):
-    """Every network is one hidden convolution, for runs that are about all else."""
+    """Replace every network by one hidden convolution, for tests of everything else."""
     _beginning.cache_clear()  # it knows the networks by their configs
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Config, "network", lambda config: tiny_score.copy(sigmas=config.model.noise_levels))
@@ -85,7 +86,7 @@ def trained_tiny(data_dir, tmp_path_factory, tiny_score):
 
 @pytest.fixture
 def compilation_settings():
-    """Sets what jax does with what it compiles back."""
+    """Restore jax's settings of the compilation cache afterwards."""
     names = ["jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"]
     before = {name: getattr(jax.config, name) for name in names}
     yield
@@ -102,8 +103,10 @@ def compilation_settings():
         ("file/cache", None, None),
     ],
 )
-def test_compilations_are_kept_where_they_can_be(cache, given, taken, tmp_path, monkeypatch):
-    """In the user's cache directory, unless jax has been given another; where none can be made, nowhere."""
+def test_compilation_cache_is_the_users_or_the_given_directory_or_none(
+    cache, given, taken, tmp_path, monkeypatch
+):
+    """The user's cache directory, unless jax was given another; none where it can't be made."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / cache))
     jax.config.update("jax_compilation_cache_dir", given)
@@ -113,7 +116,7 @@ def test_compilations_are_kept_where_they_can_be(cache, given, taken, tmp_path, 
 
 
 @pytest.mark.usefixtures("compilation_settings")
-def test_compilations_are_not_kept_without_limit(tmp_path, monkeypatch):
+def test_compilation_cache_is_emptied_above_its_size_limit(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(main, "MAX_COMPILATIONS", 10)
     jax.config.update("jax_compilation_cache_dir", None)
@@ -130,14 +133,14 @@ def files(directory):
     return {p: p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
 
 
-def test_training_ends_with_samples(trained):
+def test_training_writes_samples_previews_and_its_config(trained):
     assert np.load(trained / "samples" / "samples.npy").shape == (5, 8, 8, 1)
     for name in ("grid.png", "annealing.gif", "step_00000002.png"):
         assert (trained / "samples" / name).stat().st_size > 0
     assert json.loads((trained / "config.json").read_text())["model"]["num_filters"] == 2
 
 
-def test_sampling_needs_only_the_workdir(trained, run):
+def test_sampling_needs_only_the_workdir_and_depends_on_the_seed(trained, run):
     before = np.load(trained / "samples" / "samples.npy")
     status, _ = run("--mode=sample", f"--workdir={trained}", "--num_samples=9")
     assert status == 0
@@ -148,7 +151,7 @@ def test_sampling_needs_only_the_workdir(trained, run):
     assert np.abs(np.load(trained / "samples" / "samples.npy") - before).max() > 0.1
 
 
-def test_a_run_is_sampled_in_another_dtype(trained, run):
+def test_a_float32_run_can_be_sampled_in_bfloat16(trained, run):
     drawn = []
     for dtype in ("float32", "bfloat16"):
         status, _ = run("--mode=sample", f"--workdir={trained}", f"--config.model.dtype={dtype}")
@@ -159,14 +162,14 @@ def test_a_run_is_sampled_in_another_dtype(trained, run):
 
 
 @pytest.mark.usefixtures("tiny_network")
-def test_a_trained_run_restores_images(trained_tiny, run, tmp_path):
+def test_a_trained_run_inpaints_denoises_and_interpolates(trained_tiny, run, tmp_path):
     status, _ = run("--mode=inpaint", f"--workdir={trained_tiny}", "--images=0,2", "--num_samples=3")
     assert status == 0
     found = np.load(trained_tiny / "inpaint" / "samples.npy")
     assert found.shape == (2, 3, 8, 8, 1)
     originals = np.load(trained_tiny / "inpaint" / "originals.npy")
     np.testing.assert_allclose(found[:, 1, :, :4], originals[:, :, :4], atol=1e-5)
-    # The pictures of one run are another's images; a single file is enough.
+    # A single image file can be given.
     Image.fromarray(np.full((8, 8), 200, np.uint8)).save(tmp_path / "one.png")
     options = ("--config.restoration.noise=0.2", "--config.restoration.given=observations")
     status, _ = run("--mode=denoise", f"--workdir={trained_tiny}", f"--images={tmp_path}/one.png", *options)
@@ -179,7 +182,9 @@ def test_a_trained_run_restores_images(trained_tiny, run, tmp_path):
 
 
 @pytest.mark.usefixtures("tiny_network")
-def test_a_trained_run_is_evaluated_and_reported(trained_tiny, run, tmp_path, capsys, monkeypatch):
+def test_evaluate_and_report_modes_work_on_a_run_and_on_images(
+    trained_tiny, run, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("ncsn_jax.evaluation.classifier.NUM_STEPS", 3)
     monkeypatch.chdir(tmp_path)
@@ -194,20 +199,20 @@ def test_a_trained_run_is_evaluated_and_reported(trained_tiny, run, tmp_path, ca
     assert "FD-10 (classifier)" in out
     assert "real test data" in out
     assert "curves.png" not in out  # of one step
-    # Its own samples, and pictures, as anybody's.
+    # Files of the run itself can be given as images.
     for images in ("samples/samples.npy", "eval/step_00000002_neighbours.png"):
         of_few = "--config.evaluation.num_neighbours=2"
         status, errors = run(
             "--mode=evaluate", f"--workdir={trained_tiny}", f"--images={trained_tiny}/{images}", of_few
         )
         assert status == ("png" in images), errors
-    assert "accepted: (8, 8, 1), as of config.data.name='digits'" in errors[0]
+    assert "accepted: (8, 8, 1), as in config.data.name='digits'" in errors[0]
     assert len(list((trained_tiny / "eval").glob("images_samples_??????.json"))) == 1
     assert main.main(["main.py", "--mode=report", f"--workdir={trained_tiny}"]) == 0
     page = (trained_tiny / "report.html").read_text()
     assert "FD-10 (classifier)" in page
     assert "data:image/gif" in page
-    # Of images, no run is needed.
+    # Images can be evaluated without a run.
     np.savez(tmp_path / "black.npz", np.zeros((9, 8, 8, 1), np.uint8))
     status, _ = run("--mode=evaluate", DIGITS, f"--workdir={tmp_path}/none", f"--images={tmp_path}/black.npz")
     assert status == 0
@@ -216,7 +221,9 @@ def test_a_trained_run_is_evaluated_and_reported(trained_tiny, run, tmp_path, ca
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_on_images_ends_bit_for_bit_as_the_whole_one(trained, run, tmp_path, monkeypatch):
+def test_an_interrupted_run_on_images_ends_bit_for_bit_equal_to_a_whole_one(
+    trained, run, tmp_path, monkeypatch
+):
     original = training.loop.StepLog.add
 
     def add(self, step, values):
@@ -228,7 +235,7 @@ def test_an_interrupted_run_on_images_ends_bit_for_bit_as_the_whole_one(trained,
     arguments = (DIGITS, f"--workdir={tmp_path / 'run'}", *TINY, "--config.training.checkpoint_every=1")
     status, errors = run(*arguments)
     assert status == 130
-    assert errors[-1] == "main.py: interrupted; the same command goes on from the last checkpoint"
+    assert errors[-1] == "main.py: interrupted; rerun to resume from the last checkpoint"
     monkeypatch.undo()
     assert run(*arguments)[0] == 0
     for ema in (True, False):
@@ -237,7 +244,7 @@ def test_an_interrupted_run_on_images_ends_bit_for_bit_as_the_whole_one(trained,
 
 
 @pytest.mark.slow
-def test_images_are_trained_by_sliced_score_matching(trained, run, tmp_path):
+def test_sliced_score_matching_lowers_the_loss_on_images(trained, run, tmp_path):
     """The loss falls: by half its first value within 60 steps."""
     status, _ = run(
         DIGITS,
@@ -257,7 +264,7 @@ def test_images_are_trained_by_sliced_score_matching(trained, run, tmp_path):
 
 
 @pytest.mark.parametrize("objective", ["denoising", "sliced"])
-def test_points_are_trained_and_sampled(run, tmp_path, objective):
+def test_points_are_trained_and_sampled_by_every_method(run, tmp_path, objective):
     status, _ = run(
         f"--config={CONFIGS}/toy.py:two_moons",
         f"--workdir={tmp_path}",
@@ -280,21 +287,21 @@ def test_points_are_trained_and_sampled(run, tmp_path, objective):
         assert np.load(tmp_path / "samples" / "samples.npy").shape == (3, 2)
 
 
-def test_help_shows_the_flags(capsys):
+def test_help_lists_the_flags(capsys):
     with pytest.raises(SystemExit) as exit_:
         main.main(["main.py", "--help"])
     assert not exit_.value.code
     assert "--num_samples" in capsys.readouterr().out
 
 
-def test_the_default_workdir_is_named_after_the_config(run, tmp_path, monkeypatch):
+def test_default_workdir_is_named_after_the_config(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = Path(main.__file__).parent / "configs" / "mnist.py"
     _, errors = run("--mode=sample", f"--config={config}:small")
     assert errors == ["main.py: runs/mnist_small holds no run (no config.json): train one there first"]
 
 
-def test_a_dataset_that_is_not_to_be_had_leaves_nothing(run, tmp_path, monkeypatch):
+def test_an_unavailable_dataset_is_reported_and_leaves_no_files(run, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.Mnist, "URL", "http://127.0.0.1:9/")
     config = Path(main.__file__).parent / "configs" / "mnist.py"
     status, errors = run(
@@ -306,7 +313,7 @@ def test_a_dataset_that_is_not_to_be_had_leaves_nothing(run, tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
-def test_images_that_the_network_cannot_take_are_refused(run, tmp_path, monkeypatch):
+def test_images_of_odd_size_are_refused_before_training(run, tmp_path, monkeypatch):
     odd = datasets.DatasetInfo(shape=(9, 9, 1), num_values=17)
     monkeypatch.setattr(main.data, "describe", lambda settings: odd)
     status, errors = run(DIGITS, f"--workdir={tmp_path / 'run'}")
@@ -317,7 +324,7 @@ def test_images_that_the_network_cannot_take_are_refused(run, tmp_path, monkeypa
 
 
 @pytest.mark.usefixtures("tiny_network")
-def test_a_run_goes_on_by_its_workdir_alone(run, trained_tiny, tmp_path):
+def test_a_run_resumes_from_its_workdir_alone_and_refuses_another_network(run, trained_tiny, tmp_path):
     shutil.copytree(trained_tiny, tmp_path / "run")
     status, _ = run(f"--workdir={tmp_path / 'run'}", "--num_samples=3")
     assert status == 0
@@ -328,7 +335,7 @@ def test_a_run_goes_on_by_its_workdir_alone(run, trained_tiny, tmp_path):
 
 
 @pytest.mark.usefixtures("tiny_network")
-def test_samples_do_not_depend_on_the_environment(run, trained_tiny, tmp_path):
+def test_samples_do_not_depend_on_jax_settings_of_the_environment(run, trained_tiny, tmp_path):
     """JAX_ENABLE_X64, JAX_THREEFRY_PARTITIONABLE and others, as contexts, which have the same effect."""
     shutil.copytree(trained_tiny, tmp_path / "run")
     found = []
@@ -347,7 +354,7 @@ def test_samples_do_not_depend_on_the_environment(run, trained_tiny, tmp_path):
 
 
 @pytest.mark.usefixtures("tiny_network")
-def test_sets_of_samples_have_directories_of_their_own(run, trained_tiny, tmp_path):
+def test_named_sets_of_samples_get_their_own_directories(run, trained_tiny, tmp_path):
     shutil.copytree(trained_tiny, tmp_path / "run")
     workdir = f"--workdir={tmp_path / 'run'}"
     before = np.load(tmp_path / "run" / "samples" / "samples.npy")
@@ -361,7 +368,7 @@ def test_sets_of_samples_have_directories_of_their_own(run, trained_tiny, tmp_pa
     assert run(*options)[0] == 0
     status, errors = run(*options, "--config.restoration.mask=top")
     assert status == 0
-    assert any("inpaint: replaces 1 samples drawn with restoration.mask='left'" in line for line in errors)
+    assert any("inpaint: replacing 1 samples drawn with restoration.mask='left'" in line for line in errors)
     assert (tmp_path / "run" / "inpaint" / "left" / "originals.npy").exists()
     assert main.main(["main.py", "--mode=report", workdir]) == 0
     page = (tmp_path / "run" / "report.html").read_text()
@@ -370,7 +377,9 @@ def test_sets_of_samples_have_directories_of_their_own(run, trained_tiny, tmp_pa
 
 
 @pytest.mark.usefixtures("tiny_network")
-def test_the_home_directory_is_found_in_every_path(run, trained_tiny, tmp_path, monkeypatch, data_dir):
+def test_tilde_means_the_home_directory_in_every_path_flag(
+    run, trained_tiny, tmp_path, monkeypatch, data_dir
+):
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.setenv("HOME", str(home))
@@ -414,7 +423,7 @@ def test_the_home_directory_is_found_in_every_path(run, trained_tiny, tmp_path, 
     assert not list(elsewhere.iterdir())
 
 
-def test_an_option_is_set_back_to_none():
+def test_options_can_be_reset_to_none():
     values = main.parse_flags(
         [
             "main.py",
@@ -429,11 +438,11 @@ def test_an_option_is_set_back_to_none():
     assert parsed.sampling.batch_size is parsed.training.gradient_clip is parsed.data.data_dir is None
 
 
-def test_a_config_is_found_beside_the_program(tmp_path, monkeypatch):
+def test_a_config_path_is_searched_in_the_cwd_and_then_next_to_main(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     values = main.parse_flags(["main.py", "--config", "configs/toy.py:swiss_roll"])
     assert values.config.data.name == "swiss_roll"
-    # What is here comes first.
+    # A config in the working directory comes first.
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "toy.py").write_text(
         "from configs import digits\nget_config = digits.get_config\n"
@@ -442,7 +451,7 @@ def test_a_config_is_found_beside_the_program(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("platform", ["cuda", "abacus"])
-def test_a_platform_that_is_not_there_is_one_line(platform, tmp_path):
+def test_an_unavailable_jax_platform_is_reported_in_one_line(platform, tmp_path):
     result = subprocess.run(
         [sys.executable, "main.py", "--mode=report", f"--workdir={tmp_path}"],
         cwd=CONFIGS.parent,
@@ -468,7 +477,7 @@ def checkpoint(official, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_official_checkpoint_is_imported_sampled_and_trained_on(run, checkpoint, tmp_path):
+def test_an_official_checkpoint_can_be_imported_sampled_and_trained(run, checkpoint, tmp_path):
     workdir = tmp_path / "run"
     status, _ = run(
         "--mode=import",
@@ -493,7 +502,7 @@ def test_an_official_checkpoint_is_imported_sampled_and_trained_on(run, checkpoi
     assert 0 < max(jax.tree.leaves(change)) < 0.01
 
 
-def test_without_a_config_the_official_experiments_is_taken(run, checkpoint, tmp_path, capsys):
+def test_import_without_a_config_uses_the_official_experiments(run, checkpoint, tmp_path, capsys):
     assert (
         main.main(["main.py", "--mode=import", f"--checkpoint={checkpoint}", f"--workdir={tmp_path}/run"])
         == 0
@@ -502,7 +511,7 @@ def test_without_a_config_the_official_experiments_is_taken(run, checkpoint, tmp
     assert (
         "NCSN of 173 tensors, step 0, no moving average, a new optimizer state (it has made no step)" in out
     )
-    assert "10 noise levels from 1 to 0.01 (not the file's, which has none)" in out
+    assert "10 noise levels from 1 to 0.01 (from the config: the file has no levels)" in out
     assert load_run(tmp_path / "run").data.name == "mnist"
     before = files(tmp_path)
     status, errors = run("--mode=import", f"--checkpoint={checkpoint}", f"--workdir={tmp_path}/run")
@@ -511,7 +520,7 @@ def test_without_a_config_the_official_experiments_is_taken(run, checkpoint, tmp
     assert files(tmp_path) == before
 
 
-def test_noise_levels_are_suggested(data_dir, capsys):
+def test_suggest_noise_mode_prints_noise_levels_for_the_dataset(data_dir, capsys):
     assert main.main(["main.py", "--mode=suggest_noise", f"--config.data.data_dir={data_dir}"]) == 0
     out = capsys.readouterr().out
     assert "digits: 1500 training examples of 64 numbers" in out
@@ -537,7 +546,7 @@ def folder(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*corrupt.jpg")
 @pytest.mark.usefixtures("tiny_network")
-def test_a_folder_of_images_is_trained_and_sampled(run, folder, tmp_path):
+def test_a_folder_with_a_corrupt_image_is_trained_and_sampled_by_skipping_it(run, folder, tmp_path):
     arguments = [
         f"--config={CONFIGS}/folder.py:8",
         f"--workdir={tmp_path / 'run'}",
@@ -560,10 +569,31 @@ def test_a_folder_of_images_is_trained_and_sampled(run, folder, tmp_path):
     chosen = load_run(tmp_path / "run")
     assert chosen.model.sigmas == "geometric"
     assert 2.0 < chosen.model.sigma_begin < np.sqrt(8 * 8 * 3)
-    # The same command again takes what was chosen, and doesn't go on with other images.
+    # Rerunning uses the chosen noise levels, and refuses to resume with other images.
     assert run(*arguments, "--config.data.corrupt=skip")[0] == 0
     assert load_run(tmp_path / "run") == chosen
     (folder / "00.png").unlink()
     status, errors = run(*arguments, "--config.data.corrupt=skip")
     assert status == 1
-    assert "bring back the files as they were" in errors[-1]
+    assert "restore the original files, or choose another --workdir" in errors[-1]
+
+
+def test_closed_streams_and_missing_characters_stop_nothing(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    main._open_streams()
+    print("±σ", file=sys.stderr)
+    print("±σ")
+    sys.stdout.flush()
+    assert sys.stdout.buffer.getvalue() == b"??\n"
+    sys.stderr.close()
+
+
+def test_a_second_config_is_found_beside_the_program_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["main.py", "--config=configs/toy.py", "--config", "configs/digits.py:v2"]
+    assert main.with_config_file(words) == [
+        "main.py",
+        f"--config={CONFIGS}/toy.py",
+        f"--config={CONFIGS}/digits.py:v2",
+    ]

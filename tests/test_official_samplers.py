@@ -41,7 +41,7 @@ def assert_final(x, numbers):
     assert error.max() < 2e-5
 
 
-def test_annealed_langevin_dynamics_is_the_official_one(trace):
+def test_annealed_langevin_dynamics_equals_the_official_trace(trace):
     numbers, score_fn, options = trace("trace_ncsn_28x1_langevin_zero.npz")
     sigmas = jnp.asarray(numbers["sigmas_float64"], jnp.float32)
 
@@ -53,7 +53,7 @@ def test_annealed_langevin_dynamics_is_the_official_one(trace):
     assert_final(run(channels_last(numbers["x0"])), numbers)
 
 
-def test_inpainting_is_the_official_one(trace):
+def test_inpainting_equals_the_official_trace(trace):
     numbers, score_fn, options = trace("trace_ncsnv2_32x3_L12_inpaint_zero.npz")
     left_half = jnp.broadcast_to(jnp.arange(32)[:, None] < 16, (32, 32, 3))
 
@@ -69,7 +69,7 @@ def test_inpainting_is_the_official_one(trace):
     assert_final(run(x0.reshape(observations.shape), observations), numbers)
 
 
-def test_interpolation_is_the_official_one(trace):
+def test_interpolation_equals_the_official_trace(trace):
     numbers, score_fn, options = trace("trace_ncsnv2_32x3_L12_interp_zero.npz")
     count = int(numbers["n_interpolations"])
 

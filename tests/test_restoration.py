@@ -1,4 +1,4 @@
-"""What restoration promises; test_official_samplers.py holds it to the official code."""
+"""Restoration with exact scores; test_official_samplers.py compares it with the official code."""
 
 import jax
 import jax.numpy as jnp
@@ -27,15 +27,13 @@ from ncsn_jax.restoration import (
     slerp,
 )
 
-pytestmark = pytest.mark.usefixtures("strict")
-
 KEY = jax.random.key(0)
 MIXTURE = GaussianMixture(jnp.array([0.5, 0.5]), jnp.array([[-2.0, -2.0], [2.0, 2.0]]), jnp.array([0.3, 0.3]))
 SIGMAS = geometric_sigmas(4.0, 0.05, 12)
 OPTIONS = dict(step_size=1e-3, steps_per_scale=50)
 
 
-def test_inpainting_completes_with_what_fits():
+def test_inpainting_completes_a_point_with_the_mode_that_fits():
     """One coordinate of a point near one of two modes is known: the other follows."""
     observation, mask = np.array([2.0, np.nan], np.float32), jnp.array([True, False])
 
@@ -50,7 +48,7 @@ def test_inpainting_completes_with_what_fits():
     np.testing.assert_allclose(np.std(x[x[:, 1] > 0, 1]), 0.3, rtol=0.15)
 
 
-def test_inpainting_nothing_is_sampling_and_everything_keeps_it():
+def test_inpainting_samples_with_nothing_known_and_keeps_x_with_all_known():
     observation = jnp.array([1.0, -1.0])
 
     def run(mask, **options):
@@ -70,7 +68,7 @@ def test_inpainting_nothing_is_sampling_and_everything_keeps_it():
     np.testing.assert_allclose(run(~nothing, temperature=0.0), last, rtol=1e-5)
 
 
-def test_interpolations_are_samples_and_neighbours():
+def test_interpolation_rows_are_samples_that_change_gradually():
     def run(key):
         return interpolate(key, MIXTURE.score, jnp.zeros(2), SIGMAS, num_interpolations=33, **OPTIONS)
 
@@ -87,7 +85,7 @@ def test_interpolations_are_samples_and_neighbours():
     assert np.median(steps) < 0.2 * np.median(ends)
 
 
-def test_the_ends_of_a_row_do_not_depend_on_its_length():
+def test_interpolation_ends_do_not_depend_on_the_length_of_the_row():
     def run(count):
         return interpolate(
             KEY, MIXTURE.score, jnp.zeros(2), SIGMAS, num_interpolations=count, **OPTIONS, denoise=True
@@ -98,7 +96,7 @@ def test_the_ends_of_a_row_do_not_depend_on_its_length():
     np.testing.assert_allclose(long[3], short[1], rtol=1e-3)
 
 
-def test_what_cannot_be_restored_is_refused(unchecked):
+def test_restoration_refuses_mismatched_shapes_and_invalid_counts(unchecked):
     x = jnp.zeros((4, 4, 1))
     with pytest.raises(ValueError, match=r"one shape, found \(4, 4, 1\), \(4, 4, 1\) and \(4, 4\)"):
         unchecked(restoration).inpaint(
@@ -112,7 +110,7 @@ def test_what_cannot_be_restored_is_refused(unchecked):
         )
 
 
-def test_levels_may_be_a_tuple():
+def test_annealed_langevin_takes_its_levels_as_a_tuple():
     x = jnp.zeros(2)
     rows = [
         annealed_langevin_dynamics(KEY, MIXTURE.score, x, sigmas, **OPTIONS)
@@ -149,7 +147,7 @@ def exact_posterior(means, a, y, noise_std):
 def assert_posterior(means, a, y, noise_std, steps_per_scale):
     """8,192 chains: each mean within 0.05 posterior standard deviations, the covariance within 5 %.
 
-    To both come 4 standard errors, of the covariance by the bootstrap.
+    Both tolerances grow by 4 standard errors; the covariance's comes from the bootstrap.
     """
     p = GaussianMixture(np.ones(len(means)), means.astype(np.float32), np.ones(len(means)))
     observation = Observation(jnp.array([y]), matrix([a]), noise_std)
@@ -182,7 +180,7 @@ def assert_posterior(means, a, y, noise_std, steps_per_scale):
     assert standard_error < 0.03
 
 
-def test_annealed_langevin_samples_the_posterior():
+def test_annealed_langevin_samples_the_exact_posterior():
     assert_posterior(TWO, [1.0, 0.5], 1.0, 0.5, steps_per_scale=500)
 
 
@@ -191,7 +189,7 @@ def test_annealed_langevin_samples_the_posterior():
 @pytest.mark.parametrize(
     ("a", "y", "noise_std"), [([1.0, 0.5], 1.0, 0.5), ([1.0, -1.0], 0.5, 1.0), ([0.6, 0.8], 0.2, 0.3)]
 )
-def test_annealed_langevin_samples_every_posterior(means, a, y, noise_std):
+def test_annealed_langevin_samples_the_exact_posterior_of_every_observation(means, a, y, noise_std):
     assert_posterior(means, a, y, noise_std, steps_per_scale=2000)
 
 
@@ -205,9 +203,9 @@ def test_annealed_langevin_samples_every_posterior(means, a, y, noise_std):
         Identity(),
         lambda x: jnp.cumsum(x.ravel())[:6] * 0.3,
     ],
-    ids=["mask", "luma", "blocks", "identity", "any"],
+    ids=["mask", "luma", "blocks", "identity", "callable"],
 )
-def test_the_pull_is_the_likelihoods_gradient(operator, noise_std):
+def test_pull_is_the_gradient_of_the_log_likelihood(operator, noise_std):
     """Aᵀ (σ_y² I + σ² A Aᵀ)⁺ (y − A x), with the matrix of A written out."""
     x, truth = jax.random.normal(KEY, (2, 4, 4, 3))
     sigma = 0.7
@@ -227,8 +225,8 @@ def test_the_pull_is_the_likelihoods_gradient(operator, noise_std):
 
 @jax.debug_nans(False)  # the unknown pixels are NaN on purpose
 @pytest.mark.parametrize("noise_std", [0.0, 0.3])
-def test_what_is_unknown_is_not_read(noise_std):
-    """Not even of an image that has something there."""
+def test_unknown_pixels_are_never_read(noise_std):
+    """Neither NaNs nor the pixels of a whole image are used there."""
     mask = jnp.arange(16).reshape(4, 4, 1) % 3 > 0
     x, image = jax.random.normal(KEY, (2, 4, 4, 1))
     clean = Observation(jnp.where(mask, image, 0.0), Mask(mask), noise_std)
@@ -238,8 +236,8 @@ def test_what_is_unknown_is_not_read(noise_std):
         np.testing.assert_allclose(observation.project(x), jnp.where(mask, image, x), rtol=1e-5)
 
 
-@jax.debug_nans(False)  # and keep the NaNs they see
-def test_operators_see_what_they_say():
+@jax.debug_nans(False)  # masks keep the NaNs they read
+def test_operators_compute_block_means_luma_and_masked_pixels():
     image = jnp.arange(48.0).reshape(4, 4, 3)
     np.testing.assert_allclose(BlockAverage(2)(image)[0, 1, 2], np.mean([8, 11, 20, 23]))
     grey = jnp.broadcast_to(jnp.array(0.3), (4, 4, 3))
@@ -252,7 +250,7 @@ def test_operators_see_what_they_say():
         BlockAverage(3)(image)
 
 
-def test_observing_everything_without_noise_keeps_it():
+def test_observing_everything_without_noise_keeps_the_observation():
     y = jnp.array([1.5, -0.5])
     observation = Observation(y, Identity(), 0.0)
     x = sample_posterior(KEY, MIXTURE.score, jnp.zeros(2), SIGMAS, observation, **OPTIONS)
@@ -260,14 +258,14 @@ def test_observing_everything_without_noise_keeps_it():
     np.testing.assert_allclose(observation.project(x), y, atol=1e-6)
 
 
-def test_a_posterior_score_knows_its_networks_levels():
+def test_posterior_score_keeps_the_levels_of_its_network():
     observation = Observation(jnp.zeros(2), Identity(), 0.1)
     network = as_score_fn(NCSN(sigmas=(1.0, 0.5)), {})
     assert posterior_score(network, observation).sigmas == (1.0, 0.5)
     assert posterior_score(MIXTURE.score, observation).sigmas is None
 
 
-def test_latents_lead_from_one_image_to_the_other():
+def test_latent_interpolation_starts_and_ends_at_its_two_images():
     p = GaussianMixture([0.5, 0.5], [[-2.0, 0.0], [2.0, 0.0]], [0.5, 0.5])
     ends = jnp.array([[-2.5, 0.3], [1.8, -0.4]])
     sigmas = geometric_sigmas(20.0, 0.05, 5)
@@ -277,7 +275,7 @@ def test_latents_lead_from_one_image_to_the_other():
     assert np.mean(np.abs(row[:, 0]) > 1.0) > 0.8
 
 
-def test_an_arc_is_as_long_as_its_ends():
+def test_slerp_keeps_the_norm_of_its_ends_along_the_arc():
     a, b = 3.0 * jax.random.normal(KEY, (2, 1000))
     arc = slerp(a, b, 9)
     np.testing.assert_allclose(arc[jnp.array([0, -1])], jnp.stack([a, b]), atol=1e-4)

@@ -70,7 +70,9 @@ NOISE = {"inpaint": 0.0, "colorize": 0.0, "superres": 0.0, "denoise": 0.3}
 
 
 @pytest.mark.parametrize("mode", restoring.MODES)
-def test_files_hold_what_was_given_seen_and_restored(mode, config, score_fn, folder, tmp_path):
+def test_restoring_writes_originals_observations_samples_and_pictures(
+    mode, config, score_fn, folder, tmp_path
+):
     settings = config(num_samples=3, batch_size=4, noise=NOISE[mode])
     restoring.restore(tmp_path / mode, mode, score_fn, settings, str(folder))
     found = restored(tmp_path / mode)
@@ -94,7 +96,7 @@ def test_files_hold_what_was_given_seen_and_restored(mode, config, score_fn, fol
     ("mode", "transform"),
     [("inpaint", "none"), ("colorize", "rescale"), ("superres", "none"), ("denoise", "rescale")],
 )
-def test_the_application_draws_the_librarys_posterior_samples(
+def test_restored_images_equal_the_librarys_posterior_samples(
     mode, transform, config, score_fn, folder, tmp_path
 ):
     """Restoration 1 of image 4 is `sample_posterior` of its observation, from the same key and start."""
@@ -133,7 +135,7 @@ def test_the_application_draws_the_librarys_posterior_samples(
         np.testing.assert_allclose(found["means"][4], inverse(mean), atol=1e-5)
 
 
-def test_the_noise_of_given_digits_is_in_the_units_of_their_files(config, folder, tmp_path, data_dir):
+def test_noise_of_given_digits_is_in_the_units_of_their_files(config, folder, tmp_path, data_dir):
     """A uniformly dequantized range [0, 1] is 16/17 wide; noise on files is, too."""
     settings = Config(
         data=Data(name="digits", data_dir=data_dir),
@@ -148,7 +150,7 @@ def test_the_noise_of_given_digits_is_in_the_units_of_their_files(config, folder
 @pytest.mark.parametrize(
     ("method", "transform"), [*((method, "none") for method in METHODS), ("annealed", "rescale")]
 )
-def test_restorations_agree_with_what_was_seen(method, transform, config, score_fn, folder, tmp_path):
+def test_restorations_agree_with_their_observations(method, transform, config, score_fn, folder, tmp_path):
     for mode, see in {
         "inpaint": lambda x: x[..., :4, :],
         "colorize": lambda x: x @ np.array([0.299, 0.587, 0.114]),
@@ -164,7 +166,9 @@ def test_restorations_agree_with_what_was_seen(method, transform, config, score_
 
 
 @pytest.mark.parametrize("mode", restoring.MODES)
-def test_a_restoration_depends_on_its_key_alone(mode, config, score_fn, folder, tmp_path, local_devices):
+def test_a_restoration_depends_on_its_key_and_not_on_batch_or_devices(
+    mode, config, score_fn, folder, tmp_path, local_devices
+):
     def run(batch_size, devices, **settings):
         local_devices(devices)
         settings = config(batch_size=batch_size, noise=NOISE[mode], mask="random", **settings)
@@ -174,12 +178,14 @@ def test_a_restoration_depends_on_its_key_alone(mode, config, score_fn, folder, 
     samples = run(64, 4)
     for batch_size, devices in [(1, 1), (7, 4)]:
         np.testing.assert_allclose(run(batch_size, devices), samples, atol=1e-4)
-    # Nor on how many are made of each image.
+    # Nor does it depend on the number of restorations per image.
     np.testing.assert_allclose(run(64, 1, num_samples=1)[:, 0], samples[:, 0], atol=1e-4)
 
 
 @pytest.mark.parametrize("through", ["noise", "latents"])
-def test_rows_pass_from_one_image_to_another(through, config, score_fn, folder, tmp_path, local_devices):
+def test_interpolation_rows_pass_from_one_image_to_another(
+    through, config, score_fn, folder, tmp_path, local_devices
+):
     def run(batch_size, devices):
         local_devices(devices)
         settings = config(batch_size=batch_size, through=through, num_samples=5, num_interpolations=4)
@@ -210,14 +216,14 @@ def test_rows_pass_from_one_image_to_another(through, config, score_fn, folder, 
         ("bottom", slice(4, 8), slice(None)),
     ],
 )
-def test_halves_are_known(mask, rows, columns):
+def test_half_masks_keep_their_half_known(mask, rows, columns):
     known = restoring.known_pixels(jax.random.key(0), Restoration(mask=mask), (8, 8, 1))
     expected = np.zeros((8, 8, 1), bool)
     expected[rows, columns] = True
     np.testing.assert_array_equal(known, expected)
 
 
-def test_other_masks(tmp_path):
+def test_centre_random_and_file_masks_keep_their_pixels_known(tmp_path):
     def known(**settings):
         return np.asarray(restoring.known_pixels(jax.random.key(0), Restoration(**settings), (32, 32, 2)))
 
@@ -235,8 +241,8 @@ def test_other_masks(tmp_path):
     np.testing.assert_array_equal(known(mask=str(tmp_path / "deep.png"))[..., 1], drawn)
 
 
-def test_observations_may_be_given_themselves(config, score_fn, folder, tmp_path):
-    """What one run saw of its images is restored by another to the same, from files of 8-bit pixels."""
+def test_given_observations_are_restored_like_observed_originals(config, score_fn, folder, tmp_path):
+    """One run's observations, saved as 8-bit pixels, are restored by another run to the same images."""
     for mode in ("superres", "colorize", "denoise", "inpaint"):
         original = config(num_samples=1, noise=0.1 if mode == "denoise" else 0.0)
         restoring.restore(tmp_path / "a", mode, score_fn, original, str(folder))
@@ -254,7 +260,7 @@ def test_observations_may_be_given_themselves(config, score_fn, folder, tmp_path
         np.testing.assert_allclose(second["samples"], first["samples"], atol=atol)
 
 
-def test_an_image_of_the_test_split_is_as_the_network_sees_it(config, score_fn, tmp_path, data_dir):
+def test_images_chosen_from_the_test_split_are_scaled_for_the_network(config, score_fn, tmp_path, data_dir):
     settings = config(noise=0.1, num_samples=1)
     digits = Config(
         data=Data(name="digits", data_dir=data_dir),
@@ -269,11 +275,11 @@ def test_an_image_of_the_test_split_is_as_the_network_sees_it(config, score_fn, 
     np.testing.assert_allclose(np.load(tmp_path / "originals.npy"), (stored + 0.5) / 17, atol=1e-6)
     with pytest.raises(UserError, match="--images=297: accepted: numbers of the 297 test images, from 0"):
         restoring.restore(tmp_path, "denoise", grey, digits, "297")
-    with pytest.raises(UserError, match="--mode colorize takes a run of colour images, found images of 1"):
+    with pytest.raises(UserError, match="--mode colorize needs a run of colour images, found images of 1"):
         restoring.restore(tmp_path, "colorize", grey, digits, "0")
 
 
-def test_pictures_show_long_rows_whole_and_few_of_many_restorations(config, score_fn, folder, tmp_path):
+def test_grid_shows_whole_interpolation_rows_and_only_some_restorations(config, score_fn, folder, tmp_path):
     interpolating.interpolate(tmp_path, score_fn, config(num_samples=2, num_interpolations=12), None)
     with Image.open(tmp_path / "grid.png") as grid:
         assert abs(grid.width / grid.height - 12 / 2) < 0.3
@@ -283,7 +289,7 @@ def test_pictures_show_long_rows_whole_and_few_of_many_restorations(config, scor
         assert abs(grid.width / grid.height - (2 + restoring.MAX_RESTORATIONS) / 6) < 0.1
 
 
-def test_own_pictures_are_cropped_and_fitted_as_the_datasets(config, folder, tmp_path):
+def test_own_pictures_are_cropped_and_fitted_like_the_dataset(config, folder, tmp_path):
     pixels = np.zeros((8, 24, 3), np.uint8)
     pixels[:, :8] = 255
     Image.fromarray(pixels).save(tmp_path / "wide.png")
@@ -309,15 +315,30 @@ BAD = {
         "mask='diagonal': diagonal: no such file or directory; accepted: left, right, top",
     ),
     "no such folder": ("inpaint", {}, "nowhere", "nowhere: no such file or directory"),
-    "no images": ("inpaint", {}, "{tmp}", "no images found; accepted: .png"),
-    "no image": ("inpaint", {}, "{tmp}/../text.png", r"text.png: can't be decoded \(Unidentified"),
-    "no tiles": ("superres", {"factor": 3}, None, "factor=3: blocks of that side don't tile images of 8×8"),
-    "no noise": ("denoise", {}, None, "noise=0.0: --mode denoise takes the noise's standard deviation"),
-    "logits": ("superres", {"transform": "logit"}, None, "transform='logit': --mode superres with"),
-    "few numbers": ("inpaint", {}, "0:0", "--images=0:0: accepted: numbers of the 1 test images"),
+    "a folder without images": ("inpaint", {}, "{tmp}", "no images found; accepted: .png"),
+    "a file that is not an image": (
+        "inpaint",
+        {},
+        "{tmp}/../text.png",
+        r"text.png: can't be decoded \(Unidentified",
+    ),
+    "blocks that do not tile the image": (
+        "superres",
+        {"factor": 3},
+        None,
+        "factor=3: blocks of that side don't tile images of 8×8",
+    ),
+    "denoising without noise": (
+        "denoise",
+        {},
+        None,
+        "noise=0.0: --mode denoise needs the standard deviation",
+    ),
+    "logit transform": ("superres", {"transform": "logit"}, None, "transform='logit': --mode superres with"),
+    "an empty slice": ("inpaint", {}, "0:0", "--images=0:0: accepted: numbers of the 1 test images"),
     "an empty range": ("inpaint", {}, "0,5:2", "--images=0,5:2: accepted: numbers of the 1 test images"),
     "a huge range": ("inpaint", {}, "0:99999999999", "accepted: numbers of the 1 test images"),
-    "test images for observations": (
+    "test images given as observations": (
         "superres",
         {"given": "observations"},
         "0",
@@ -327,7 +348,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_cannot_be_restored_is_said(case, config, score_fn, folder, tmp_path):
+def test_restoring_refuses_invalid_masks_images_and_settings(case, config, score_fn, folder, tmp_path):
     mode, settings, images, message = BAD[case]
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty").mkdir()
@@ -347,27 +368,42 @@ def test_a_mask_of_another_size_is_refused(config, score_fn, folder, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "images", "message"),
     [
-        ({}, "0:2", "--images: config.restoration.through='noise' takes none"),
+        ({}, "0:2", "--images isn't read with config.restoration.through='noise'"),
         ({"method": "heun"}, None, "method='heun': interpolation through noise is annealed"),
-        ({"through": "latents"}, None, "through='latents' takes --images: at least two"),
-        ({"through": "latents"}, "0", "--images=0: found one image; interpolation takes at least two"),
+        ({"through": "latents"}, None, "through='latents' needs --images: at least two"),
+        ({"through": "latents"}, "0", "--images=0: found one image; interpolation needs at least two"),
     ],
 )
-def test_what_cannot_be_interpolated_is_said(settings, images, message, config, score_fn, tmp_path):
+def test_interpolating_refuses_invalid_images_and_methods(
+    settings, images, message, config, score_fn, tmp_path
+):
     with pytest.raises(UserError, match=message):
         interpolating.interpolate(tmp_path / "out", score_fn, config(**settings), images)
     assert not (tmp_path / "out").exists()
 
 
-def test_discrete_networks_have_no_latents(config, tmp_path):
+def test_latent_interpolation_refuses_networks_of_discrete_levels(config, tmp_path):
     discrete = as_score_fn(NCSN(sigmas=(1.0, 0.5)), {})
-    with pytest.raises(UserError, match="through='latents' asks for scores at any σ"):
+    with pytest.raises(UserError, match="through='latents' needs scores at any σ"):
         interpolating.interpolate(tmp_path / "out", discrete, config(through="latents"), "0:2")
 
 
-def test_points_are_not_restored(score_fn, tmp_path):
+def test_restoring_and_interpolating_refuse_points(score_fn, tmp_path):
     points = Config(data=Data(name="two_moons"))
     with pytest.raises(UserError, match=r"--mode inpaint restores images; .*'two_moons' are points"):
         restoring.restore(tmp_path / "out", "inpaint", score_fn, points, "0")
     with pytest.raises(UserError, match="--mode interpolate draws images"):
         interpolating.interpolate(tmp_path / "out", score_fn, points, None)
+
+
+def test_an_interrupted_restoration_keeps_the_earlier_one(config, score_fn, folder, tmp_path, monkeypatch):
+    restoring.restore(tmp_path, "superres", score_fn, config(), str(folder))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(restoring.sampling, "write_batches", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        restoring.restore(tmp_path, "superres", score_fn, config(seed=1), str(folder))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -31,8 +31,6 @@ from ncsn_jax.samplers import (
     reverse_diffusion,
 )
 
-pytestmark = pytest.mark.usefixtures("strict")
-
 KEY = jax.random.key(0)
 NUM_SAMPLES = 4096
 WEIGHTS = np.array([0.2, 0.3, 0.5])
@@ -97,7 +95,7 @@ class Exact:
         self.medians = [np.median([self.distance(a[k], b[k]) for a, b in pairs]) for k in range(3)]
 
     def by_mode(self, x):
-        """The samples of each mode, that of the component with the largest share of the density."""
+        """Samples grouped by mode: the component with the largest share of the density."""
         x, stds = np.asarray(x), np.asarray(self.mixture.stds)
         squares = cdist(x, np.asarray(self.mixture.means)) ** 2 / stds**2
         modes = np.argmax(np.log(WEIGHTS) - x.shape[1] * np.log(stds) - squares / 2, axis=1)
@@ -120,7 +118,7 @@ def sampler(request):
         yield SAMPLERS[request.param]
 
 
-def test_samples_are_the_mixtures(exact, sampler):
+def test_samplers_draw_from_the_exact_mixture(exact, sampler):
     start_key, chain_key = jax.random.split(jax.random.key(7))
     dim = len(exact.mixture.means[0])
     x = BEGIN * jax.random.normal(start_key, (NUM_SAMPLES, dim))
@@ -133,12 +131,12 @@ def test_samples_are_the_mixtures(exact, sampler):
         exact.distance(*pair) / median
         for *pair, median in zip(modes, exact.reference, exact.medians, strict=True)
     ]
-    # Far below the median it would be no independent sample.
+    # Far below the median, samples would not be independent.
     assert min(ratios) > 0.5
     assert max(ratios) < 2.0
 
 
-def test_a_sample_depends_on_its_key_alone(sampler):
+def test_a_sample_depends_on_its_key_and_not_on_the_batch(sampler):
     p = GaussianMixture([0.3, 0.7], [[-1.0, 0.0], [1.0, 2.0]], [0.5, 0.5])
     run = jax.jit(jax.vmap(lambda key, x: sampler(key, p.score, x)))
     keys, x = jax.random.split(KEY, 64), 50.0 * jax.random.normal(jax.random.key(2), (64, 2))
@@ -152,15 +150,15 @@ def gaussian(std):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.25, 1.0])
-def test_the_temperature_is_the_variance_of_a_consistent_steps_noise(temperature):
-    """β² σ'² = σ'² − ((1 − η) σ)² of it, around what the score has moved."""
+def test_temperature_scales_the_noise_variance_of_a_consistent_step(temperature):
+    """At temperature 1 it is β² σ'² = σ'² − ((1 − η) σ)², around the mean moved by the score."""
     x, score_fn = jnp.zeros(50_000) + 3.0, gaussian(1.0)
     after = consistent_step(KEY, score_fn, x, 2.0, 1.5, eta=0.5, temperature=temperature)
     np.testing.assert_allclose(jnp.mean(after), 3.0 - 0.5 * 4 * 3.0 / 5, atol=0.02)
     np.testing.assert_allclose(jnp.var(after), temperature * (1.5**2 - 1.0), rtol=0.02, atol=1e-9)
 
 
-def test_a_step_of_predictor_and_corrector_is_one_after_the_other():
+def test_predictor_corrector_step_runs_the_predictor_then_the_corrector():
     x, score_fn = jnp.array([1.0, -2.0]), gaussian(1.0)
     found = samplers.predictor_corrector_step(
         KEY, score_fn, x, 2.0, 1.5, predictor=euler_maruyama, corrector_steps=2, snr=0.1, temperature=0.25
@@ -176,8 +174,8 @@ def test_a_step_of_predictor_and_corrector_is_one_after_the_other():
 
 
 @pytest.mark.parametrize("eta", [None, 0.5, 1.0])
-def test_a_consistent_step_has_just_the_next_levels_noise(eta):
-    """Of data in one point: N(0, σᵢ²) becomes N(0, σᵢ₊₁²), whatever η."""
+def test_consistent_step_ends_with_exactly_the_next_levels_noise(eta):
+    """For data in one point, N(0, σᵢ²) becomes N(0, σᵢ₊₁²), whatever η."""
     keys = jax.random.split(KEY, 50_000)
 
     def step(key):
@@ -189,13 +187,13 @@ def test_a_consistent_step_has_just_the_next_levels_noise(eta):
     assert abs(variance - 1.5**2) < 4 * 1.5**2 * np.sqrt(2 / 100_000)
 
 
-def test_the_least_eta_is_eulers_step_of_the_probability_flow():
+def test_consistent_step_of_least_eta_is_an_euler_step_of_the_flow():
     x, score_fn = jnp.array([1.0, -2.0]), gaussian(0.5)
     step = consistent_step(KEY, score_fn, x, 2.0, 1.5, eta=0.25)
     np.testing.assert_allclose(step, x + (1.5 - 2.0) * samplers.flow(score_fn, x, 2.0), rtol=1e-6)
 
 
-def test_the_last_consistent_step_denoises_as_it_is_told():
+def test_last_consistent_step_denoises_according_to_eta_and_denoise():
     x, score_fn = jnp.array([3.0, -1.0]), gaussian(1.0)
     run = functools.partial(consistent_annealed_sampling, KEY, score_fn, x, (2.0,))
     np.testing.assert_allclose(run(), x / 5, rtol=1e-5)
@@ -206,7 +204,7 @@ def test_the_last_consistent_step_denoises_as_it_is_told():
 @pytest.mark.parametrize(
     ("predictor", "removed"), [(reverse_diffusion, 4.0 - 2.25), (euler_maruyama, 8.0 * np.log(2.0 / 1.5))]
 )
-def test_predictors_are_those_of_the_paper(predictor, removed):
+def test_predictors_equal_the_papers_formulas(predictor, removed):
     x = jnp.array([1.0, -2.0])
     noise = jax.random.normal(KEY, (2,))
     expected = x - removed * x / 5 + 0.5 * np.sqrt(removed) * noise
@@ -214,7 +212,7 @@ def test_predictors_are_those_of_the_paper(predictor, removed):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_the_corrector_takes_its_step_size_from_the_ratio():
+def test_corrector_step_size_follows_from_the_signal_to_noise_ratio():
     """ε = 2(rσ)², so that on noise alone ‖ε s‖/‖√(2ε) z‖ = √(2ε)/(2σ) ‖x/σ‖/‖z‖, about r."""
     x = 3.0 * jax.random.normal(jax.random.key(1), (10_000,))
     moved = langevin_corrector(KEY, gaussian(0.0), x, 3.0, snr=0.1, temperature=0.0) - x
@@ -222,8 +220,8 @@ def test_the_corrector_takes_its_step_size_from_the_ratio():
     np.testing.assert_allclose(jnp.linalg.norm(moved) / jnp.linalg.norm(noise), 0.1, rtol=0.03)
 
 
-def test_the_levels_of_a_chain_end_where_they_say():
-    """Of data in one point, a predictor's step makes v of the variance v (σ'/σ)⁴ + σ² − σ'²."""
+def test_predictor_chain_ends_at_its_last_level_with_the_exact_variance():
+    """For data in one point, a predictor's step makes v of the variance v (σ'/σ)⁴ + σ² − σ'²."""
     keys = jax.random.split(KEY, 20_000)
     sigmas = geometric_sigmas(10.0, 0.5, 30)
 
@@ -241,7 +239,7 @@ def test_the_levels_of_a_chain_end_where_they_say():
     np.testing.assert_allclose(denoised, 0.0, atol=1e-5)
 
 
-def test_heun_is_of_second_order():
+def test_heun_error_is_of_second_order_in_the_step():
     """On N(0, 1) the flow is x √((1 + τ²)/(1 + σ²)); half the step has a quarter of the error."""
     errors = []
     for num_steps in (20, 40, 80):
@@ -254,7 +252,7 @@ def test_heun_is_of_second_order():
     np.testing.assert_allclose(np.divide(errors[:-1], errors[1:]), 4.0, rtol=0.15)
 
 
-def test_heun_without_churn_draws_nothing_and_ends_in_the_denoised_mean():
+def test_heun_without_churn_is_deterministic_and_ends_in_the_denoised_mean():
     x, score_fn = jnp.array([5.0, -2.0]), gaussian(1.0)
     sigmas = karras_sigmas(10.0, 0.1, 8)
     one = heun(jax.random.key(1), score_fn, x, sigmas)
@@ -266,16 +264,16 @@ def test_heun_without_churn_draws_nothing_and_ends_in_the_denoised_mean():
     np.testing.assert_array_equal(heun(jax.random.key(1), score_fn, x, sigmas, **outside), one)
 
 
-def test_churn_raises_the_level_and_has_a_limit():
+def test_churn_raises_the_noise_level_up_to_a_limit():
     assert samplers.churn_of(4.0, 40) == pytest.approx(0.1)
     assert samplers.churn_of(100.0, 40) == pytest.approx(np.sqrt(2) - 1)
     x = jnp.zeros(20_000)
-    # The score is zero: what is left is the fresh noise, √(1.5² − 1²) · 2 · S_noise.
+    # The score is zero, so only the fresh noise is left: √(1.5² − 1²) · 2 · S_noise.
     raised = samplers.heun_step(KEY, lambda x, sigma: 0.0 * x, x, 2.0, 1.0, churn=0.5, s_noise=1.1)
     np.testing.assert_allclose(jnp.std(raised), 2.0 * np.sqrt(1.25) * 1.1, rtol=0.02)
 
 
-def test_the_flow_is_followed_down_and_up():
+def test_probability_flow_is_exact_and_returns_to_its_start():
     x, score_fn = jnp.array([3.0, -1.0]), gaussian(1.0)
     down = probability_flow(score_fn, x, 5.0, 0.1)
     np.testing.assert_allclose(down, x * np.sqrt(1.01 / 26.0), rtol=1e-3)
@@ -284,13 +282,13 @@ def test_the_flow_is_followed_down_and_up():
     np.testing.assert_allclose(finer, x * np.sqrt(1.01 / 26.0), rtol=1e-5)
 
 
-@jax.debug_nans(False)  # its NaNs are what is promised
-def test_a_solver_that_gives_up_returns_nan():
+@jax.debug_nans(False)  # NaNs are expected
+def test_probability_flow_is_nan_when_the_solver_runs_out_of_steps():
     x = probability_flow(gaussian(1.0), jnp.ones(2), 5.0, 0.1, max_steps=2)
     assert np.isnan(x).all()
 
 
-def test_noise_is_added_up_to_the_next_level():
+def test_diffuse_adds_the_noise_that_reaches_the_next_level():
     x = jnp.zeros(50_000)
     np.testing.assert_allclose(jnp.std(diffuse(KEY, x, 3.0, 5.0)), 4.0, rtol=0.02)
     np.testing.assert_allclose(jnp.std(diffuse(KEY, x, 0.0, 5.0, temperature=0.25)), 2.5, rtol=0.02)
@@ -304,9 +302,10 @@ def test_noise_is_added_up_to_the_next_level():
         functools.partial(predictor_corrector, denoise=True),
         functools.partial(heun, s_churn=1.0),
     ],
+    ids=["annealed", "consistent", "predictor-corrector", "heun"],
 )
-def test_memory_does_not_grow_with_the_number_of_steps(sampler):
-    """Of two programs that differ in their levels alone, as XLA plans their buffers."""
+def test_sampler_memory_does_not_grow_with_the_number_of_levels(sampler):
+    """Compares XLA's buffer plans of two programs that differ only in their levels."""
     x = jnp.zeros((256, 256))
 
     def temporary_bytes(num_levels):
@@ -318,7 +317,7 @@ def test_memory_does_not_grow_with_the_number_of_steps(sampler):
     assert many - few < 100_000  # the levels themselves; a state has 262,144 bytes
 
 
-def test_the_memory_of_the_flow_does_not_grow_with_the_steps_it_may_take():
+def test_probability_flow_memory_does_not_grow_with_max_steps():
     x = jnp.zeros((256, 256))
 
     def temporary_bytes(max_steps):
@@ -335,16 +334,17 @@ def test_the_memory_of_the_flow_does_not_grow_with_the_steps_it_may_take():
         lambda score_fn, x: heun(KEY, score_fn, x, KARRAS_40),
         lambda score_fn, x: probability_flow(score_fn, x, 1.0, 0.1),
     ],
+    ids=["predictor-corrector", "heun", "probability flow"],
 )
-def test_networks_of_discrete_levels_are_refused(run):
+def test_samplers_for_any_sigma_refuse_networks_of_discrete_levels(run):
     score_fn = as_score_fn(NCSN(sigmas=(1.0, 0.5)), {})
     with pytest.raises(ValueError, match="scores at any σ, found a network of 2 discrete levels"):
         run(score_fn, jnp.zeros((8, 8, 1)))
 
 
-def test_what_cannot_be_sampled_is_refused(unchecked):
+def test_samplers_refuse_invalid_eta_and_levels(unchecked):
     x = jnp.zeros(2)
-    with pytest.raises(ValueError, match=r"eta=0\.1: .* takes 0\.5 to 1"):
+    with pytest.raises(ValueError, match=r"eta=0\.1: .* accepts 0\.5 to 1; change eta or use more levels"):
         consistent_annealed_sampling(KEY, gaussian(1.0), x, (2.0, 1.0), eta=0.1)
     with pytest.raises(ValueError, match=r"eta=1\.5"):
         consistent_annealed_sampling(KEY, gaussian(1.0), x, (2.0, 1.0), eta=1.5)

@@ -99,7 +99,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_steps_make_the_librarys_sampler(score_fn, method):
+def test_application_samples_equal_the_librarys_sampler(score_fn, method):
     """Number 5 of the application's samples is the library's chain from the same key and start."""
     found = draw(score_fn, 4, first=4, method=method, **OPTIONS[method])[1]
     start_key, chain_key = start(5)
@@ -108,7 +108,7 @@ def test_the_steps_make_the_librarys_sampler(score_fn, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_sample_depends_on_its_key_alone(score_fn, method, local_devices):
+def test_a_sample_depends_on_its_key_and_not_on_batch_or_devices(score_fn, method, local_devices):
     samples = draw(score_fn, method=method, s_churn=1.0)
     assert len({image.tobytes() for image in samples}) == 64
     for batch_size, devices, first in [(1, 1, 11), (7, 4, 9)]:
@@ -124,8 +124,8 @@ def test_samples_differ_by_seed(score_fn):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_denoising_is_the_last_thing(score_fn, method):
-    """The denoised result is Tweedie's formula of the other one, or both end without noise anyway."""
+def test_denoise_applies_tweedies_formula_to_methods_that_end_noisy(score_fn, method):
+    """The denoised result is Tweedie's formula of the other; consistent and heun end without noise anyway."""
     plain, denoised = (draw(score_fn, 4, method=method, denoise=d) for d in (False, True))
     if method not in ("consistent", "heun"):
         mean = jax.vmap(lambda x: x + 0.2**2 * score_fn(x, 0.2))(plain)
@@ -136,7 +136,7 @@ def test_denoising_is_the_last_thing(score_fn, method):
 
 
 @pytest.mark.parametrize("name", ["rescale", "logit"])
-def test_samples_are_drawn_where_the_network_is_trained_and_transformed_back(score_fn, name):
+def test_samples_start_transformed_for_the_network_and_are_transformed_back(score_fn, name):
     transform = data.TRANSFORMS[name]
     (numbers,) = sampling.batches(4, 4)
     first, *_, last = sampling.draw(score_fn, SHAPE, SIGMAS, SETTINGS, numbers, transform=transform)
@@ -154,7 +154,7 @@ def test_samples_are_drawn_where_the_network_is_trained_and_transformed_back(sco
     np.testing.assert_allclose(np.asarray(last)[1, 0], transform.inverse(x), atol=1e-4)
 
 
-def test_files_hold_all_samples_and_show_the_first(score_fn, tmp_path):
+def test_sample_files_hold_all_samples_and_pictures_show_the_first(score_fn, tmp_path):
     settings = SETTINGS.model_copy(update={"batch_size": 4})
     sampling.write_samples(tmp_path / "samples", score_fn, SHAPE, SIGMAS, settings)
     written = np.load(tmp_path / "samples" / "samples.npy")
@@ -170,8 +170,8 @@ def test_files_hold_all_samples_and_show_the_first(score_fn, tmp_path):
     assert len(list((tmp_path / "samples").iterdir())) == 4
 
 
-def test_batches_come_to_disk_one_by_one_and_few_frames_are_kept(tmp_path):
-    """A sampler of 1,000 steps and 3 batches; every state says which step and which sample it is of."""
+def test_batches_are_written_one_by_one_and_only_few_frames_are_kept(tmp_path):
+    """A sampler of 1,000 steps and 3 batches; every state encodes its step and its sample."""
     written = []
 
     def run(numbers):
@@ -191,22 +191,23 @@ def test_batches_come_to_disk_one_by_one_and_few_frames_are_kept(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), last.reshape(5, 2, 1))
     assert len(frames) <= sampling.MAX_FRAMES + 1
     np.testing.assert_array_equal(frames[-1][:, 0], last[[0, 1, 4, 5, 8]])
-    # What is kept are these samples, and no batch that they are a slice of.
+    # Frames keep these samples only, and are no views of a batch.
     assert all(frame.shape == (5, 1) and frame.base is None for frame in frames)
 
 
 @pytest.mark.parametrize("options", [dict(method="ode", rtol=1e-20, atol=1e-20), dict(step_size=1e38)])
-def test_samples_that_are_not_finite_are_said_and_written(score_fn, tmp_path, options):
+def test_samples_that_are_not_finite_are_reported_and_still_written(score_fn, tmp_path, options):
     settings = SETTINGS.model_copy(update=dict(steps_per_scale=30) | options)
     with pytest.raises(
-        UserError, match=r"samples\.npy: 10 of 10 samples are not finite: config\.sampling asks"
+        UserError,
+        match=r"samples\.npy: 10 of 10 samples are not finite; make the steps of config\.sampling smaller",
     ):
         sampling.write_samples(tmp_path, score_fn, SHAPE, SIGMAS, settings)
     names = ["annealing.gif", "grid.png", "samples.npy", "settings.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
-def test_what_is_replaced_is_said(score_fn, tmp_path, caplog):
+def test_replacing_samples_logs_how_their_settings_differ(score_fn, tmp_path, caplog):
     def write(**options):
         caplog.clear()
         settings = SETTINGS.model_copy(update=options)
@@ -214,12 +215,14 @@ def test_what_is_replaced_is_said(score_fn, tmp_path, caplog):
         return caplog.messages
 
     assert write() == []
-    assert write() == [f"{tmp_path}: replaces 10 samples drawn with the same settings; --out=NAME keeps both"]
+    assert write() == [
+        f"{tmp_path}: replacing 10 samples drawn with the same settings; --out=NAME keeps both"
+    ]
     (message,) = write(num_samples=1, seed=3)
-    assert "replaces 10 samples drawn with sampling.num_samples=10, sampling.seed=0; --out" in message
+    assert "replacing 10 samples drawn with sampling.num_samples=10, sampling.seed=0; --out" in message
     (tmp_path / "settings.json").unlink()
     (message,) = write()
-    assert "replaces 1 samples drawn by an older version" in message
+    assert "replacing samples drawn by an older version" in message
 
 
 @pytest.mark.parametrize(
@@ -232,14 +235,14 @@ def test_what_is_replaced_is_said(score_fn, tmp_path, caplog):
         (dict(method="heun", rho=1e-3), r"config\.sampling\.method='heun': "),
     ],
 )
-def test_levels_that_cannot_be_are_refused(settings, message, score_fn, tmp_path):
+def test_sampling_refuses_impossible_levels_before_writing(settings, message, score_fn, tmp_path):
     for sigmas in (SIGMAS, (50.0, *SIGMAS)):
         with pytest.raises(UserError, match=message):
             sampling.write_samples(tmp_path / "samples", score_fn, SHAPE, sigmas, Sampling(**settings))
     assert not (tmp_path / "samples").exists()
 
 
-def test_another_checkpoint_or_number_of_samples_compiles_nothing():
+def test_sampling_another_checkpoint_or_number_of_samples_compiles_nothing():
     traces = []
 
     class Score(nn.Module):
@@ -260,7 +263,7 @@ def test_another_checkpoint_or_number_of_samples_compiles_nothing():
     assert len(traces) == once
 
 
-def test_levels_are_the_models_or_as_many_as_are_asked_for():
+def test_sampling_levels_are_the_models_or_as_many_as_are_asked_for():
     def levels(**settings):
         return plan(Sampling(**settings), SIGMAS).levels
 
@@ -271,3 +274,11 @@ def test_levels_are_the_models_or_as_many_as_are_asked_for():
     found = levels(method="heun", num_levels=4, rho=2.0)
     np.testing.assert_allclose(np.diff(np.sqrt(found[:4])), (np.sqrt(0.2) - 1) / 3, rtol=1e-5)
     assert found[4:] == (0.0,)
+
+
+def test_damaged_earlier_samples_do_not_stop_new_ones(score_fn, tmp_path, caplog):
+    for samples, settings in ((b"", "["), (b"PK\x03\x04junk", "[]"), (b"\x93NUMPY", "[" * 100_000)):
+        (tmp_path / "samples.npy").write_bytes(samples)
+        (tmp_path / "settings.json").write_text(settings)
+        sampling.write_samples(tmp_path, score_fn, SHAPE, SIGMAS, SETTINGS)
+        assert len(np.load(tmp_path / "samples.npy")) == 10

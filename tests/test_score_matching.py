@@ -1,4 +1,4 @@
-"""The theorems of score matching, in numbers: docs/score_matching.md derives what is checked here.
+"""The theorems of score matching, in numbers; docs/score_matching.md derives them.
 
 Expectations are means over fixed draws. Two that must be equal are compared example by example: the mean of
 their difference lies within 4 standard errors of zero.
@@ -22,8 +22,6 @@ from ncsn_jax import (
 )
 from ncsn_jax.densities import BoxUniform, GaussianMixture
 from ncsn_jax.losses import divergence
-
-pytestmark = pytest.mark.usefixtures("strict")
 
 COUNT = 50_000
 SIGMA = 0.6
@@ -88,7 +86,7 @@ def noise_excess(dimension):
         def score_fn(x, sigma):
             return parametric_score(theta, x) / sigma
 
-        noise = jax.random.normal(key, x.shape)  # what the loss draws
+        noise = jax.random.normal(key, x.shape)  # as the loss draws it
         perturbed = x + SIGMA * noise
         target = p.score(perturbed, SIGMA)
         denoising = denoising_score_matching(key, score_fn, x, SIGMA, power=0.0)
@@ -101,8 +99,8 @@ def noise_excess(dimension):
 
 @pytest.mark.parametrize("theorem", [excess_over_constant, noise_excess])
 @pytest.mark.parametrize("dimension", DIMENSIONS)
-def test_objectives_differ_by_a_constant(theorem, dimension):
-    """Of the same expectation for every θ, so that their gradients in θ agree, too."""
+def test_objectives_differ_by_a_constant_for_every_theta(theorem, dimension):
+    """The constant is the same for every θ, so their gradients in θ agree, too."""
     excess, examples = theorem(dimension)
     over_thetas = jax.jit(jax.vmap(jax.vmap(excess, (0, None)), (None, 0)))
     assert standard_errors_from_zero(over_thetas(thetas(dimension), examples)) < 4
@@ -112,7 +110,7 @@ def test_objectives_differ_by_a_constant(theorem, dimension):
 
 
 @pytest.mark.parametrize("dimension", DIMENSIONS)
-def test_the_constant_is_seen_and_not_drowned(dimension):
+def test_leaving_out_the_constant_between_objectives_is_detected(dimension):
     """The test above can fail: without the constant, the means are tens of standard errors from zero."""
     excess, x = excess_over_constant(dimension)
     p = mixture(dimension)
@@ -127,7 +125,7 @@ def box(dimension):
 
 @pytest.mark.parametrize(("density", "sigma"), [(mixture, 0.0), (mixture, SIGMA), (box, SIGMA)])
 @pytest.mark.parametrize("dimension", DIMENSIONS)
-def test_integration_by_parts(dimension, density, sigma):
+def test_integration_by_parts_holds_for_smooth_densities(dimension, density, sigma):
     """E[f·∇log p] = −E[∇·f], for f = s_θ; on the box, too, once noise has made it smooth."""
     p = density(dimension)
 
@@ -143,8 +141,8 @@ def test_integration_by_parts(dimension, density, sigma):
 
 
 @pytest.mark.parametrize("dimension", DIMENSIONS)
-def test_the_box_has_a_boundary_term(dimension):
-    """E[f·∇log p] = 0 isn't −E[∇·f], by exactly what flows through the sides."""
+def test_integration_by_parts_on_the_box_needs_a_boundary_term(dimension):
+    """E[f·∇log p] = 0 differs from −E[∇·f] by exactly the flux through the sides."""
     p = box(dimension)
 
     def terms(theta, x):
@@ -161,7 +159,7 @@ def test_the_box_has_a_boundary_term(dimension):
     assert standard_errors_from_zero(left + right - flux) < 4
 
 
-def test_on_the_box_implicit_is_not_explicit_up_to_a_constant():
+def test_implicit_and_explicit_losses_on_the_box_differ_by_more_than_a_constant():
     """For s(x) = a x on [0, 1]: explicit is a²/6, implicit a²/6 + a. Least at 0, and at −3."""
     p = BoxUniform(jnp.zeros(1), jnp.ones(1))
     x = jax.vmap(p.sample)(keys(6))
@@ -178,7 +176,7 @@ def test_on_the_box_implicit_is_not_explicit_up_to_a_constant():
 
 @pytest.mark.parametrize("projection", ["rademacher", "gaussian", "sphere"])
 @pytest.mark.parametrize("dimension", [2, 10])
-def test_variance_reduction_reduces_the_variance(dimension, projection):
+def test_variance_reduction_lowers_the_variance_of_the_sliced_loss(dimension, projection):
     """Over data and projections together, for every θ."""
 
     def loss(theta, key, x, *, variance_reduced):
@@ -238,7 +236,7 @@ def test_the_minimiser_is_the_score(objective):
     assert np.abs(trained["b"] - precision @ MEAN).max() < 0.02 * np.abs(precision @ MEAN).max()
 
 
-def test_the_minimiser_of_many_levels_is_the_score_at_each():
+def test_the_minimiser_of_ncsn_loss_is_the_score_at_each_level():
     """Linear scores, one a level, trained by `ncsn_loss` on N(μ, Σ) become −(Σ + σ²I)⁻¹(x − μ): to 2 %."""
     sigmas = jnp.array([1.2, 0.5])
     factor = jnp.asarray(np.linalg.cholesky(COVARIANCE), jnp.float32)

@@ -20,7 +20,7 @@ def digits(data_dir):
     return data.load(Data(name="digits", data_dir=data_dir))
 
 
-def test_on_images_with_the_papers_largest_distance_it_suggests_the_papers_values():
+def test_suggested_noise_equals_the_papers_at_the_papers_largest_distance():
     """32×32×3 numbers; the paper's CIFAR-10 has σ₁ = 50, L = 232 and ε = 6.2e-6 for T = 5."""
     x = np.random.default_rng(0).uniform(0.4, 0.6, (50, 32, 32, 3)).astype(np.float32)
     x[7], x[31] = 0.0, 50.0 / np.sqrt(3072)
@@ -31,7 +31,7 @@ def test_on_images_with_the_papers_largest_distance_it_suggests_the_papers_value
     assert (found.num_examples, found.dim) == (50, 3072)
 
 
-def test_the_digits_largest_distance_is_between_two_of_them(config, digits):
+def test_suggestion_for_digits_starts_at_their_largest_distance(config, digits):
     from sklearn.datasets import load_digits
 
     found = suggest_noise.for_config(config, digits)
@@ -44,19 +44,19 @@ def test_the_digits_largest_distance_is_between_two_of_them(config, digits):
     assert (found.num_examples, found.dim) == (1500, 64)
 
 
-def test_a_report_names_values_and_reasons(config, digits):
+def test_noise_report_names_techniques_and_a_config_that_evaluates(config, digits):
     found = suggest_noise.for_config(config, digits)
     text = suggest_noise.report(config, found, digits)
     for technique in (1, 2, 4):
         assert f"Technique {technique}" in text
-    fragment = text[text.index("    model=") : text.index("or behind")]
+    fragment = text[text.index("    model=") : text.index("or on")]
     config = eval(f"Config({fragment})", {c.__name__: c for c in (Config, Ncsnv2Model, NcsnModel, Sampling)})
     assert config.model.sigma_begin == found.sigma_begin
     assert len(config.model.noise_levels) == found.num_scales
     assert config.sampling.step_size == found.step_size
 
 
-def test_auto_is_chosen_once(config, digits, tmp_path):
+def test_auto_noise_levels_are_chosen_once_and_then_kept(config, digits, tmp_path):
     found = suggest_noise.for_config(config, digits)
     loads = []
 
@@ -75,7 +75,7 @@ def test_auto_is_chosen_once(config, digits, tmp_path):
     assert len(loads) == 1
 
 
-def test_a_step_size_that_is_given_stays(config, digits, tmp_path):
+def test_a_given_step_size_is_kept_when_levels_are_auto(config, digits, tmp_path):
     given = Sampling(step_size=1e-3)
     config = config.model_copy(update={"sampling": given})
     resolved = suggest_noise.resolved(config, tmp_path, lambda: digits)
@@ -85,7 +85,7 @@ def test_a_step_size_that_is_given_stays(config, digits, tmp_path):
     assert suggest_noise.resolved(other, tmp_path, lambda: digits).sampling.step_size == 2e-3
 
 
-def test_data_that_suggest_nothing_are_named(config, digits):
+def test_data_that_suggest_no_noise_levels_are_named_in_the_error(config, digits):
     config = config.model_copy(update={"model": config.model.model_copy(update={"sigma_end": 9.0})})
     with pytest.raises(
         UserError, match=r"config\.data\.name='digits' suggests no noise levels: .*sigma_end=9"
@@ -95,10 +95,10 @@ def test_data_that_suggest_nothing_are_named(config, digits):
         assert config.model.noise_levels
 
 
-def test_only_some_of_many_examples_are_looked_at(config, digits, monkeypatch):
+def test_noise_is_suggested_from_a_random_subset_of_many_examples(config, digits, monkeypatch):
     monkeypatch.setattr(suggest_noise, "MAX_BYTES", 4 * 64 * 100)
     found = suggest_noise.for_config(config, digits)
     assert found.num_examples == 100
     assert found.distance <= suggest_noise.for_config(config, digits).distance
     assert "1500 training examples" in suggest_noise.report(config, found, digits)
-    assert "from below, of 100 drawn at random" in suggest_noise.report(config, found, digits)
+    assert "lower bound, from 100 drawn at random" in suggest_noise.report(config, found, digits)

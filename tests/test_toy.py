@@ -1,4 +1,4 @@
-"""configs/toy.py as a user runs it: trained and sampled within a minute, and held to the exact score."""
+"""configs/toy.py as a user runs it: trained and sampled in a minute, and compared with the exact score."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from ncsn_jax.densities import two_gaussians
 
 
 @pytest.mark.slow
-def test_the_mixtures_score_is_learned_at_every_level(tmp_path):
+def test_toy_config_learns_the_score_of_the_mixture_at_every_level(tmp_path):
     """Fisher divergence below 5 % of E‖score‖², from σ = 20 to 1; and the samples have its weights."""
     assert main.main(["main.py", "--config=configs/toy.py", f"--workdir={tmp_path}"]) == 0
     p, learned = two_gaussians(), as_score_fn(*training.restore(tmp_path))

@@ -11,7 +11,7 @@ SQUARE = dict(low=-8.0, high=8.0)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_grid_holds_its_images_in_reading_order(channels, tmp_path):
+def test_image_grid_holds_images_in_reading_order(channels, tmp_path):
     images = np.linspace(0, 1, 5 * 4 * 6 * channels).reshape(5, 4, 6, channels)
     grid = viz.image_grid(images, min_size=1)
     assert grid.shape == (1 + 2 * 5, 1 + 3 * 7, channels)
@@ -24,12 +24,12 @@ def test_a_grid_holds_its_images_in_reading_order(channels, tmp_path):
         np.testing.assert_array_equal(np.asarray(image).reshape(grid.shape), grid)
 
 
-def test_values_outside_the_unit_interval_are_clipped():
+def test_image_grid_clips_values_outside_the_unit_interval():
     grid = viz.image_grid(np.array([-3.0, 0.5, 7.0]).reshape(1, 1, 3, 1), min_size=1)
     assert grid[1, 1:4, 0].tolist() == [0, 128, 255]
 
 
-def test_small_grids_are_enlarged():
+def test_small_image_grids_are_enlarged():
     images = np.zeros((4, 8, 8, 1))
     small, large = viz.image_grid(images, min_size=1), viz.image_grid(images, min_size=190)
     np.testing.assert_array_equal(large, small.repeat(10, axis=0).repeat(10, axis=1))
@@ -40,15 +40,15 @@ def axes():
     return Figure(figsize=(2, 2), dpi=50).add_subplot()
 
 
-def test_pictures_of_points_share_the_last_extent():
+def test_pictures_of_points_share_the_extent_of_the_last_state():
     points = np.random.default_rng(0).normal(size=(50, 3))
     first, last = viz.pictures([100 * points, points])
     assert first.shape == last.shape == (400, 400, 3)
-    # Of the first state, most points are outside; of the last, few.
+    # Most points of the first state are outside, and few of the last.
     assert (first < 255).any(-1).sum() < (last < 255).any(-1).sum()
 
 
-def test_chains_that_ran_away_are_drawn_none_the_less():
+def test_diverged_chains_are_still_drawn():
     points = np.full((3, 2), np.nan)
     assert viz.pictures([points])[0].shape == (400, 400, 3)
     points[0] = np.inf
@@ -56,13 +56,13 @@ def test_chains_that_ran_away_are_drawn_none_the_less():
     assert viz.pictures([points])[0].shape == (400, 400, 3)
 
 
-def test_pictures_of_images_are_grids():
+def test_pictures_of_images_are_image_grids():
     images = np.random.default_rng(0).uniform(size=(5, 4, 4, 1))
     (picture,) = viz.pictures([images])
     np.testing.assert_array_equal(picture, viz.image_grid(images))
 
 
-def test_arrows_are_scores(axes):
+def test_score_field_arrows_equal_the_score(axes):
     p = two_gaussians()
     viz.score_field(axes, p.score, log_density=p.log_density, arrows=3, **SQUARE)
     (quiver,) = [c for c in axes.collections if hasattr(c, "U")]
@@ -73,8 +73,8 @@ def test_arrows_are_scores(axes):
     assert viz.rendered(axes.figure).shape == (100, 100, 3)
 
 
-def test_the_error_is_relative(axes):
-    """An estimate that is half the score is wrong by 0.5 everywhere: one colour but for the frame."""
+def test_score_error_is_relative_to_the_score(axes):
+    """An estimate that is half the score is wrong by 0.5 everywhere: one colour except for the frame."""
     p = two_gaussians()
     viz.score_error(axes, p.score, lambda x: 0.5 * p.score(x), **SQUARE)
     filled = axes.collections[0]
@@ -82,15 +82,15 @@ def test_the_error_is_relative(axes):
     assert filled.zmax == pytest.approx(0.5, abs=1e-5)
 
 
-def test_where_the_score_is_zero_any_other_is_wrong(axes):
-    """Infinitely so: dark, as every error above 1, and not left white."""
+def test_score_error_is_dark_where_the_exact_score_is_zero(axes):
+    """The relative error is infinite: drawn dark, like every error above 1, not left white."""
     viz.score_error(axes, lambda x: 0 * x, lambda x: x + 20, **SQUARE)
     assert axes.collections[0].zmin == axes.collections[0].zmax == 2
     middle = viz.rendered(axes.figure)[45:55, 25:35]
     assert middle.mean() < 150
 
 
-def test_chains_end_in_dots(axes):
+def test_chains_are_drawn_as_lines_that_end_in_dots(axes):
     paths = np.cumsum(np.random.default_rng(0).normal(size=(3, 10, 2)), axis=1)
     viz.chains(axes, paths, **SQUARE)
     *lines, dots = axes.lines
@@ -99,7 +99,7 @@ def test_chains_end_in_dots(axes):
     np.testing.assert_array_equal(dots.get_xydata(), paths[:, -1])
 
 
-def test_curves_are_labelled(axes):
+def test_curves_are_drawn_with_legend_and_axis_labels(axes):
     rows = np.array([[1, 5.0], [2, 3.0]])
     viz.curves(axes, {"train": rows, "test": rows + np.array([0, 1])}, ylabel="loss")
     np.testing.assert_array_equal(axes.lines[1].get_xydata(), [[1, 6], [2, 4]])
@@ -107,7 +107,7 @@ def test_curves_are_labelled(axes):
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "loss")
 
 
-def test_a_picture_survives_its_file(axes, tmp_path):
+def test_a_saved_picture_equals_the_rendered_figure(axes, tmp_path):
     axes.plot([0, 1], [0, 1])
     picture = viz.rendered(axes.figure)
     viz.save_png(tmp_path / "figure.png", picture)

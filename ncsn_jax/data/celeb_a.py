@@ -1,4 +1,4 @@
-"""`celeb_a`: TFDS's CelebA, aligned and cropped, 218×178, prepared without TensorFlow."""
+"""`celeb_a`: the aligned and cropped CelebA of TFDS, 218×178 pixels, prepared without TensorFlow."""
 
 import zipfile
 
@@ -14,14 +14,14 @@ FILES = {
     "identity_celeba": stock.IDENTITY_DATA,
 }
 SPLITS = ("train", "validation", "test")
-"""In the order of their numbers in list_eval_partition.txt."""
+"""The splits, in the order of their numbers in list_eval_partition.txt."""
 
 
 class CelebA(stock.Builder, skip_registration=True):
-    """The stock builder, but for the reading of the archive, which there needs TensorFlow.
+    """The stock builder, with an archive reader that doesn't need TensorFlow.
 
-    Google Drive often refuses these downloads. Files of the stock checksums' names (img_align_celeba.zip, …)
-    in `downloads/manual` under the data_dir are taken instead.
+    Google Drive often refuses these downloads. Files in `downloads/manual` under the data_dir replace them,
+    if they have the names in the stock checksums (img_align_celeba.zip, …).
     """
 
     name = "celeb_a"
@@ -38,7 +38,7 @@ class CelebA(stock.Builder, skip_registration=True):
 
 
 class _ZippedImages:
-    """The JPEG files of the archive by name, read as they are asked for."""
+    """The JPEG files of the archive by name, read on access."""
 
     def __init__(self, path):
         self._archive = zipfile.ZipFile(path)

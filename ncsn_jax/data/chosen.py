@@ -1,7 +1,6 @@
-"""Pictures that a user names: by their numbers in the test split, or by a path."""
+"""Pictures chosen by the user: numbers of test images, or a path."""
 
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,30 +18,30 @@ NUMBERS = re.compile(r"\d+(:\d+)?(,\d+(:\d+)?)*")
 def chosen_images(
     settings: Data, images: str | None, shape: tuple[int, ...], *, are_originals: bool = True
 ) -> Float[np.ndarray, "n height width channels"]:
-    """The named pictures, float32, 0 black and 1 white.
+    """Return the chosen pictures, float32, 0 black and 1 white.
 
     Args:
-      settings: `config.data`, whose test split is meant.
-      images: a directory of images, one image file, or numbers such as `0,3,8:12` (8 to 11) where no file has
-        that name; None for the first eight of the test split.
-      shape: that they must have.
-      are_originals: whether images of files are cropped and resized as the dataset's are; observations must
-        have their size already.
+      settings: `config.data`, the dataset of the test split.
+      images: a directory of images, one image file, or, if no file has that name, numbers such as
+        `0,3,8:12` (8 to 11); None for the first eight of the test split.
+      shape: the shape that they must have.
+      are_originals: whether to crop and resize image files like the dataset's images; observations must
+        already have the right size.
 
     Raises:
-      UserError: if there are no such images, or they have another shape.
+      UserError: if such images don't exist, or have a different shape.
     """
     if images is None or (NUMBERS.fullmatch(images) and not Path(images).exists()):
         dataset = load(settings)
         if dataset.info.shape != shape:
             raise UserError(
-                f"--images={images}: the test images have the shape {dataset.info.shape}, not {shape}; "
+                f"--images={images or '0:8'}: the test images have the shape {dataset.info.shape}, not {shape}; "
                 "accepted: a directory of images, or an image file"
             )
         count = len(dataset.test)
         numbers = range(min(8, count)) if images is None else _numbers(images, count)
         pixels = np.stack([dataset.test[number] for number in numbers])
-        assert dataset.info.num_values is not None  # as of every image
+        assert dataset.info.num_values is not None  # true of all images
         return pixels.astype(np.float32) / (dataset.info.num_values - 1)
     if not Path(images).exists():
         raise UserError(
@@ -61,16 +60,16 @@ def chosen_images(
 def stored_images(
     path: str | Path, settings: Data, info: DatasetInfo
 ) -> UInt8[np.ndarray, "n height width channels"]:
-    """All pictures that something has made, as pixels 0 … n − 1 of the dataset; none is resized.
+    """Return all pictures of a path, as pixels 0 … n − 1 of the dataset, without resizing.
 
     Args:
       path: a directory of images, an image file, or a `.npz` or `.npy` array `(n, height, width, channels)`,
         of 8-bit pixels or of numbers in [0, 1].
-      settings: `config.data`, of the dataset they are to be compared with.
-      info: the shape that they must have.
+      settings: `config.data` of the dataset to compare with.
+      info: the dataset's info, with the shape that the pictures must have.
 
     Raises:
-      UserError: if there are no images, they have another shape, or numbers are far outside of [0, 1].
+      UserError: if there are no images, their shape differs, or numbers are far outside of [0, 1].
     """
     path = Path(path)
     if path.suffix in (".npz", ".npy"):
@@ -79,15 +78,15 @@ def stored_images(
         pixels = read_images(path, channels=1 if info.shape[2] == 1 else 3)
     if pixels.shape[1:] != info.shape:
         raise UserError(
-            f"{path}: found images of the shape {pixels.shape[1:]}; accepted: {info.shape}, as of "
-            f"config.data.name={settings.name!r}: to resize them would compare other images"
+            f"{path}: found images of the shape {pixels.shape[1:]}; accepted: {info.shape}, as in "
+            f"config.data.name={settings.name!r}, because resizing would change the comparison"
         )
     if pixels.dtype == np.uint8:
-        # 8-bit pixels are of n = 256; where the dataset has fewer, the nearest.
+        # 8-bit pixels have 256 values; a dataset with fewer gets the nearest one.
         n = info.num_values or 256
         return np.round(pixels * ((n - 1) / 255)).astype(np.uint8)
     low, high = np.quantile(pixels, [0.01, 0.99]) if np.isfinite(pixels).all() else (np.nan, np.nan)
-    # Noise spreads both ways alike; another range, as [−1, 1] or 0 … 255, has another middle.
+    # Noise widens [0, 1] at both ends alike; other ranges, such as [−1, 1] or 0 … 255, have another middle.
     if not (low > -0.5 and high < 1.5) and not 0.25 < (low + high) / 2 < 0.75:
         raise UserError(
             f"{path}: found numbers from {low:.3g} to {high:.3g}; accepted: [0, 1], or 8-bit pixels"
@@ -103,7 +102,7 @@ def _array(path: Path) -> np.ndarray:
             if path.suffix == ".npz" and len(names) != 1 and "arr_0" not in names:
                 raise ValueError(f"arrays {', '.join(names)}; accepted: one, or one named arr_0")
             array = loaded if not names else loaded["arr_0" if "arr_0" in names else names[0]]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged files raise many types
         raise UserError(f"{path}: can't be read as an array ({' '.join(str(error).split())})") from error
     if not isinstance(array, np.ndarray) or array.ndim != 4 or not len(array) or array.dtype.kind not in "uf":
         found = f"{getattr(array, 'dtype', '?')} of the shape {np.shape(array)}"

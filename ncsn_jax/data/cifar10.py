@@ -1,4 +1,4 @@
-"""`cifar10`: TFDS's CIFAR-10, prepared without TensorFlow."""
+"""`cifar10`: CIFAR-10 of TFDS, prepared without TensorFlow."""
 
 import tarfile
 
@@ -9,7 +9,7 @@ from ncsn_jax.data.png import png_bytes
 
 
 class Cifar10(tfds.image_classification.Cifar10, skip_registration=True):
-    """The stock builder, but for the preparation, which there needs TensorFlow."""
+    """The stock builder, with a preparation that doesn't need TensorFlow."""
 
     name = "cifar10"
     URL = "https://www.cs.toronto.edu/~kriz/"
@@ -28,7 +28,7 @@ class Cifar10(tfds.image_classification.Cifar10, skip_registration=True):
         return {"train": examples("train", stock.train_files), "test": examples("test", stock.test_files)}
 
     def _generate_examples(self, split, records):  # pyright: ignore[reportIncompatibleMethodOverride]
-        # A record is the label's byte and then the red, the green and the blue plane.
+        # A record is the label's byte, then the red, the green and the blue plane.
         records = np.frombuffer(records, np.uint8).reshape(-1, 1 + 3 * 32 * 32)
         images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         for i, (image, label) in enumerate(zip(images, records[:, 0], strict=True)):
@@ -36,6 +36,6 @@ class Cifar10(tfds.image_classification.Cifar10, skip_registration=True):
 
 
 def _read_tar(path) -> dict[str, bytes]:
-    # One pass over the archive: to go back in it would be to decompress it again.
+    # One pass over the archive: seeking back would decompress it again.
     with tarfile.open(path) as tar:
         return {member.name: file.read() for member in tar if (file := tar.extractfile(member))}

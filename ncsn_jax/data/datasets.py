@@ -1,4 +1,4 @@
-"""Datasets by name: through TensorFlow Datasets, without TensorFlow; from a folder of images; points."""
+"""Datasets by name: TensorFlow Datasets (without TensorFlow), folders of images, and toy points."""
 
 import dataclasses
 import functools
@@ -25,29 +25,30 @@ from ncsn_jax.data.points import POINTS, draw_points
 from ncsn_jax.data.resizing import resized
 from ncsn_jax.data.svhn_cropped import SvhnCropped
 from ncsn_jax.errors import UserError
+from ncsn_jax.paths import FOR_BUCKETS, is_url
 
 IN_MEMORY_BYTES = 2**30
 
-NOT_TO_BE_HAD = (
+UNAVAILABLE = (
     requests.exceptions.RequestException,
     tfds.download.DownloadError,
     NonMatchingChecksumError,
 )
 
 Source = np.ndarray | RandomAccessDataSource
-"""Examples by index, uint8 images or float32 points: an array, or what reads them one at a time."""
+"""Examples by index, uint8 images or float32 points: an array, or a source that reads one at a time."""
 
 Resize = Callable[[Image.Image], np.ndarray]
-"""From a decoded image to pixels of the dataset's shape."""
+"""A function from a decoded image to pixels of the dataset's shape."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a dataset without its files.
+    """The facts about a dataset that are known without its files.
 
     Attributes:
-      shape: of one example: (height, width, channels) of an image, (D,) of a point.
-      num_values: how many values a pixel can have, 0 … num_values − 1; None for real numbers.
+      shape: the shape of one example: (height, width, channels) of an image, (D,) of a point.
+      num_values: the number of values of a pixel, 0 … num_values − 1; None for real numbers.
     """
 
     shape: tuple[int, ...]
@@ -75,31 +76,31 @@ IMAGES = {
 FOLDER = "folder"
 OF_IMAGES = ("crop", "image_size", "fit", "random_flip", "dequantization", "transform")
 OF_FOLDERS = ("channels", "test_fraction", "corrupt")
-"""Settings that only some datasets have."""
+"""Settings that apply only to folders, as `OF_IMAGES` apply only to images."""
 
 
 def describe(settings: Data) -> DatasetInfo:
-    """The shape and the range of a dataset's examples, cropped and resized; reads no files.
+    """Return the shape and the range of a dataset's examples, cropped and resized; read no files.
 
     Args:
       settings: `config.data`; its name is one of `IMAGES`, `POINTS`, or `folder`.
 
     Raises:
-      UserError: if the name is unknown, or a setting makes no sense for the dataset.
+      UserError: if the name is unknown, or a setting doesn't apply to the dataset.
     """
     name = settings.name
     if name in POINTS:
-        _refuse(settings, OF_IMAGES + OF_FOLDERS, "are points, no images")
+        _refuse(settings, OF_IMAGES + OF_FOLDERS, "are points, not images")
         return DatasetInfo((2,), num_values=None)
     if name == FOLDER:
         if settings.image_size is None:
-            raise UserError("config.data.image_size=None: images of a folder need one size; accepted: pixels")
+            raise UserError("config.data.image_size=None: a folder needs one image size; accepted: pixels")
         return DatasetInfo((settings.image_size, settings.image_size, settings.channels), num_values=256)
     if name not in IMAGES:
         accepted = ", ".join((*IMAGES, FOLDER, *POINTS))
         raise UserError(f"config.data.name={name!r}: unknown dataset; accepted: {accepted}")
     info = IMAGES[name][1]
-    _refuse(settings, OF_FOLDERS, "is no folder of images")
+    _refuse(settings, OF_FOLDERS, "is not a folder of images")
     if settings.crop is not None and settings.crop > min(info.shape[:2]):
         raise UserError(
             f"config.data.crop={settings.crop}: larger than the images of {name}, "
@@ -110,7 +111,7 @@ def describe(settings: Data) -> DatasetInfo:
 
 
 def _refuse(settings: Data, names: tuple[str, ...], reason: str) -> None:
-    """Refuses settings that would do nothing."""
+    """Refuse settings that would have no effect."""
     for name in names:
         value = getattr(settings, name)
         if value != Data.model_fields[name].default:
@@ -118,16 +119,16 @@ def _refuse(settings: Data, names: tuple[str, ...], reason: str) -> None:
 
 
 def load(settings: Data) -> Dataset:
-    """The examples of a dataset; one of TFDS is downloaded and prepared first if need be.
+    """Return the examples of a dataset; download and prepare a TFDS one first if necessary.
 
-    Up to 1 GiB of a split's images are held in memory; more are read and decoded as they are needed.
+    A split of up to 1 GiB is kept in memory; images of a larger one are read and decoded on access.
 
     Args:
-      settings: `config.data`: the name, where the files lie, and how images are cropped and resized.
+      settings: `config.data`: the name, the directory of the files, and the cropping and resizing.
 
     Raises:
-      UserError: if the name is unknown, or the dataset is neither prepared nor to be had; of a folder, if it
-        has no images, or some can't be decoded.
+      UserError: if the name is unknown; if the dataset is neither prepared nor available for download; or if
+        a folder has no images, or images that can't be decoded.
     """
     info, name = describe(settings), settings.name
     if name in POINTS:
@@ -142,6 +143,11 @@ def load(settings: Data) -> Dataset:
     if name == FOLDER:
         if settings.data_dir is None:
             raise UserError("config.data.data_dir=None: 'folder' needs the directory of the images")
+        if is_url(settings.data_dir):
+            raise UserError(
+                f"config.data.data_dir={settings.data_dir!r}: 'folder' reads a local directory; copy the "
+                "images to one"
+            )
         train, test = load_folder(
             settings.data_dir,
             decode=resize,
@@ -154,10 +160,10 @@ def load(settings: Data) -> Dataset:
 
 
 def load_labels(settings: Data) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]] | None:
-    """The classes of the training and of the test images, 0 … K − 1; None where there are none.
+    """Return the classes of the training and the test images, 0 … K − 1; None if the dataset has no classes.
 
     Args:
-      settings: `config.data`, of a dataset that `load` has prepared.
+      settings: `config.data` of a dataset that `load` has prepared.
     """
     if not has_labels(settings):
         return None
@@ -166,7 +172,7 @@ def load_labels(settings: Data) -> tuple[Int[np.ndarray, " train"], Int[np.ndarr
 
 
 def has_labels(settings: Data) -> bool:
-    """Whether every image belongs to a class; reads no files."""
+    """Return whether every image belongs to a class; read no files."""
     return settings.name in IMAGES and "label" in dict(_builder(settings).info.features or {})  # pyright: ignore
 
 
@@ -188,16 +194,20 @@ def _load_tfds(settings: Data, info: DatasetInfo, resize: Resize | None) -> Data
         if not builder.is_prepared():
             _prepare(builder)
         return Dataset(info, *(_source(builder, split, info, resize) for split in ("train", "test")))
-    except NOT_TO_BE_HAD as error:
+    except UNAVAILABLE as error:
         raise UserError(
             f"dataset {name} is not prepared {place} and can't be downloaded ({_one_line(error)}); "
-            "prepare it on a machine with a network and copy it there, or name its place by "
+            "prepare it on a machine with a network and copy it there, or set its place with "
             "--config.data.data_dir"
         ) from error
-    except (NotImplementedError, RuntimeError, ValueError, OSError) as error:
+    except UserError:
+        raise
+    except ImportError as error:  # the package for buckets is missing
+        raise UserError(f"config.data.data_dir={data_dir!r}: {error}; {FOR_BUCKETS}") from error
+    except Exception as error:  # damaged files raise many types
         raise UserError(
             f"dataset {name} {place} can't be read or written as array_record ({_one_line(error)}); "
-            "name another place by --config.data.data_dir"
+            "choose another place with --config.data.data_dir"
         ) from error
 
 
@@ -205,7 +215,7 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
     url = getattr(builder, "URL", None)
     by_hand = Path(builder.data_dir).parents[1] / "downloads" / "manual"
     if url and not by_hand.exists():
-        # TFDS retries a download for minutes; this asks once whether there is a network at all.
+        # TFDS retries a download for minutes; this checks once whether there is a network.
         requests.head(url, timeout=10)
     builder.download_and_prepare()
 
@@ -215,7 +225,7 @@ def _one_line(error: Exception) -> str:
 
 
 class _DecodedImages:
-    """The images of a TFDS split, decoded and, if need be, resized, one at a time."""
+    """The images of a TFDS split, decoded and, if necessary, resized on access."""
 
     def __init__(self, source, resize: Resize | None):
         self._source = source
@@ -228,7 +238,7 @@ class _DecodedImages:
         return self._resized(self._source[index])
 
     def in_memory(self) -> np.ndarray:
-        """All of them; asked for by the thousand, which takes a third of the time."""
+        """Return all images, read by the thousand: single reads take three times as long."""
         numbers = range(len(self))
         thousands = [numbers[i : i + 1000] for i in numbers[::1000]]
         return np.stack([self._resized(e) for some in thousands for e in self._source.__getitems__(some)])

@@ -1,4 +1,4 @@
-"""`digits`: the 1,797 handwritten digits, 8×8 pixels of 17 grey values, that scikit-learn bundles."""
+"""`digits`: the 1,797 handwritten digits in scikit-learn, 8×8 pixels of 17 grey values."""
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -28,7 +28,7 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager):
-        from sklearn.datasets import load_digits  # here, as it takes a second that nobody else needs
+        from sklearn.datasets import load_digits  # imported here because it takes a second
         from sklearn.model_selection import train_test_split
 
         images, labels = load_digits(return_X_y=True)

@@ -1,4 +1,4 @@
-"""What tells a dataset from another one, or from itself after its files have changed."""
+"""The fingerprint of a dataset, which reveals a different dataset or changed files."""
 
 import hashlib
 from typing import Any
@@ -8,14 +8,14 @@ import numpy as np
 from ncsn_jax.data.datasets import Dataset, Source
 
 NUM_READ = 1_000
-"""How many images of a split are looked at where they are not in memory."""
+"""Number of images per split to read if they are not in memory."""
 
 
 def fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """The number of examples and a checksum of each split.
+    """Return the number of examples and a checksum of each split.
 
-    The checksum is of all images that are in memory, and else of 1,000 images, evenly spaced. Points have
-    none: their numbers are drawn, and another processor may round them otherwise.
+    The checksum covers all images of a split in memory, and otherwise 1,000 evenly spaced images. Points
+    have no checksum, because they are drawn, and processors may round them differently.
     """
     return {
         "shape": list(dataset.info.shape),

@@ -1,4 +1,4 @@
-"""A folder of images of one's own, as the two splits of a dataset."""
+"""A folder of your own images, as the two splits of a dataset."""
 
 import functools
 import hashlib
@@ -22,7 +22,7 @@ ACCEPTED = f"accepted: a directory of at least 2 images, {', '.join(SUFFIXES)}, 
 
 
 class FolderImages:
-    """Images decoded one at a time, as they are asked for; for a skipped one stands the next."""
+    """Images that are decoded on access; the next image replaces a skipped one."""
 
     def __init__(self, files: list[Path], decoder: "_Decoder"):
         self._files = files
@@ -41,14 +41,14 @@ class FolderImages:
         raise UserError(f"none of {count} images can be decoded, such as {self._files[first]}; {ACCEPTED}")
 
     def any_decodes(self) -> bool:
-        """Whether there is an image that can be decoded."""
+        """Return whether at least one image can be decoded."""
         return any(self._decoder(file) is not None for file in self._files)
 
     def in_memory(self) -> np.ndarray:
-        """The images in one array, without the skipped ones."""
+        """Return the images in one array, without the skipped ones."""
         images = np.empty((len(self), *self[0].shape), np.uint8)
         count = 0
-        # Grain decodes in threads, keeps the order and leaves out what is None.
+        # Grain decodes in threads, keeps the order and drops None.
         threads = os.cpu_count() or 1
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
         for image in grain.MapDataset.source(self._files).map(self._decoder).to_iter_dataset(options):
@@ -65,18 +65,18 @@ def load_folder(
     corrupt: Literal["error", "skip"] = "error",
     in_memory_bytes: int,
 ) -> tuple[np.ndarray | FolderImages, np.ndarray | FolderImages]:
-    """The training and the test images of a directory and its subdirectories, in the order of their paths.
+    """Return the training and the test images of a directory and its subdirectories, sorted by path.
 
-    Hidden files and directories are left out, links are followed. A file's split depends on nothing but its
-    path inside the directory, except that each split has at least one image that decodes.
+    Hidden files and directories are skipped, links are followed. A file's split depends only on its path
+    inside the directory, except that each split has at least one image that decodes.
 
     Args:
-      directory: where the images lie.
-      decode: from an opened image to uint8 pixels of one shape.
-      test_fraction: of the files, about, in the test split.
-      corrupt: what becomes of files that can't be decoded: an error, or a warning for each.
-      in_memory_bytes: a split of at most so many decoded bytes becomes an array; of a larger one, images are
-        decoded at each access.
+      directory: the directory of the images.
+      decode: a function from an opened image to uint8 pixels of one shape.
+      test_fraction: the approximate fraction of the files in the test split.
+      corrupt: the treatment of files that can't be decoded: an error, or a warning for each.
+      in_memory_bytes: the largest size in decoded bytes of a split that becomes an array; images of a larger
+        one are decoded on every access.
 
     Raises:
       UserError: if the directory can't be read or has fewer than 2 images that decode, if a file can't be
@@ -104,17 +104,17 @@ def read_images(
     crop: int | None = None,
     fit: Literal["crop", "stretch", "pad"] = "crop",
 ) -> UInt8[np.ndarray, "n height width channels"]:
-    """The images of a directory and its subdirectories, in the order of their paths; or the one of a file.
+    """Return the images of a directory and its subdirectories, sorted by path, or the image of a file.
 
     Args:
-      path: the directory, or the file.
-      channels: as all that follow, of `ncsn_jax.data.resizing.resized`.
-      size: None leaves images as large as they are.
-      crop: None cuts nothing out.
-      fit: how an image becomes a square.
+      path: the directory or the file.
+      channels: an argument of `ncsn_jax.data.resizing.resized`, like all that follow.
+      size: the side to resize to; None keeps the size.
+      crop: the side of the centre crop; None crops nothing.
+      fit: the way to make an image square.
 
     Raises:
-      UserError: if there are none, one can't be decoded, or their shapes differ.
+      UserError: if there are no images, one can't be decoded, or their shapes differ.
     """
     path = Path(path)
     if path.is_file():
@@ -130,13 +130,13 @@ def read_images(
 
 
 class _Decoder:
-    """From files to arrays of one shape; to None, with a warning, where there is nothing but to skip."""
+    """A function from files to arrays of one shape; returns None, with a warning, for skipped files."""
 
     def __init__(
         self,
         decode: Callable[[Image.Image], np.ndarray],
         corrupt: Literal["error", "skip"],
-        advice: str = "; --config.data.corrupt=skip leaves such files out",
+        advice: str = "; --config.data.corrupt=skip skips such files",
     ):
         self._advice = advice
         self._decode = decode
@@ -148,18 +148,18 @@ class _Decoder:
         if file in self.skipped:
             return None
         try:
-            if file.exists() and not file.is_file():  # to open a pipe would be to wait for its other end
-                raise UserError("it is no regular file")
+            if file.exists() and not file.is_file():  # opening a pipe would block
+                raise UserError("it is not a regular file")
             with Image.open(file) as image:
                 image.load()
                 pixels = self._decode(image)
-        except Exception as error:  # Pillow's have many types: OSError, SyntaxError, struct.error, …
+        except Exception as error:  # Pillow raises many types: OSError, SyntaxError, struct.error, …
             return self._refuse(file, error)
         self._shape = self._shape or pixels.shape
         if pixels.shape != self._shape:
             raise UserError(
-                f"{file}: found an image of shape {pixels.shape} among those of {self._shape}; accepted: one "
-                "shape, which resizing gives"
+                f"{file}: found an image of shape {pixels.shape} among images of {self._shape}; accepted: "
+                "one shape, for example after resizing"
             )
         return pixels
 
@@ -169,7 +169,7 @@ class _Decoder:
         problem = f"{name}: can't be decoded ({kind}{' '.join(str(error).split())[:200]})"
         if self._corrupt == "error":
             raise UserError(f"{problem}{self._advice}") from error
-        if self.skipped.setdefault(file, problem) is problem:  # of several threads, one warns
+        if self.skipped.setdefault(file, problem) is problem:  # only one thread warns
             # `warnings.warn` would add a line of source code.
             warnings.warn_explicit(f"{problem}; skipped", UserWarning, filename=__name__, lineno=0)
 
@@ -179,11 +179,11 @@ def _in_memory_if_small(images: FolderImages, limit: int) -> np.ndarray | Folder
 
 
 def _image_names(directory: Path) -> list[str]:
-    """The paths of a directory's images inside it, sorted."""
+    """Return the sorted paths of a directory's images, relative to it."""
     names = []
     visited = set()
     for place, subdirectories, files in os.walk(directory, onerror=_unreadable, followlinks=True):
-        if (real := os.path.realpath(place)) in visited:  # a link leads back
+        if (real := os.path.realpath(place)) in visited:  # a link that leads back
             subdirectories.clear()
             continue
         visited.add(real)
@@ -202,7 +202,7 @@ def _is_image(name: str) -> bool:
 
 
 def _split(names: list[str], test_fraction: float) -> tuple[list[str], list[str]]:
-    """The names of the training and of the test split: those with the smallest hashes are the test's."""
+    """Split the names into training and test; the test split takes the smallest hashes."""
     count = sum(_hash(name) < test_fraction for name in names)
     count = min(max(count, 1), len(names) - 1)
     test = set(sorted(names, key=_hash)[:count])
@@ -210,8 +210,8 @@ def _split(names: list[str], test_fraction: float) -> tuple[list[str], list[str]
 
 
 def _hash(name: str) -> float:
-    """A number in [0, 1] that depends on the name alone."""
-    # The same name may be composed (é) on one file system and decomposed (e and ´) on another.
+    """Return a number in [0, 1] that depends only on the name."""
+    # A name may be composed (é) on one file system and decomposed (e and ´) on another.
     composed = unicodedata.normalize("NFC", name)
     digest = hashlib.sha256(composed.encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:8]) / 2**64

@@ -1,4 +1,4 @@
-"""`mnist` and `fashion_mnist`: TFDS's, prepared without TensorFlow."""
+"""`mnist` and `fashion_mnist`: MNIST and Fashion-MNIST of TFDS, prepared without TensorFlow."""
 
 import gzip
 
@@ -9,7 +9,7 @@ from ncsn_jax.data.png import png_bytes
 
 
 class Mnist(tfds.image_classification.MNIST, skip_registration=True):
-    """The stock builder, but for the preparation, which there needs TensorFlow."""
+    """The stock builder, with a preparation that doesn't need TensorFlow."""
 
     name = "mnist"
 
@@ -34,7 +34,7 @@ class Mnist(tfds.image_classification.MNIST, skip_registration=True):
 class FashionMnist(  # pyright: ignore[reportIncompatibleMethodOverride]
     Mnist, tfds.image_classification.FashionMNIST, skip_registration=True
 ):
-    """The stock builder, prepared as MNIST is: its files have the same format."""
+    """The stock builder, prepared like MNIST, whose file format it shares."""
 
     name = "fashion_mnist"
 

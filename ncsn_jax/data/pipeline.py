@@ -1,7 +1,7 @@
-"""Batches of stored examples for every step of a run, by Grain.
+"""Batches of stored examples for the steps of a run, by Grain.
 
-The batch of a step is a pure function of (examples, seed, step): resuming needs no iterator state, and any
-number of processes sees the same examples at the same step.
+The batch of a step is a pure function of (examples, seed, step): resuming needs no iterator state, and the
+examples of a step are the same for any number of processes.
 """
 
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ class Batch(TypedDict):
 
     Attributes:
       x: the stored examples, `(devices, batch / devices, *event)`.
-      index: each example's place in the global batch (in the whole split, for evaluation): what its key is
-        folded from.
-      weight: whether the example counts; false only for the padding of an evaluation's last batch.
+      index: each example's place in the global batch (in the whole split, for evaluation), which is folded
+        into its key.
+      weight: whether the example counts; false only for padding in the last batch of an evaluation.
     """
 
     x: Shaped[np.ndarray, "devices batch *event"]
@@ -31,18 +31,18 @@ class Batch(TypedDict):
 
 
 def training_batches(examples: Source, *, batch_size: int, seed: int, first_step: int = 0) -> Iterator[Batch]:
-    """Shuffled batches without end; every epoch has its own order and leaves out the last partial batch.
+    """Yield shuffled batches without end; every epoch has its own order and drops the last partial batch.
 
     Args:
-      examples: an array, or what reads them by index; at least `batch_size`.
+      examples: an array, or a source that reads by index; at least `batch_size` examples.
       batch_size: examples in the global batch, divisible by the number of devices.
-      seed: decides, with the epoch, the order.
+      seed: the seed, which decides the order together with the epoch.
       first_step: the step of the first batch.
     """
     whole = len(examples) // batch_size * batch_size
     source = grain.MapDataset.source(examples)  # pyright: ignore[reportArgumentType]
     dataset = source.seed(seed).shuffle()[:whole]
-    # Arrays are faster read than handed between threads; a few threads decode what lies on disk.
+    # Arrays are faster to read than to pass between threads; a few threads decode images from the disk.
     threads = 0 if isinstance(examples, np.ndarray) else 8
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     batches = iter(_share(dataset, batch_size).repeat().to_iter_dataset(options))
@@ -53,11 +53,11 @@ def training_batches(examples: Source, *, batch_size: int, seed: int, first_step
 
 
 def evaluation_batches(examples: Source, *, count: int, batch_size: int) -> Iterator[Batch]:
-    """The first examples, each once and in order; the last batch is padded by examples of weight 0.
+    """Yield the first examples once, in order; the last batch is padded with examples of weight 0.
 
     Args:
-      examples: an array, or what reads them by index.
-      count: how many of them; at most all.
+      examples: an array, or a source that reads by index.
+      count: the number of examples; at most all are used.
       batch_size: examples in the global batch, divisible by the number of devices.
     """
     count = min(count, len(examples))
@@ -69,7 +69,7 @@ def evaluation_batches(examples: Source, *, count: int, batch_size: int) -> Iter
 
 
 def _share(dataset: grain.MapDataset, batch_size: int) -> grain.MapDataset:
-    """This process's part of every global batch: each one's elements p, p + P, p + 2P, …"""
+    """Return this process's part of every global batch: elements p, p + P, p + 2P, … of P processes."""
     processes = jax.process_count()
     return dataset[jax.process_index() :: processes].batch(batch_size // processes, drop_remainder=True)
 

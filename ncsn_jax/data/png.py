@@ -1,4 +1,4 @@
-"""Arrays as Pillow's images, and as PNG bytes, which is what TFDS stores without TensorFlow."""
+"""Arrays as Pillow images, and as PNG bytes, the format that TFDS stores without TensorFlow."""
 
 import io
 
@@ -8,12 +8,12 @@ from PIL import Image
 
 
 def pillow_image(image: UInt8[np.ndarray, "height width channels"]) -> Image.Image:
-    """A grey or RGB image as Pillow's."""
+    """Return a grey or RGB image as a Pillow image."""
     return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
 
 
 def png_bytes(image: UInt8[np.ndarray, "height width channels"]) -> bytes:
-    """A grey or RGB image as a PNG file."""
+    """Return a grey or RGB image as the bytes of a PNG file."""
     buffer = io.BytesIO()
     pillow_image(image).save(buffer, "PNG")
     return buffer.getvalue()

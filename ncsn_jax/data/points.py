@@ -1,4 +1,4 @@
-"""The toy sets of the plane as datasets: points drawn once, from a fixed key."""
+"""The two-dimensional toy densities as datasets: points drawn from a fixed key."""
 
 import jax
 import numpy as np
@@ -17,8 +17,8 @@ NUM_TRAIN, NUM_TEST = 50_000, 5_000
 
 
 def draw_points(name: str) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "m 2"]]:
-    """The training and the test points of one of `POINTS`; the same ones every time."""
-    with jax.enable_x64(False):  # double precision would draw others
+    """Return the training and the test points of one of `POINTS`, the same on every call."""
+    with jax.enable_x64(False):  # double precision would draw other points
         keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), NUM_TRAIN + NUM_TEST)
         x = np.asarray(jax.jit(jax.vmap(POINTS[name]))(keys))
     return x[:NUM_TRAIN], x[NUM_TRAIN:]

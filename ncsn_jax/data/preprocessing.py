@@ -1,4 +1,4 @@
-"""From stored pixels to the network's images and back, on the device and for a single example."""
+"""Conversion of stored pixels to the network's images and back, on the device, for a single example."""
 
 import functools
 from collections.abc import Callable
@@ -16,46 +16,46 @@ from ncsn_jax.data.datasets import DatasetInfo
 from ncsn_jax.typing import PRNGKey
 
 LOGIT_MARGIN = 1e-6
-"""λ: the logit is taken of λ + (1 − 2λ)x, for it has no value at 0 and 1."""
+"""λ in the logit of λ + (1 − 2λ)x; it keeps the logit finite at x = 0 and x = 1."""
 
 
 def dequantize(key: PRNGKey, image: UInt8[Array, "*event"], num_values: int) -> Float[Array, "*event"]:
-    """Uniform dequantization, (k + u)/n with u ~ U[0, 1): discrete pixels as a density on [0, 1].
+    """Dequantize uniformly, (k + u)/n with u ~ U[0, 1): discrete pixels get a density on [0, 1].
 
-    For 256 values it is the official code's x·255/256 + u/256 with x = k/255.
+    With 256 values this is the official code's x·255/256 + u/256 with x = k/255.
 
     Args:
       key: the example's key.
       image: k, pixels in 0 … n − 1.
-      num_values: n, how many values a pixel can have.
+      num_values: n, the number of values of a pixel.
     """
     noise = jax.random.uniform(key, image.shape)
     return (image.astype(jnp.float32) + noise) / num_values
 
 
 def add_gaussian(key: PRNGKey, image: UInt8[Array, "*event"], num_values: int) -> Float[Array, "*event"]:
-    """Gaussian dequantization, k/(n − 1) + 0.01 z with z ~ N(0, I), as NCSNv2's code has it.
+    """Dequantize with Gaussian noise, k/(n − 1) + 0.01 z with z ~ N(0, I), like NCSNv2's code.
 
     Args:
       key: the example's key.
       image: k, pixels in 0 … n − 1.
-      num_values: n, how many values a pixel can have.
+      num_values: n, the number of values of a pixel.
     """
     return normalize(key, image, num_values) + 0.01 * jax.random.normal(key, image.shape)
 
 
 def normalize(key: PRNGKey, image: UInt8[Array, "*event"], num_values: int) -> Float[Array, "*event"]:
-    """No dequantization: k/(n − 1), from 0 to 1. Draws nothing from its key."""
+    """Scale pixels to k/(n − 1), from 0 to 1, without dequantization; the key is unused."""
     return image.astype(jnp.float32) / (num_values - 1)
 
 
 def random_flip(key: PRNGKey, image: UInt8[Array, "h w c"]) -> UInt8[Array, "h w c"]:
-    """The image, mirrored left to right with probability ½."""
+    """Mirror the image left to right with probability ½."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
 class Transform(NamedTuple):
-    """A map from images in [0, 1] to what the network is trained on, and the way back."""
+    """A map from images in [0, 1] to the network's images, and its inverse."""
 
     forward: Callable[[Array], Array]
     inverse: Callable[[Array], Array]
@@ -71,16 +71,16 @@ TRANSFORMS = {
     "rescale": Transform(lambda x: 2.0 * x - 1.0, lambda x: 0.5 * (x + 1.0)),
     "logit": Transform(_logit, lambda x: (jax.nn.sigmoid(x) - LOGIT_MARGIN) / (1 - 2 * LOGIT_MARGIN)),
 }
-"""By `config.data.transform`. The logit is the official codes', with their λ."""
+"""Transforms by `config.data.transform`. The logit and its λ are the official codes'."""
 
 
 def expected_image(settings: Data, info: DatasetInfo) -> Callable[[Float[ArrayLike, "*b"]], Any]:
-    """What turns a picture in [0, 1], black to white, into the mean of its dequantizations.
+    """Return a function from a picture in [0, 1], black to white, to the mean of its dequantizations.
 
     Args:
       settings: `config.data`.
-      info: how many values n a pixel of the dataset can have: (v (n − 1) + ½)/n is the mean of a uniformly
-        dequantized v = k/(n − 1).
+      info: the dataset's info, with the number n of values of a pixel: (v (n − 1) + ½)/n is the mean of a
+        uniformly dequantized v = k/(n − 1).
     """
     n = info.num_values
     if settings.dequantization == "uniform" and n is not None:
@@ -91,17 +91,17 @@ def expected_image(settings: Data, info: DatasetInfo) -> Callable[[Float[ArrayLi
 def quantize(
     settings: Data, info: DatasetInfo
 ) -> Callable[[Float[np.ndarray, "*b"]], UInt8[np.ndarray, "*b"]]:
-    """What turns images in [0, 1] into pixels 0 … n − 1, as their dequantization is undone.
+    """Return a function from images in [0, 1] to pixels 0 … n − 1, the inverse of dequantization.
 
-    ⌊n x⌋ gives back k of (k + u)/n, and the nearest value to (n − 1) x gives back k of k/(n − 1); what lies
-    outside is clipped. (To truncate (n − 1) x would darken all by half a grey value.)
+    ⌊n x⌋ recovers k from (k + u)/n, and rounding (n − 1) x recovers k from k/(n − 1); values outside are
+    clipped. (Truncating (n − 1) x would darken the image by half a grey value.)
 
     Args:
       settings: `config.data`.
-      info: how many values n a pixel of the dataset can have.
+      info: the dataset's info, with the number n of values of a pixel.
     """
     n = info.num_values
-    assert n is not None  # as of every image
+    assert n is not None  # true of all images
     to_grid = {
         "uniform": lambda x: np.floor(n * x),
         "gaussian": lambda x: np.round((n - 1) * x),
@@ -111,7 +111,7 @@ def quantize(
 
 
 def as_bytes(pixels: UInt8[np.ndarray, "*b"], info: DatasetInfo) -> UInt8[np.ndarray, "*b"]:
-    """Pixels 0 … n − 1 as those of a picture, 0 … 255."""
+    """Return pixels 0 … n − 1 as 8-bit pixels, 0 … 255."""
     assert info.num_values is not None
     return np.round(pixels * (255 / (info.num_values - 1))).astype(np.uint8)
 
@@ -119,11 +119,11 @@ def as_bytes(pixels: UInt8[np.ndarray, "*b"], info: DatasetInfo) -> UInt8[np.nda
 def preprocessing(
     settings: Data, info: DatasetInfo
 ) -> Callable[[PRNGKey, Shaped[Array, "*event"]], Float[Array, "*event"]]:
-    """What turns a stored example into the network's: images are dequantized and transformed, points stay.
+    """Return a function that dequantizes and transforms a stored image, and keeps a point unchanged.
 
     Args:
       settings: `config.data`.
-      info: what the dataset stores.
+      info: the dataset's info.
     """
     if info.num_values is None:
         return lambda key, point: point

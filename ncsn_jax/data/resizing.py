@@ -1,4 +1,4 @@
-"""From an image file's pixels, of any mode and shape, to arrays of one shape."""
+"""Conversion of images of any mode and shape to arrays of one shape."""
 
 import math
 from typing import Literal
@@ -20,17 +20,17 @@ def resized(
     crop: int | None = None,
     fit: Literal["crop", "stretch", "pad"] = "crop",
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """An image as 8-bit grey or RGB pixels: turned upright, cropped, and resized to a square.
+    """Return an image as 8-bit grey or RGB pixels: turned upright, cropped, and resized to a square.
 
-    Resizing is bilinear and antialiased, pixel for pixel as torchvision's of PIL images. The official
-    code's CelebA is crop=140 and its LSUN fit="crop".
+    Resizing is bilinear and antialiased, with the same pixels as torchvision's for PIL images. The official
+    code's CelebA is crop=140, and its LSUN is fit="crop".
 
     Args:
-      image: of any mode. 16-bit greys are scaled to 8 bits, transparent pixels are laid over white.
-      size: the height and the width to resize to; None leaves them as they are.
+      image: an image of any mode. 16-bit greys are scaled to 8 bits, transparent pixels are laid over white.
+      size: the height and the width to resize to; None keeps them.
       channels: 1 for grey, 3 for RGB.
-      crop: the height and the width of the centre that is cut out first.
-      fit: how another shape becomes a square: its centre is cut out, or it is stretched, or it is padded with
+      crop: the height and the width of the centre crop, which comes first.
+      fit: the way to make an image square: "crop" takes the centre, "stretch" distorts, "pad" adds
         black.
 
     Raises:
@@ -47,12 +47,12 @@ def resized(
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        # Pillow would clip: 16 bits lie in I;16, and in the 32 of I.
+        # Pillow would clip 16-bit values, which come in the modes I;16 and I (32 bits).
         pixels = np.asarray(image)
         if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
             raise UserError(
                 f"found numbers from {pixels.min():g} to {pixels.max():g} in the mode {image.mode}, which "
-                "has no range of its own; accepted: 8 or 16 bits"
+                "has no fixed range; accepted: 8 or 16 bits"
             )
         image = Image.fromarray((pixels / 257).round().astype(np.uint8))
     elif image.has_transparency_data:
@@ -66,17 +66,17 @@ def _squared(image: Image.Image, size: int, fit: Literal["crop", "stretch", "pad
     if fit == "stretch":
         return image.resize((size, size), BILINEAR)
     if fit == "pad":
-        # `ImageOps.pad` would leave nothing of an image that is thinner than half a pixel then.
+        # `ImageOps.pad` would drop an image that becomes thinner than half a pixel.
         width, height = (max(1, round(size * side / max(image.size))) for side in image.size)
         padded = Image.new(image.mode, (size, size))
         padded.paste(image.resize((width, height), BILINEAR), ((size - width) // 2, (size - height) // 2))
         return padded
-    # `ImageOps.fit` would differ by a part of a pixel from torchvision's Resize and CenterCrop.
+    # `ImageOps.fit` would differ by a fraction of a pixel from torchvision's Resize and CenterCrop.
     width, height = (int(size * side / min(image.size)) for side in image.size)
     if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
         raise UserError(
             f"an image of {image.width}×{image.height} pixels would become one of {width}×{height} before "
-            f"the middle {size}×{size} are cut out; accepted: less elongated ones, or fit='stretch' or 'pad'"
+            f"cropping to {size}×{size}; accepted: less elongated images, or fit='stretch' or fit='pad'"
         )
     return _centre(image.resize((width, height), BILINEAR), size)
 

@@ -1,4 +1,4 @@
-"""`svhn_cropped`: TFDS's Street View House Numbers, 32×32, prepared without TensorFlow."""
+"""`svhn_cropped`: Street View House Numbers of TFDS, 32×32 pixels, prepared without TensorFlow."""
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -8,7 +8,7 @@ from ncsn_jax.data.png import png_bytes
 
 
 class SvhnCropped(stock.Builder, skip_registration=True):
-    """The stock builder, but for the preparation, which there needs TensorFlow."""
+    """The stock builder, with a preparation that doesn't need TensorFlow."""
 
     name = "svhn_cropped"
     URL = stock.URL
@@ -24,7 +24,7 @@ class SvhnCropped(stock.Builder, skip_registration=True):
         return {split: self._generate_examples(split, files[split]) for split in splits}
 
     def _generate_examples(self, split, path):  # pyright: ignore[reportIncompatibleMethodOverride]
-        from scipy.io import loadmat  # here, as it takes long and nobody else needs it
+        from scipy.io import loadmat  # imported here because it is slow and needed only here
 
         data = loadmat(path)
         images = np.moveaxis(data["X"], -1, 0)

@@ -1,4 +1,4 @@
-"""Evaluation: metrics of samples, likelihood, the loop that measures a run's checkpoints, and its report."""
+"""Metrics of samples, likelihood, the evaluation loop over a run's checkpoints, and its report."""
 
 from ncsn_jax.evaluation.features import PIXELS, Extracted, Features
 from ncsn_jax.evaluation.likelihood import bits_per_dim, hutchinson, log_jacobian, log_likelihood

@@ -1,4 +1,4 @@
-"""Features of labelled small images: the last layer of a classifier that is trained on their classes once."""
+"""Features of labelled small images: the last layer of a classifier, trained once on their classes."""
 
 import functools
 from pathlib import Path
@@ -22,16 +22,16 @@ from ncsn_jax.evaluation.parts import fingerprint
 
 NUM_STEPS, BATCH_SIZE, LEARNING_RATE = 1500, 128, 2e-3
 VERSION = 2
-"""Of the network and its training: raised when they change, so that older weights aren't read any more."""
+"""Version of the network and its training; increase it when they change, so that old weights aren't read."""
 
 
 class Classifier(nn.Module):
     """Three convolutions and two dense layers.
 
-    Its features lie in [−1, 1]: the kernel of the kernel distance is a cubic, which large ones would upset.
+    Its features lie in [−1, 1], because large ones would dominate the cubic kernel of the kernel distance.
 
     Attributes:
-      num_classes: K.
+      num_classes: K, the number of classes.
     """
 
     num_classes: int
@@ -40,7 +40,7 @@ class Classifier(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> tuple[Float[Array, "batch 64"], Float[Array, "batch K"]]:
-        """The features and the logits of images in [0, 1]."""
+        """Return the features and the logits of images in [0, 1]."""
         h = nn.relu(nn.Conv(16, (3, 3))(x - 0.5))
         h = nn.relu(nn.Conv(32, (3, 3), strides=2)(h))
         h = nn.relu(nn.Conv(64, (3, 3), strides=2)(h))
@@ -49,22 +49,22 @@ class Classifier(nn.Module):
 
 
 class Labelled(NamedTuple):
-    """The images of a split, 8 bits a channel, and their classes."""
+    """Images of a split, 8 bits a channel, and their classes."""
 
     images: UInt8[np.ndarray, "n height width channels"]
     labels: Int[np.ndarray, " n"]
 
 
 def classifier(name: str, train: Labelled, test: Labelled) -> Features:
-    """The features of a dataset's classifier, which is trained at first use and then read from a file.
+    """Return the features of a dataset's classifier, trained at first use and then read from a file.
 
-    The file lies in the user's cache directory, `ncsn_jax/classifiers`; its name tells the training images,
-    their labels and how the training goes.
+    The file is in `ncsn_jax/classifiers` in the user's cache directory; its name has a fingerprint of the
+    training images, their labels and the training settings.
 
     Args:
-      name: the dataset's.
-      train: what it is trained on.
-      test: what its accuracy is measured on.
+      name: the name of the dataset.
+      train: the training set.
+      test: the set on which its accuracy is measured.
     """
     model = Classifier(num_classes=int(train.labels.max()) + 1)
     x = jax.ShapeDtypeStruct((1, *train.images.shape[1:]), jnp.float32)
@@ -81,7 +81,7 @@ def classifier(name: str, train: Labelled, test: Labelled) -> Features:
 
 
 def _read(path: Path, like: Any) -> Any:
-    """The parameters in a file; None if there is none, or it isn't whole."""
+    """Return the parameters in a file; None if it doesn't exist or isn't complete."""
     try:
         return serialization.from_bytes(like, path.read_bytes())
     except (OSError, ValueError, KeyError):
@@ -89,7 +89,7 @@ def _read(path: Path, like: Any) -> Any:
 
 
 def _trained(path: Path, model: Classifier, params: Any, train: Labelled, name: str) -> Any:
-    """The parameters after training, which the file gets, too."""
+    """Train the classifier, write its parameters to the file, and return them."""
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, NUM_STEPS))
 
     def logits_of(params, images) -> Array:

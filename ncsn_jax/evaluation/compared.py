@@ -1,4 +1,4 @@
-"""Samples held beside real examples: metrics of their features, and what as many real test examples get."""
+"""Metrics that compare features of samples with features of real examples."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -11,22 +11,22 @@ from ncsn_jax.evaluation.features import Extracted, Features
 from ncsn_jax.evaluation.results import Found, Result, count_name
 
 MAX_REFERENCE = 10_000
-"""With how many training examples, drawn at random, samples are compared where that takes every pair."""
+"""Largest number of training examples, drawn at random, in metrics that compare every pair."""
 MAX_NEIGHBOURS = 1_000
-"""Of how many samples the nearest training examples are looked for."""
+"""Largest number of samples whose nearest training examples are computed."""
 
 Results = dict[str, Result]
 
 
 @dataclasses.dataclass(frozen=True)
 class Real:
-    """The features of real examples.
+    """Features of real examples.
 
     Attributes:
-      of: identifies all that they follow from.
-      features: the map.
-      train: of all training examples, which samples are compared with.
-      test: of the test examples, in a fixed random order.
+      of: the fingerprint of all inputs.
+      features: the map to features.
+      train: the features of all training examples, with which samples are compared.
+      test: the features of the test examples, in a fixed random order.
     """
 
     of: str
@@ -36,14 +36,14 @@ class Real:
 
     @property
     def reference(self) -> Float[np.ndarray, "n D"]:
-        """Of at most `MAX_REFERENCE` training examples, drawn at random."""
+        """Features of at most `MAX_REFERENCE` training examples, drawn at random."""
         order = np.random.default_rng(0).permutation(len(self.train.features))
         return self.train.features[np.sort(order[:MAX_REFERENCE])]
 
     def name(self, metric: str, count: int) -> str:
-        """A metric's name with all that decides its value: of how many samples, in which features.
+        """Return a metric's name with the number of samples and the features, which decide its value.
 
-        Only in those of Inception-v3 it may have the papers' name.
+        The papers' names are reserved for the features of Inception-v3.
         """
         if self.features.name == "inception":
             return f"{metric}-{count_name(count)}"
@@ -52,7 +52,7 @@ class Real:
 
 
 def frechet(real: Real, samples: Extracted) -> Found:
-    """The Fréchet distance to all training examples; its bias falls with the number of samples."""
+    """Compute the Fréchet distance to all training examples; its bias falls with the number of samples."""
 
     def measure(x):
         return {
@@ -63,7 +63,7 @@ def frechet(real: Real, samples: Extracted) -> Found:
 
 
 def kernel(real: Real, samples: Extracted) -> Found:
-    """The kernel distance, which has no bias, to the reference."""
+    """Compute the unbiased kernel distance to the reference."""
 
     def measure(x):
         value, error = metrics.kernel_distance(x.features, real.reference)
@@ -73,7 +73,7 @@ def kernel(real: Real, samples: Extracted) -> Found:
 
 
 def coverage(real: Real, samples: Extracted, *, num_neighbours: int) -> Found:
-    """Precision, recall, density and coverage, of the reference."""
+    """Compute precision, recall, density and coverage with respect to the reference."""
 
     def measure(x):
         found = metrics.precision_recall_density_coverage(
@@ -85,7 +85,7 @@ def coverage(real: Real, samples: Extracted, *, num_neighbours: int) -> Found:
 
 
 def inception_score(real: Real, samples: Extracted) -> Found:
-    """The inception score, of the classes of the features' network."""
+    """Compute the inception score over the classes of the features' network."""
 
     def measure(x):
         num_splits = min(10, len(x.features) // 2)
@@ -96,7 +96,7 @@ def inception_score(real: Real, samples: Extracted) -> Found:
 
 
 def classes(real: Real, samples: Extracted) -> Found:
-    """How far the classes' shares are from those of the training examples: ½ Σ |pₖ − qₖ|; and the shares."""
+    """Compute the class shares and their total variation ½ Σ |pₖ − qₖ| from the training examples' shares."""
     expected, name = class_shares(real.train), "class shares, total variation"
 
     def measure(x):
@@ -108,17 +108,17 @@ def classes(real: Real, samples: Extracted) -> Found:
 
 
 def class_shares(extracted: Extracted) -> Float[np.ndarray, " K"]:
-    """Which share of the examples is taken for each class."""
+    """Return the share of the examples that is assigned to each class."""
     assert extracted.probabilities is not None
     counts = np.bincount(extracted.probabilities.argmax(1), minlength=extracted.probabilities.shape[1])
     return counts / counts.sum()
 
 
 def neighbours(real: Real, samples: Extracted) -> Found:
-    """The median distance to the nearest training example, relative to that of test examples.
+    """Compute the median distance to the nearest training example, relative to the test examples' median.
 
-    1 is as far as unseen data are; 0 would be copies. Where half of the test examples coincide with training
-    examples, there is no such ratio, and no result.
+    1 is the distance of unseen data; 0 would be copies. If half of the test examples coincide with training
+    examples, the ratio is undefined, and there is no result.
     """
 
     def nearest(x):
@@ -136,10 +136,11 @@ def neighbours(real: Real, samples: Extracted) -> Found:
 def _beside_real(
     real: Real, samples: Extracted, names: Sequence[str], measure: Callable[[Extracted], Results]
 ) -> Found:
-    """A measure of all samples; of as many as there are test examples, if these are fewer; and of these.
+    """Measure all samples, and as many samples as there are test examples if these are fewer.
 
-    Most measures depend on the number of samples: only what was measured of as many may be compared. Too few
-    for a measure are a problem of its results, and of no others.
+    Each result comes with the same measure of as many test examples, if there are enough of them, because
+    most measures depend on the number of examples. A measure that has too few examples reports a problem and
+    doesn't affect other measures.
     """
     total, available = len(samples.features), len(real.test.features)
     results, problems = {}, {}
@@ -151,7 +152,7 @@ def _beside_real(
             continue
         try:
             of_real = measure(real.test.rows(slice(count))) if count <= available else {}
-        except ValueError:  # features of the test examples that aren't finite
+        except ValueError:  # the test examples' features aren't finite
             of_real = {}
         for metric, result in measured.items():
             known = of_real.get(metric)

@@ -8,41 +8,41 @@ from jaxtyping import Float, Int, Shaped
 
 
 class Extracted(NamedTuple):
-    """What is extracted of n examples.
+    """Features and class probabilities of n examples.
 
     Attributes:
-      features: `(n, D)`.
-      probabilities: of K classes, `(n, K)`; None where nothing is classified.
+      features: the features, `(n, D)`.
+      probabilities: the probabilities of K classes, `(n, K)`; None if the map has no classes.
     """
 
     features: Float[np.ndarray, "n D"]
     probabilities: Float[np.ndarray, "n K"] | None
 
     def rows(self, which: slice | Int[np.ndarray, " m"]) -> "Extracted":
-        """What is extracted of some of them."""
+        """Return the features and probabilities of some examples."""
         probabilities = self.probabilities
         return Extracted(self.features[which], None if probabilities is None else probabilities[which])
 
 
 def joined(parts: Sequence[Extracted]) -> Extracted:
-    """What is extracted of several sets, one after the other."""
+    """Concatenate the features and probabilities of several sets."""
     features = np.concatenate([part.features for part in parts])
     probabilities = [part.probabilities for part in parts if part.probabilities is not None]
     return Extracted(features, np.concatenate(probabilities) if probabilities else None)
 
 
 Extract = Callable[[Shaped[np.ndarray, "n *event"]], Extracted]
-"""From images, 8 bits a channel (or points, as they are), to what is extracted of each."""
+"""Map from images, 8 bits a channel, or from points to their features and probabilities."""
 
 
 class Features(NamedTuple):
-    """A map from images to features; users may bring their own.
+    """Map from images to features; users may define their own.
 
     Attributes:
-      name: as results are labelled.
-      fingerprint: identifies the map and its weights: under another one, all is computed anew.
+      name: the label of the results.
+      fingerprint: the identifier of the map and its weights; if it changes, results are recomputed.
       extract: the map.
-      description: what a user should know of it, such as a classifier's accuracy.
+      description: a remark for the reader of results, such as a classifier's accuracy.
     """
 
     name: str
@@ -61,7 +61,7 @@ PIXELS = Features("pixels", "pixels", _as_they_are)
 
 
 def in_batches(extract: Extract, batch_size: int) -> Extract:
-    """The map, for any number of examples, by batches of one shape; the last one is padded, and cut again."""
+    """Return a map of any number of examples, which calls the given map with padded batches of one shape."""
 
     def extracted(x):
         parts = []

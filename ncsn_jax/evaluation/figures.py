@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: nearest neighbours, curves over training steps and over noise levels."""
+"""Pictures of an evaluation: nearest neighbours, and curves over training steps and over noise levels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,18 +15,18 @@ from ncsn_jax.evaluation.features import PIXELS, Extracted
 from ncsn_jax.evaluation.results import Subject
 
 SHOWN, NEIGHBOURS = 12, 4
-"""How many samples are shown with their nearest training images, and how many of these."""
+"""Number of samples that are shown with their nearest training images, and number of these images."""
 
 
 def write_neighbours(
     path: Path, samples: Shaped[np.ndarray, "n *event"], extracted: Extracted, real: Real, dataset: Dataset
 ) -> None:
-    """Samples, each beside its nearest training images: in pixels, and in features. Points have no picture.
+    """Draw each sample next to its nearest training images, in pixels and in features; nothing for points.
 
     Args:
-      path: the PNG.
-      samples: the first few, as they are stored.
-      extracted: the features of these, and more.
+      path: the PNG file.
+      samples: the first few samples, as stored.
+      extracted: the features of at least these samples.
       real: the training images' features.
       dataset: the training images.
     """
@@ -50,7 +50,7 @@ def write_neighbours(
 def nearest_in_pixels(
     samples: Shaped[np.ndarray, "n *event"], train: Source, count: int, *, block: int = 5_000
 ) -> Int[np.ndarray, "n count"]:
-    """The numbers of the training images nearest to each sample, of which a block at a time is in memory."""
+    """Return the numbers of the training images nearest to each sample; memory holds a block of images."""
     x = PIXELS.extract(samples).features
     distances, numbers = np.empty((len(x), 0)), np.empty((len(x), 0), int)
     for first in range(0, len(train), block):
@@ -66,7 +66,7 @@ def nearest_in_pixels(
 
 
 def write_curves(directory: Path, subjects: Sequence[Subject]) -> None:
-    """`curves.png`, every result over training steps, and `loss_by_level.png`, of every checkpoint."""
+    """Write `curves.png`, every result over training steps, and `loss_by_level.png` of every checkpoint."""
     figure = results.curves(subjects)
     if figure is not None:
         viz.save_png(directory / "curves.png", viz.rendered(figure))
@@ -76,7 +76,7 @@ def write_curves(directory: Path, subjects: Sequence[Subject]) -> None:
 
 
 def loss_by_level(by_step: dict) -> Figure:
-    """The loss of test examples over the noise level, a curve a checkpoint."""
+    """Plot the loss of test examples over the noise level, one curve per checkpoint."""
     figure = Figure((6, 4), dpi=100, layout="constrained")
     axes = figure.subplots()
     for step, details in by_step.items():

@@ -1,4 +1,4 @@
-"""Features of Inception-v3, in which FID, KID and IS are measured: by torch-fidelity, the extra `fid`."""
+"""Features of Inception-v3, for FID, KID and IS, by torch-fidelity (the extra `fid`)."""
 
 import hashlib
 import http.client
@@ -16,32 +16,44 @@ from ncsn_jax.evaluation.features import Extracted, Features
 
 _NUM_FEATURES, _NUM_CLASSES = 2048, 1008
 _TIMEOUT = 10.0
-"""How many seconds a download waits for an answer, or for the next bytes."""
+"""Seconds that a download waits for an answer, or for the next bytes."""
 
 
 def is_installed() -> bool:
-    """Whether torch-fidelity is; imports nothing."""
+    """Return whether torch-fidelity is installed, without importing it."""
     return importlib.util.find_spec("torch_fidelity") is not None
 
 
-def inception(weights: str | None = None, *, batch_size: int = 64) -> Features:
-    """Inception-v3 as it was first used for FID, on a GPU if PyTorch has one.
+def require_installed(weights: str | None) -> None:
+    """Refuse Inception's features before anything is drawn, if they can't be computed later.
 
-    An image, of any size, is resized to 299×299 as TensorFlow 1 does it. Its features are the last pooling
-    layer's, its probabilities the softmax over the classes of the logits without their bias. A grey image is
-    one whose three channels are equal.
+    Raises:
+      UserError: if torch-fidelity isn't installed, or the named file of weights doesn't exist.
+    """
+    if not is_installed():
+        raise UserError("Inception-v3's features need torch-fidelity: pip install -e '.[fid]'")
+    if weights is not None and not os.path.isfile(weights):
+        raise UserError(f"config.evaluation.inception_weights={weights}: no such file")
+
+
+def inception(weights: str | None = None, *, batch_size: int = 64) -> Features:
+    """Return the feature map of the Inception-v3 first used for FID, on a GPU if PyTorch has one.
+
+    An image, of any size, is resized to 299×299 as in TensorFlow 1. Its features are the output of the last
+    pooling layer, its probabilities the softmax of the logits without their bias. A grey image is repeated in
+    three equal channels.
 
     Args:
-      weights: a file of the weights, as torch-fidelity has them; None downloads them, once, into PyTorch's
+      weights: a file of the weights, in torch-fidelity's format; None downloads them, once, into PyTorch's
         cache.
-      batch_size: how many images are in the network at a time.
+      batch_size: the number of images in a batch of the network.
 
     Returns:
       The map from images 0 … 255, uint8 `(n, height, width, 1 or 3)`, to features `(n, 2048)` and
-      probabilities `(n, 1008)`, both float32. It is known by the SHA-256 of the weights.
+      probabilities `(n, 1008)`, both float32. Its fingerprint is the SHA-256 of the weights.
 
     Raises:
-      UserError: if torch-fidelity isn't installed, the weights can't be downloaded, or the file isn't one of
+      UserError: if torch-fidelity isn't installed, the weights can't be downloaded, or the file doesn't hold
         such weights.
 
     Reference:
@@ -62,7 +74,7 @@ def _network(weights: str | None):
     except ImportError as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"Inception-v3's features take torch-fidelity: found {reason!r}; pip install -e '.[fid]'"
+            f"Inception-v3's features need torch-fidelity: found {reason!r}; pip install -e '.[fid]'"
         ) from error
     if weights is None:
         path = _downloaded(URL_INCEPTION_V3)
@@ -71,7 +83,7 @@ def _network(weights: str | None):
         path, name = weights, f"config.evaluation.inception_weights={weights}"
     accepted = f"accepted: a copy of {URL_INCEPTION_V3}"
     state = _loaded(path, name, accepted)
-    # torch-fidelity would run whatever code a pickle has: it is given only what was read as plain tensors.
+    # torch-fidelity would run any code in a pickle, so it gets only the plain tensors read from the file.
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
@@ -79,7 +91,7 @@ def _network(weights: str | None):
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=file
         )
-    except RuntimeError as error:  # names or shapes
+    except RuntimeError as error:  # other names or shapes
         first = next(iter(state), None)
         raise UserError(
             f"{name}: found {len(state)} tensors of another network, the first {first!r}; {accepted}"
@@ -88,14 +100,14 @@ def _network(weights: str | None):
 
 
 def _downloaded(url: str) -> str:
-    """The path of the weights in PyTorch's cache, where they are already or put now."""
+    """Return the path of the weights in PyTorch's cache, and download them if necessary."""
     import torch  # pyright: ignore[reportMissingImports]
 
     path = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(url))
     if os.path.exists(path):
         return path
     before = socket.getdefaulttimeout()
-    # PyTorch's download has no timeout of its own, and would wait for a silent network for ever.
+    # PyTorch's download has no timeout, and would wait for a silent network forever.
     socket.setdefaulttimeout(_TIMEOUT)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -105,8 +117,8 @@ def _downloaded(url: str) -> str:
     except (OSError, http.client.HTTPException, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"Inception-v3's weights can't be downloaded from {url}: {reason}; where there is no network, "
-            "--config.evaluation.inception_weights=FILE takes a copy of that file"
+            f"Inception-v3's weights can't be downloaded from {url}: {reason}; without a network, "
+            "set --config.evaluation.inception_weights=FILE, a copy of that file"
         ) from error
     finally:
         socket.setdefaulttimeout(before)
@@ -114,7 +126,7 @@ def _downloaded(url: str) -> str:
 
 
 def _loaded(path: str, name: str, accepted: str) -> dict:
-    """The file's state dict, read without running code."""
+    """Read the file's state dict without running code."""
     import torch  # pyright: ignore[reportMissingImports]
 
     try:
@@ -126,7 +138,7 @@ def _loaded(path: str, name: str, accepted: str) -> dict:
     else:
         if isinstance(state, dict) and all(isinstance(value, torch.Tensor) for value in state.values()):
             return state
-        found = f"a {type(state).__name__} that isn't of tensors by name"
+        found = f"a {type(state).__name__} that doesn't map names to tensors"
     raise UserError(f"{name}: found {found}; {accepted}")
 
 

@@ -1,4 +1,4 @@
-"""The evaluation loop: what is measured of which checkpoint, and the files it leaves."""
+"""Evaluation loop over a run's checkpoints, and the files that it writes."""
 
 import functools
 import hashlib
@@ -17,6 +17,7 @@ from ncsn_jax.errors import UserError
 from ncsn_jax.evaluation import compared, figures, networks, results
 from ncsn_jax.evaluation.compared import Real
 from ncsn_jax.evaluation.features import Features
+from ncsn_jax.evaluation.inception import require_installed
 from ncsn_jax.evaluation.parts import fingerprint
 from ncsn_jax.evaluation.real import kind_of_features, real_features
 from ncsn_jax.evaluation.results import Found, Measured, Subject
@@ -25,6 +26,7 @@ from ncsn_jax.hosts import wait_for_all
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.paths import expanded
+from ncsn_jax.training.checkpoints import DamagedCheckpointError
 from ncsn_jax.training.record import run_facts
 from ncsn_jax.training.workdir import (
     checkpoint_dir,
@@ -38,7 +40,7 @@ OF_NETWORKS = ("likelihood", "loss")
 
 
 class Measure(NamedTuple):
-    """A metric of one subject: what it is measured of, and how; every process runs it."""
+    """Metric of one subject: the fingerprint of its inputs and its computation, which every process runs."""
 
     of: str
     run: Callable[[], Found]
@@ -53,37 +55,47 @@ def evaluate(
     images: str | None = None,
     features: Features | None = None,
 ) -> list[Subject]:
-    """Measures what a run's checkpoints, or something else, make of the config's data.
+    """Measure a run's checkpoints, or given images, against the config's data.
 
-    `eval/` in the workdir gets a JSON file of every checkpoint, or of the given images; pictures and curves;
-    and, in `parts/`, what these are computed from. Killed at any time and called again, it goes on; what was
-    measured of the same samples in the same way isn't measured again.
+    `eval/` in the workdir holds a JSON file for every checkpoint, or for the given images; pictures and
+    curves; and, in `parts/`, the arrays that these are computed from. After a kill at any time, calling it
+    again resumes the work. A metric with the same inputs isn't measured again.
 
     Args:
-      config: the run's; its `evaluation` says what is measured, its `sampling` how samples are drawn.
-      workdir: the run's directory; of images, any.
-      steps: of which checkpoints; of all there are if None.
-      images: a directory of images, or an array in a file (see `ncsn_jax.data.stored_images`), to be measured
+      config: the run's config; `evaluation` chooses the metrics, `sampling` the sampler.
+      workdir: the run's directory; any directory for given images.
+      steps: the steps of the checkpoints; None is all checkpoints.
+      images: a directory of images, or an array in a file (see `ncsn_jax.data.stored_images`), to measure
         instead of checkpoints.
-      features: where examples are compared, in place of the config's.
+      features: the features in which examples are compared, instead of the config's.
 
     Returns:
-      What the files of these subjects hold.
+      The subjects, as in their files.
 
     Raises:
-      UserError: if there is no such checkpoint, the metrics, images or data don't fit, or the data aren't
-        those that the run was trained on.
+      UserError: if a checkpoint doesn't exist, the metrics, images or data don't fit, or the run was trained
+        on other data.
     """
     workdir = Path(expanded(workdir))
     directory, parts = workdir / "eval", workdir / "eval" / "parts"
     if features is None:
         config = _with_features(config, of_images=images is not None)
     chosen = _chosen_metrics(config, of_images=images is not None, given=features is not None)
+    if config.evaluation.features == "inception" and features is None:
+        require_installed(config.evaluation.inception_weights)
+    is_named = steps is not None
     steps = [] if images else _chosen_steps(workdir, config, steps)
     dataset = data.load(config.data)
     of_dataset = data.fingerprint(dataset)
-    _require_data_of_run(workdir, config, steps, of_dataset)
-    # Not before it is needed: it may train a classifier, or read all of the dataset.
+    if images and (workdir / "config.json").exists():
+        newest = checkpoint_steps(workdir, config)[-1:]
+        _sound_steps(workdir, config, newest, of_dataset, skip_damaged=True)
+    steps = _sound_steps(workdir, config, steps, of_dataset, skip_damaged=not is_named)
+    if not images and not steps:
+        raise UserError(
+            f"{checkpoint_dir(workdir, config)}: no checkpoint is intact, so there is nothing to measure"
+        )
+    # Computed only if needed, because it may train a classifier or read the whole dataset.
     real = functools.cache(lambda: real_features(parts, config, dataset, of_dataset, features))
 
     def of_samples(name: str, samples: Samples) -> dict[str, Measure]:
@@ -99,7 +111,14 @@ def evaluate(
     if steps:
         config = _with_batch_size(config, dataset.info.shape)
     for step in steps:
-        name, (_, variables) = f"step_{step:08d}", training.restore(workdir, step=step)
+        name = f"step_{step:08d}"
+        try:
+            _, variables = training.restore(workdir, step=step)
+        except DamagedCheckpointError as error:
+            if is_named:
+                raise
+            hosts.say(f"{error}; it is not measured")
+            continue
         score_fn = as_score_fn(config.network(), variables)
         of_network = fingerprint(variables, config.model.model_dump())
         measures = _measures_of_network(parts, config, dataset, of_dataset, score_fn, of_network)
@@ -113,36 +132,42 @@ def evaluate(
 
 
 def _with_features(config: Config, *, of_images: bool) -> Config:
-    """The config with the features that `auto` comes to in the first process."""
+    """Return the config with `auto` features replaced by the first process's choice."""
     if config.evaluation.features != "auto":
         return config
     chosen = set(METRICS if config.evaluation.metrics == "all" else config.evaluation.metrics)
-    if not of_images and chosen <= set(OF_NETWORKS):  # they need none
+    if not of_images and chosen <= set(OF_NETWORKS):  # these need no features
         return config
     kind = hosts.from_first(lambda: kind_of_features(config))
     return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"features": kind})})
 
 
-def _require_data_of_run(
-    workdir: Path, config: Config, steps: Sequence[int], of_dataset: dict[str, Any]
-) -> None:
-    """Refuses data that a checkpoint, or the newest of a run beside given images, wasn't trained on."""
-    if not steps and (workdir / "config.json").exists():
-        steps = checkpoint_steps(workdir, config)[-1:]
-    facts = run_facts(config, of_dataset)
+def _sound_steps(
+    workdir: Path, config: Config, steps: Sequence[int], of_dataset: dict[str, Any], *, skip_damaged: bool
+) -> list[int]:
+    """Return the steps of checkpoints that are intact and were trained on these data."""
+    facts, sound = run_facts(config, of_dataset), []
     for step in steps:
-        place, record = read_record(workdir, config, step)
+        try:
+            place, record = read_record(workdir, config, step)
+        except DamagedCheckpointError as error:
+            if not skip_damaged:
+                raise
+            hosts.say(f"{error}; it is not measured")
+            continue
         require_same_data(place, record, facts)
+        sound.append(step)
+    return sound
 
 
 def _name_of_images(path: Path) -> str:
-    """The name of a path's results; the digits tell it from others whose last parts are the same."""
+    """Return the name of a path's results; the digits distinguish paths with the same last part."""
     digits = hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
     return f"images_{results.file_name(path.stem)}_{digits}"
 
 
 def _with_batch_size(config: Config, shape: tuple[int, ...]) -> Config:
-    """The config with the first process's batch size: what is kept is kept by batch."""
+    """Return the config with the first process's batch size, because files hold batches."""
     size = hosts.from_first(lambda: str(chains_at_once(config.sampling, config.network(), shape)))
     sampling = config.sampling.model_copy(update={"batch_size": int(size)})
     return config.model_copy(update={"sampling": sampling})
@@ -151,30 +176,30 @@ def _with_batch_size(config: Config, shape: tuple[int, ...]) -> Config:
 def _chosen_steps(workdir: Path, config: Config, steps: Sequence[int] | None) -> Sequence[int]:
     available = checkpoint_steps(workdir, config)
     if not available:
-        raise UserError(f"{checkpoint_dir(workdir, config)} holds no checkpoint yet: train on")
+        raise UserError(f"{checkpoint_dir(workdir, config)} holds no checkpoint yet: continue training")
     for step in steps or []:
         if step not in available:
-            raise UserError(f"--steps: {workdir} holds no checkpoint of step {step}, but of {available}")
+            raise UserError(f"--steps: {workdir} holds no checkpoint of step {step}; accepted: {available}")
     return steps or available
 
 
 def _chosen_metrics(config: Config, *, of_images: bool, given: bool) -> tuple[str, ...]:
-    """The metrics that are asked for; of `all`, those that there can be."""
+    """Return the chosen metrics; for `all`, every metric that is possible."""
     settings, is_image = config.evaluation, len(data.describe(config.data).shape) == 3
     impossible = {}
     if not is_image and settings.features not in ("auto", "pixels"):
         raise UserError(
             f"config.evaluation.features={settings.features!r}: config.data.name={config.data.name!r} are "
-            "points, compared as they are; accepted: 'auto' or 'pixels'"
+            "points, compared by their coordinates; accepted: 'auto' or 'pixels'"
         )
     if not is_image and of_images:
         raise UserError(f"--images: config.data.name={config.data.name!r} are points")
     if not given and settings.features == "pixels":
-        impossible |= dict.fromkeys(OF_CLASSES, "pixels and points are in no classes")
+        impossible |= dict.fromkeys(OF_CLASSES, "pixels and points have no classes")
     if of_images:
-        impossible |= dict.fromkeys(OF_NETWORKS, "it is measured of a network, not of images")
+        impossible |= dict.fromkeys(OF_NETWORKS, "it measures a network, not images")
     elif config.model.name == "ncsn":
-        levels = "it asks for scores at any σ, found model.name='ncsn', which embeds discrete levels"
+        levels = "it needs scores at any σ, found model.name='ncsn', which embeds discrete levels"
         impossible["likelihood"] = levels
     if settings.metrics == "all":
         return tuple(name for name in METRICS if name not in impossible)
@@ -209,9 +234,9 @@ def _measures_of_samples(
     }
     if real.train.probabilities is not None:
         return measures
-    for metric in OF_CLASSES:  # of a user's features, only what they extract tells that
+    for metric in OF_CLASSES:  # a user's features show their classes only after extraction
         if metric in config.evaluation.metrics:
-            raise UserError(f"config.evaluation.metrics: {metric}: {real.features.name!r} tells no classes")
+            raise UserError(f"config.evaluation.metrics: {metric}: {real.features.name!r} has no classes")
     return {metric: measure for metric, measure in measures.items() if metric not in OF_CLASSES}
 
 
@@ -251,18 +276,18 @@ def _measures_of_network(
 def _measure(
     directory: Path, subject: Subject, measures: dict[str, Measure], chosen: Sequence[str]
 ) -> Subject:
-    """Measures what hasn't been measured yet, and writes it down metric by metric."""
+    """Measure the metrics that are new or have changed inputs, and write the file after each of them."""
     path = directory / f"{subject.name}.json"
     subject = results.read(path) or subject
     wait_for_all(f"{path} is read")
     for name in chosen:
-        if name not in measures:  # features that tell no classes
+        if name not in measures:  # features without classes
             continue
         known, measure = subject.metrics.get(name), measures[name]
         if known is None or known.of != measure.of:
             try:
                 found = measure.run()
-            except ValueError as error:  # of too few examples; the other metrics go on
+            except ValueError as error:  # such as too few examples; the other metrics are still measured
                 found = Found({}, problems={name: str(error)})
             subject.metrics[name] = Measured(of=measure.of, **vars(found))
             if hosts.is_first():

@@ -1,4 +1,4 @@
-"""What is measured of a network itself, on test examples: its likelihood, its loss at each noise level."""
+"""Metrics of a network on test examples: its likelihood, and its loss at each noise level."""
 
 import functools
 import math
@@ -22,24 +22,24 @@ from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.streams import stream
 
 MAX_EXACT = 16
-"""In how many dimensions at most the trace is exact by itself: it costs a derivative for each."""
+"""Largest dimension with an exact trace by default; it costs one derivative per dimension."""
 MAX_LEVELS = 50
-"""At how many noise levels at most the loss is measured."""
+"""Largest number of noise levels at which the loss is measured."""
 
 Batch = Shaped[np.ndarray, "n *event"]
 
 
 def bits_per_dim(directory: Path, score_fn: NetworkScore, config: Config, test: Source) -> Found:
-    """Bits per dimension of test examples, by the probability flow, whatever the training dequantized.
+    """Compute bits per dimension of test examples by the probability flow, with uniform dequantization.
 
     Args:
-      directory: where the parts lie.
+      directory: the directory of the parts.
       score_fn: the network, for any σ.
-      config: the run's; its `evaluation` says how many examples, and how the trace is found.
+      config: the run's config; `evaluation` holds the number of examples and the method for the trace.
       test: the stored examples.
 
     Raises:
-      ValueError: if the solver gave up on some of them.
+      ValueError: if the solver failed on some of them.
     """
     info, settings = data.describe(config.data), config.evaluation
     batch_size = chains_at_once(config.sampling, score_fn.model, info.shape)
@@ -58,8 +58,8 @@ def bits_per_dim(directory: Path, score_fn: NetworkScore, config: Config, test: 
     lost = np.count_nonzero(~np.isfinite(values))
     if lost:
         raise ValueError(
-            f"the solver gave up on {lost} of {count} test examples, with "
-            f"config.sampling.rtol={config.sampling.rtol} and atol={config.sampling.atol}; accepted: more"
+            f"the solver failed on {lost} of {count} test examples; increase "
+            f"config.sampling.rtol={config.sampling.rtol} and atol={config.sampling.atol}"
         )
     dim = math.prod(info.shape)
     bits = np.array([likelihood.bits_per_dim(value, dim, num_values=info.num_values) for value in values])
@@ -69,16 +69,16 @@ def bits_per_dim(directory: Path, score_fn: NetworkScore, config: Config, test: 
 
 
 def loss_by_level(directory: Path, score_fn: NetworkScore, config: Config, test: Source) -> Found:
-    """The denoising loss of test examples at each of the model's noise levels, or at 50 of more.
+    """Compute the denoising loss of test examples at the model's noise levels, or at 50 if there are more.
 
     Args:
-      directory: where the parts lie.
+      directory: the directory of the parts.
       score_fn: the network.
-      config: the run's.
+      config: the run's config.
       test: the stored examples.
 
     Returns:
-      The mean over the levels; and by level, σ, the mean loss and its standard error.
+      The mean over the levels; and for each level σ, the mean loss and its standard error.
     """
     batch_size = chains_at_once(config.sampling, score_fn.model, data.describe(config.data).shape)
     count = min(config.evaluation.loss_examples, len(test))
@@ -116,7 +116,7 @@ def _part(part: int, count: int, batch_size: int) -> np.ndarray:
 
 @functools.cache
 def _log_likelihood(config: Config) -> Callable:
-    """log p of a stored example; of an image, as a density on [0, 1], where it is dequantized uniformly."""
+    """Return log p of a stored example; for an image, a density on [0, 1] with uniform dequantization."""
     info, settings = data.describe(config.data), config.evaluation
     sigmas = config.model.noise_levels
     dequantized = config.data.model_copy(update={"dequantization": "uniform", "transform": "none"})
@@ -156,7 +156,7 @@ def _loss(config: Config) -> Callable:
 
 
 def _on_devices(run: Callable, score_fn: NetworkScore, batch_size: int, keys: Array, *arrays) -> np.ndarray:
-    """Values of up to `batch_size` examples, laid out in one shape; what is padded is cut off again."""
+    """Compute values of up to `batch_size` examples in one shape, and drop the padding."""
     (layout,), count = sampling.batches(batch_size, batch_size), len(keys)
     first, *others = (array[np.minimum(layout, count - 1)] for array in (keys, *arrays))
     return np.asarray(run(first, score_fn, *others)).reshape(-1)[:count]

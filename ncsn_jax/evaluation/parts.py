@@ -1,7 +1,7 @@
-"""Long computations in parts: each part is made once, by one of the processes, and is a file from then on.
+"""Long computations in parts: one of the processes computes each part once, and writes it to a file.
 
-Killed at any instant and started again, a computation goes on with the first part that has no file. A part
-holds the same numbers wherever and whenever it is made.
+After a kill at any instant, a restarted computation resumes with the first part that has no file. The numbers
+of a part don't depend on where or when it is computed.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Parts:
-    """The files of a computation.
+    """Files of a computation.
 
     Args:
-      paths: of its parts, in their order.
+      paths: the paths of its parts, in order.
     """
 
     def __init__(self, paths: list[Path]):
@@ -34,26 +34,30 @@ class Parts:
         return len(self._paths)
 
     def __getitem__(self, number: int) -> Arrays:
-        """The arrays of one part."""
-        with np.load(self._paths[number]) as file:
-            return dict(file)
+        """Return the arrays of one part."""
+        path = self._paths[number]
+        try:
+            with path.open("rb") as file, np.load(file) as arrays:
+                return dict(arrays)
+        except Exception as error:  # damaged files raise many types
+            raise UserError(f"{path} is damaged ({type(error).__name__}): delete it, then rerun") from error
 
     def together(self, name: str) -> np.ndarray:
-        """The arrays of one name, one after the other."""
+        """Concatenate the arrays of one name."""
         return np.concatenate([part[name] for part in map(self.__getitem__, range(len(self)))])
 
 
 def compute_parts(directory: Path, count: int, compute: Callable[[int], Arrays], *, desc: str) -> Parts:
-    """Computes the parts that have no file yet, with a progress bar; every process its share of them.
+    """Compute the parts that have no file yet, with a progress bar; every process computes its share.
 
     Args:
-      directory: where the files lie, on a disk that all processes see.
-      count: how many parts there are.
-      compute: from a part's number to its arrays.
-      desc: what the progress bar says.
+      directory: the directory of the files, on a disk that all processes share.
+      count: the number of parts.
+      compute: the map from a part's number to its arrays.
+      desc: the text of the progress bar.
 
     Raises:
-      UserError: if a process doesn't see the files that others have written.
+      UserError: if a process doesn't see the files of others.
     """
     paths = [directory / f"{number:06}.npz" for number in range(count)]
     mine = range(jax.process_index(), count, jax.process_count())
@@ -66,12 +70,12 @@ def compute_parts(directory: Path, count: int, compute: Callable[[int], Arrays],
     wait_for_all(str(directory))
     for path in paths:
         if not path.exists():
-            raise UserError(f"{path}: another process's part isn't here; accepted: a workdir that all share")
+            raise UserError(f"{path}: another process's part is missing; accepted: a workdir that all share")
     return Parts(paths)
 
 
 def fingerprint(*values: Any) -> str:
-    """16 hexadecimal digits that tell values apart: numbers, words, arrays, and trees of them."""
+    """Return 16 hexadecimal digits that identify values: numbers, strings, arrays, and trees of them."""
     leaves, tree = jax.tree.flatten(values)
     digest = hashlib.sha256(str(tree).encode())
     for leaf in leaves:

@@ -1,4 +1,4 @@
-"""Real examples: their features, which samples are held beside, and what is known of them."""
+"""Features of real examples, with which samples are compared, and remarks on them."""
 
 import json
 from pathlib import Path
@@ -20,14 +20,14 @@ from ncsn_jax.files import write_whole
 
 REAL = "real.json"
 PART = 1_000
-"""How many examples have their features in one file."""
+"""Number of examples whose features are in one file."""
 
 Examples = Shaped[np.ndarray, "n *event"]
-"""As they are stored: pixels 0 … n − 1 of images, or points."""
+"""Examples as stored: pixels 0 … n − 1 of images, or points."""
 
 
 def kind_of_features(config: Config) -> Literal["classifier", "inception", "pixels"]:
-    """What `config.evaluation.features` comes to; says so where Inception's aren't to be had."""
+    """Return the kind of features of a config; suggest the extra `fid` in the log if it is missing."""
     if config.evaluation.features != "auto":
         return config.evaluation.features
     if len(data.describe(config.data).shape) != 3:
@@ -37,8 +37,8 @@ def kind_of_features(config: Config) -> Literal["classifier", "inception", "pixe
     if is_installed():
         return "inception"
     hosts.say(
-        f"images of {config.data.name!r} are compared in pixels; pip install -e '.[fid]' brings the features "
-        "of Inception-v3, in which FID and KID are measured"
+        f"images of {config.data.name!r} are compared in pixels; pip install -e '.[fid]' for the features of "
+        "Inception-v3, which FID and KID need"
     )
     return "pixels"
 
@@ -50,16 +50,16 @@ def real_features(
     of_dataset: dict[str, Any],
     given: Features | None = None,
 ) -> Real:
-    """The features of all training and test examples, computed in parts, once for every map and dataset.
+    """Return the features of all training and test examples, computed in parts once per map and dataset.
 
-    `real.json` beside the parts says how many there are, and what should be known of them.
+    `real.json` next to the parts holds the numbers of examples and remarks on the data and the features.
 
     Args:
-      directory: where the parts lie.
-      config: the run's; its `evaluation` says which features.
+      directory: the directory of the parts.
+      config: the run's config; `evaluation` chooses the features.
       dataset: the examples.
       of_dataset: their `ncsn_jax.data.fingerprint`.
-      given: other features.
+      given: features to use instead of the config's.
     """
     features = given or _features(config, dataset)
     of_data = config.data.model_dump(exclude={"data_dir", "random_flip", "dequantization", "transform"})
@@ -84,15 +84,19 @@ def real_features(
 
 
 def about_real(directory: Path) -> str:
-    """One line of what a reader of results should know of the data behind them, and of the features.
+    """Return one line of remarks on the data and the features behind the results.
 
     Args:
-      directory: where the parts lie.
+      directory: the directory of the parts.
     """
     path = directory / REAL
     if not path.exists():
         return ""
-    return "; ".join(f"{name}: {value}" for name, value in json.loads(path.read_text()).items())
+    try:
+        described = json.loads(path.read_text("utf-8"))
+        return "; ".join(f"{name}: {value}" for name, value in described.items())
+    except (ValueError, AttributeError):  # damaged; the next evaluation writes it again
+        return ""
 
 
 def _described(features: Features, dataset: Dataset) -> dict[str, Any]:
@@ -108,13 +112,13 @@ def _described(features: Features, dataset: Dataset) -> dict[str, Any]:
 
 
 def extracted_arrays(features: Features, examples: Examples, info: DatasetInfo) -> Arrays:
-    """The features of stored examples, as the arrays of a part."""
+    """Return the features of stored examples, as the arrays of a part."""
     extracted = features.extract(examples if info.num_values is None else data.as_bytes(examples, info))
     return {name: array for name, array in extracted._asdict().items() if array is not None}
 
 
 def extracted_of(parts: Parts) -> Extracted:
-    """The features in all parts."""
+    """Return the features in all parts."""
     return joined([Extracted(part["features"], part.get("probabilities")) for part in parts])
 
 

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page of what lies in its directory, which loads nothing from anywhere."""
+"""Report of a run: one self-contained HTML page about the files in its directory."""
 
 import base64
 import contextlib
@@ -31,12 +31,13 @@ from ncsn_jax.errors import UserError
 from ncsn_jax.evaluation import results
 from ncsn_jax.evaluation.results import Subject
 from ncsn_jax.files import write_whole
+from ncsn_jax.paths import is_url
 from ncsn_jax.training.workdir import abstract_state, checkpoint_dir, checkpoint_steps, load_run
 
 TEMPLATE = "report.html.jinja"
 MAX_PREVIEWS, MAX_NEIGHBOURS, MAX_LEVELS = 12, 4, 6
-"""The most previews and pictures of neighbours, and curves over the noise level, that are shown: of more,
-the first, the last and some between."""
+"""Largest numbers of previews, of pictures of neighbours, and of curves over the noise level. If there are
+more, the page shows the first, the last and some in between."""
 
 RESTORATIONS = {
     "inpaint": "Inpainting",
@@ -47,7 +48,7 @@ RESTORATIONS = {
 }
 
 INK = "#123456"
-"""Stands for the colour of the page's text in matplotlib's SVG."""
+"""Placeholder in matplotlib's SVG for the colour of the page's text."""
 STYLE = {
     "font.size": 9,
     "font.family": "sans-serif",
@@ -65,7 +66,7 @@ Rows = Float[np.ndarray, "n 2"]
 
 
 class Picture(NamedTuple):
-    """An image inside the page; `alt` says what it shows to those who don't see it."""
+    """Embedded image; `alt` is its text alternative."""
 
     uri: str
     width: int
@@ -74,14 +75,14 @@ class Picture(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A drawing inside the page."""
+    """Embedded SVG drawing."""
 
     title: str
     svg: Markup
 
 
 class Row(NamedTuple):
-    """One result: of every subject, and of real test data."""
+    """Row of the table: one result of every subject and of real test data."""
 
     name: str
     better: str | None
@@ -91,10 +92,10 @@ class Row(NamedTuple):
 
 
 def write_report(workdir: Path) -> Path:
-    """Writes `report.html`: the config, training, samples, metrics and cost of a run, in one page.
+    """Write `report.html`: the config, training, samples, metrics and cost of a run, in one page.
 
-    It holds its pictures itself, loads and runs nothing, and is the same, byte for byte, of the same files.
-    What the run has no files of is left out, or the page names the command that makes them.
+    The page embeds its pictures, loads nothing and runs no script. The same files give the same page, byte
+    for byte. For missing files, the page omits the section or shows the command that makes them.
 
     Args:
       workdir: the run's directory.
@@ -103,11 +104,11 @@ def write_report(workdir: Path) -> Path:
       The page's path.
 
     Raises:
-      UserError: if there is no run, or a file of `eval/` isn't this program's.
+      UserError: if there is no run, or a file in `eval/` isn't an evaluation of this program.
     """
     config, metrics = load_run(workdir), read_metrics(workdir / "metrics.jsonl")
     subjects = results.read_all(workdir / "eval")
-    defaults = Config(model=type(config.model)())  # the settings of other networks aren't its own
+    defaults = Config(model=type(config.model)())  # of the same kind of network
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -139,16 +140,16 @@ def write_report(workdir: Path) -> Path:
 
 
 def read_metrics(path: Path) -> dict[str, Rows]:
-    """The numbers of a run by name, each as rows of (step, value).
+    """Return the metrics of a run by name, each as rows of (step, value).
 
-    Lines that aren't whole, and values that aren't finite, are passed over; there may be no file at all.
+    Incomplete lines and values that aren't finite are skipped. A missing file has no metrics.
     """
     found: dict[str, list[tuple[float, float]]] = {}
     text = path.read_text(errors="replace") if path.is_file() else ""
     for line in text.splitlines():
         try:
             values = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         step = values.pop("step", None) if isinstance(values, dict) else None
         if not _is_number(step):
@@ -160,7 +161,9 @@ def read_metrics(path: Path) -> dict[str, Rows]:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) < 2**63
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _facts(workdir: Path, config: Config, metrics: Mapping[str, Rows]) -> dict[str, str]:
@@ -185,7 +188,7 @@ def _last_step(workdir: Path, config: Config, metrics: Mapping[str, Rows]) -> in
 
 
 def _checkpoints(workdir: Path, config: Config) -> list[int]:
-    """The steps of the checkpoints; none where they lie in a bucket that can't be read."""
+    """Return the steps of the checkpoints; an empty list if their bucket can't be read."""
     try:
         return checkpoint_steps(workdir, config)
     except (UserError, OSError):
@@ -198,7 +201,7 @@ def _cost(workdir: Path, config: Config, metrics: Mapping[str, Rows]) -> dict[st
     try:
         leaves = jax.tree.leaves(abstract_state(config).params)
         cost["parameters"] = f"{sum(leaf.size for leaf in leaves):,}"
-    except (UserError, ValueError):  # a dataset of another version of this program
+    except (UserError, ValueError):  # a dataset that this version of the program doesn't know
         pass
     cost |= {"training steps": f"{step:,}", "examples seen": f"{step * batch_size:,}, {batch_size} a step"}
     compiled, speed = metrics.get("first_step_seconds"), metrics.get("examples_per_second")
@@ -211,7 +214,7 @@ def _cost(workdir: Path, config: Config, metrics: Mapping[str, Rows]) -> dict[st
         seconds = (examples / speed[:, 1]).sum() + (0 if compiled is None else compiled[:, 1].sum())
         cost["training took about"] = _duration(seconds)
     checkpoints, place = _checkpoints(workdir, config), str(checkpoint_dir(workdir, config))
-    if checkpoints and "://" in place:
+    if checkpoints and is_url(place):
         cost["checkpoints"] = f"{len(checkpoints)}, in {place}"
     elif checkpoints:
         files = [file for number in checkpoints for file in Path(place, str(number)).rglob("*")]
@@ -221,7 +224,7 @@ def _cost(workdir: Path, config: Config, metrics: Mapping[str, Rows]) -> dict[st
 
 
 def _figures(value: float, count: int) -> str:
-    """A number to so many figures, without an exponent where it isn't huge or tiny.
+    """Format a number to `count` significant figures, without an exponent unless it is huge or tiny.
 
     >>> _figures(213.4, 2), _figures(0.05367, 2), _figures(12.8214, 4)
     ('210', '0.054', '12.82')
@@ -266,7 +269,7 @@ def _neighbours(directory: Path) -> dict[str, Any]:
     shown = [
         (name, picture)
         for path, name in _spread(named, MAX_NEIGHBOURS)
-        if (picture := _picture(path, f"samples of {name} beside their nearest training images"))
+        if (picture := _picture(path, f"samples of {name} and their nearest training images"))
     ]
     return {"neighbours": shown, "num_neighbours": len(paths)}
 
@@ -281,31 +284,33 @@ def _restorations(workdir: Path) -> list[tuple[str, str, Picture]]:
         caption = "Each row passes from one image to another."
         if mode != "interpolate":
             columns = ["the original"] if (directory / "originals.npy").exists() else []
-            columns += ["what was seen of it" if columns else "what was seen of the image"]
+            columns += ["its observation" if columns else "the observation"]
             columns += ["its expectation E[x₀ | y]"] if (directory / "means.npy").exists() else []
-            caption = f"An image a row; columns: {', '.join(columns)}, then restorations."
+            caption = f"One image per row; columns: {', '.join(columns)}, then restorations."
         found.append((title, caption, picture))
     return found
 
 
 def _sets(directory: Path) -> list[Path]:
-    """The directories of samples that have a name (`--out`)."""
+    """Return the directories of samples that have a name (`--out`)."""
     return sorted(path.parent for path in directory.glob("*/grid.png"))
 
 
 def _spread(items: Sequence[Item], count: int) -> list[Item]:
-    """At most so many of the items: the first, the last, and some between."""
+    """Return at most `count` items: the first, the last, and some in between."""
     numbers = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[number] for number in numbers]
 
 
 def _picture(path: Path, alt: str) -> Picture | None:
-    """An image in a file; None if there is none, or it isn't whole enough to tell its size."""
+    """Return the image in a file; None if it doesn't exist or its size can't be read."""
+    if not path.is_file():
+        return None
     try:
         with Image.open(path) as image:
             width, height = image.size
         content = base64.b64encode(path.read_bytes()).decode()
-    except (OSError, SyntaxError, ValueError):
+    except Exception:  # damaged files raise many types
         return None
     return Picture(f"data:image/{path.suffix[1:]};base64,{content}", width, height, alt)
 
@@ -353,7 +358,7 @@ def _training_charts(metrics: Mapping[str, Rows]) -> list[Chart]:
 
 
 def _result_charts(subjects: Sequence[Subject]) -> list[Chart]:
-    """Every result over training steps, that of real test data dashed; none of fewer than two steps."""
+    """Plot every result over training steps, with real test data dashed; nothing for fewer than two steps."""
     trained = [subject for subject in subjects if subject.step is not None]
     charts: list[Chart] = []
     for name in _names(trained):
@@ -388,7 +393,7 @@ def _level_charts(subjects: Sequence[Subject]) -> list[Chart]:
 
 
 def _class_charts(subjects: Sequence[Subject]) -> list[Chart]:
-    """The classes of the newest checkpoint's samples, and of given images, beside the training data's."""
+    """Plot class shares of the newest checkpoint's samples and of given images, with the training data's."""
     found = [(s, s.metrics["classes"].details) for s in subjects if "classes" in s.metrics]
     found = [(s, details) for s, details in found if "samples" in details]
     newest = [(s, details) for s, details in found if s.step is not None][-1:]
@@ -413,14 +418,14 @@ def _steps(axes: Axes) -> None:
 
 
 def _scale(axes: Axes, values: Float[np.ndarray, " n"]) -> None:
-    """A logarithmic scale for values that are positive and far apart."""
+    """Set a logarithmic scale if the values are positive and far apart."""
     if values.min() > 0 and values.max() > 10 * values.min():
         axes.set_yscale("log")
         _plain_numbers(axes.yaxis)
 
 
 def _plain_numbers(axis: Axis) -> None:
-    """Labels of a logarithmic axis; matplotlib's own are formulas, in fonts that a browser hasn't."""
+    """Label a logarithmic axis; matplotlib's labels are formulas, in fonts that browsers lack."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FormatStrFormatter("%g"))
     axis.set_minor_formatter(NullFormatter())
@@ -428,8 +433,8 @@ def _plain_numbers(axis: Axis) -> None:
 
 @contextlib.contextmanager
 def _drawn(charts: list[Chart], title: str) -> Iterator[Axes]:
-    """Axes to draw on; what is drawn becomes one more chart, in the page's colours."""
-    # The salt makes the ids of a chart no other chart's, and the same in every page.
+    """Yield axes, and append the drawing to the charts, in the page's colours."""
+    # The salt makes a chart's ids unique in the page, and reproducible.
     style: dict[Any, Any] = STYLE | {"svg.hashsalt": title}
     with matplotlib.rc_context(style):
         figure = Figure((4.0, 2.4), layout="constrained")

@@ -1,4 +1,4 @@
-"""What was measured: a JSON file each subject, a table, and curves over training steps."""
+"""Results of an evaluation: a JSON file per subject, a table, and curves over training steps."""
 
 import dataclasses
 import json
@@ -16,13 +16,13 @@ from ncsn_jax.files import write_whole
 
 
 class Result(BaseModel):
-    """One number.
+    """One measured number.
 
     Attributes:
-      value: what was measured.
-      standard_error: of the value; None where it isn't known.
-      real: the same of as many real test images: what no model need do better than.
-      better: which values are better, if any are.
+      value: the measured value.
+      standard_error: the standard error of the value; None if unknown.
+      real: the same measure of as many real test images; no model needs to be better.
+      better: whether lower or higher values are better; None if neither.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,13 +34,13 @@ class Result(BaseModel):
 
 
 class Measured(BaseModel):
-    """What one metric has measured.
+    """Results of one metric.
 
     Attributes:
-      of: identifies all that it was measured of; another one is measured anew.
-      results: by name, of which the number of examples is a part.
-      details: histograms, curves, and what else isn't one number.
-      problems: what can't be measured, by name, and why.
+      of: the fingerprint of the metric's inputs; if it changes, the metric is measured again.
+      results: the results by name; a name includes the number of examples.
+      details: histograms, curves, and other arrays.
+      problems: the reasons for missing results, by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,7 +53,7 @@ class Measured(BaseModel):
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a measurement has found: the `results`, `details` and `problems` of `Measured`."""
+    """Outcome of a measurement: the `results`, `details` and `problems` of `Measured`."""
 
     results: dict[str, Result]
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -61,13 +61,13 @@ class Found:
 
 
 class Subject(BaseModel):
-    """What is measured of the samples of one checkpoint, or of given images, by metric.
+    """Results of one checkpoint, or of given images, by metric.
 
     Attributes:
-      name: of its file.
-      step: of the checkpoint; None of images.
-      images: where given images lie.
-      metrics: by name.
+      name: the name of its file.
+      step: the step of the checkpoint; None for images.
+      images: the path of given images.
+      metrics: the metrics by name.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -84,45 +84,45 @@ class Subject(BaseModel):
 
     @property
     def problems(self) -> dict[str, str]:
-        """All that can't be measured, by name, and why."""
+        """Reasons for missing results, by name."""
         return {name: why for measured in self.metrics.values() for name, why in measured.problems.items()}
 
     @property
     def title(self) -> str:
-        """What a table calls it: its step, or the last two parts of where its images lie."""
+        """Name in a table: the step, or the last two parts of the path of the images."""
         if self.step is not None:
             return f"step {self.step:,}"
         return self.name if self.images is None else "/".join(Path(self.images).parts[-2:])
 
 
 def read(path: Path) -> Subject | None:
-    """The subject in a file; None if there is none.
+    """Return the subject in a file; None if the file doesn't exist.
 
     Raises:
-      UserError: if the file is something else.
+      UserError: if the file isn't an evaluation of this program.
     """
     if not path.exists():
         return None
     try:
-        return Subject.model_validate_json(path.read_text())
+        return Subject.model_validate_json(path.read_text("utf-8"))
     except (ValidationError, ValueError) as error:
-        raise UserError(f"{path} is not this program's evaluation: move it away") from error
+        raise UserError(f"{path} is not an evaluation of this program; move it away") from error
 
 
 def read_all(directory: Path) -> list[Subject]:
-    """The subjects in a directory's files: checkpoints by their steps, then others by name."""
+    """Return the subjects in a directory's files: checkpoints by step, then given images by name."""
     subjects = [subject for path in sorted(directory.glob("*.json")) if (subject := read(path))]
     return sorted(subjects, key=lambda s: (s.step is None, s.step or 0, s.name))
 
 
 def write(path: Path, subject: Subject) -> None:
-    """Writes a subject to its file."""
+    """Write a subject to its file."""
     text = json.dumps(subject.model_dump(mode="json"), indent=1)
     write_whole(path, lambda file: file.write(text.encode() + b"\n"))
 
 
 def best(subjects: Sequence[Subject], name: str) -> Subject | None:
-    """The checkpoint with the best value of a result; None if there are fewer than two, or none is better."""
+    """Return the checkpoint with a result's best value; None if fewer than two have it, or none is best."""
     found = [s for s in subjects if s.step is not None and name in s.results]
     sign = {"lower": 1.0, "higher": -1.0, None: None}[found[0].results[name].better if found else None]
     if sign is None or len(found) < 2:
@@ -131,13 +131,13 @@ def best(subjects: Sequence[Subject], name: str) -> Subject | None:
 
 
 def table(subjects: Sequence[Subject], *, columns: int = 5) -> str:
-    """The results as text: a row each, a column each subject; * marks the best checkpoint.
+    """Return the results as text: a row per result, a column per subject; * marks the best checkpoint.
 
-    What can't be measured follows, a line each.
+    Missing results follow, one line each.
 
     Args:
-      subjects: what was measured.
-      columns: how many subjects stand beside each other.
+      subjects: the subjects.
+      columns: the number of subjects in a row.
     """
     names = list(dict.fromkeys(name for subject in subjects for name in subject.results))
     problems = {f"{name}: not measured ({why})" for s in subjects for name, why in s.problems.items()}
@@ -170,7 +170,7 @@ def _cell(result: Result | None, *, mark: bool) -> str:
 
 
 def curves(subjects: Sequence[Subject]) -> Figure | None:
-    """Every result over training steps, that of real test data dashed; None of fewer than two steps."""
+    """Plot every result over training steps, with real test data dashed; None for fewer than two steps."""
     trained = [subject for subject in subjects if subject.step is not None]
     names = list(dict.fromkeys(name for subject in trained for name in subject.results))
     if len(trained) < 2 or not names:
@@ -194,7 +194,7 @@ def curves(subjects: Sequence[Subject]) -> Figure | None:
 
 
 def count_name(count: int) -> str:
-    """A number of samples as papers name it: 10k, 1.5k, 297.
+    """Format a number of samples as papers do: 10k, 1.5k, 297.
 
     >>> count_name(50_000), count_name(1500), count_name(297)
     ('50k', '1.5k', '297')
@@ -203,5 +203,5 @@ def count_name(count: int) -> str:
 
 
 def file_name(name: str) -> str:
-    """A name as a file may have it: letters, digits, dots, dashes and underscores."""
+    """Return a valid file name: letters, digits, dots, dashes and underscores."""
     return re.sub(r"[^\w.-]+", "_", name)

@@ -1,4 +1,4 @@
-"""What is judged: samples of a checkpoint, drawn in parts, or images that something else has made."""
+"""Samples to evaluate: samples of a checkpoint, drawn in parts, or given images."""
 
 import dataclasses
 from pathlib import Path
@@ -19,12 +19,12 @@ from ncsn_jax.models.score_fn import NetworkScore
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """The first `count` of the examples in `x` of some parts, as a dataset stores its own.
+    """The first `count` examples in the arrays `x` of parts, in the dataset's storage format.
 
     Attributes:
-      of: identifies all that they follow from.
-      count: how many there are; the last part may hold more.
-      parts: where they are.
+      of: the fingerprint of all inputs.
+      count: the number of samples; the last part may hold more.
+      parts: the parts.
     """
 
     of: str
@@ -32,7 +32,7 @@ class Samples:
     parts: Parts
 
     def first(self, count: int) -> Shaped[np.ndarray, "n *event"]:
-        """The first few of them."""
+        """Return the first `count` samples, or all if there are fewer."""
         found, number = [], 0
         while sum(map(len, found)) < min(count, self.count):
             found.append(self.parts[number]["x"])
@@ -43,17 +43,17 @@ class Samples:
 def drawn_samples(
     directory: Path, score_fn: NetworkScore, of_network: str, config: Config, info: DatasetInfo, name: str
 ) -> Samples:
-    """The samples of a network by the config's sampler: the pixels of images, points as they are.
+    """Draw samples of a network with the config's sampler, as pixels of images or as points.
 
-    They are the first of `--mode sample`'s. A part is a batch: the last one is drawn whole.
+    They equal the first samples of `--mode sample`. A part is a batch, and the last batch is drawn in full.
 
     Args:
-      directory: where the parts lie.
+      directory: the directory of the parts.
       score_fn: the network.
-      of_network: identifies it.
-      config: the run's.
-      info: what the dataset stores.
-      name: what the progress bar says they are of.
+      of_network: the fingerprint of the network.
+      config: the run's config.
+      info: the storage format of the dataset.
+      name: the name of the subject, for the progress bar.
 
     Raises:
       UserError: if some samples aren't finite.
@@ -85,7 +85,7 @@ def drawn_samples(
 
 
 def given_samples(directory: Path, pixels: Shaped[np.ndarray, "n *event"]) -> Samples:
-    """Images that something else has made."""
+    """Write given images to parts, and return them."""
     of = fingerprint(pixels)
 
     def compute(part):
@@ -98,7 +98,7 @@ def given_samples(directory: Path, pixels: Shaped[np.ndarray, "n *event"]) -> Sa
 def sample_features(
     directory: Path, samples: Samples, features: Features, info: DatasetInfo, name: str
 ) -> Extracted:
-    """The features of samples, in as many parts."""
+    """Return the features of samples, computed part by part."""
 
     def compute(part):
         return extracted_arrays(features, samples.parts[part]["x"], info)

@@ -1,4 +1,4 @@
-"""Reading what the official PyTorch code wrote, and writing what it reads, without PyTorch."""
+"""Readers of the official PyTorch code's checkpoints, and converters in both directions, without PyTorch."""
 
 from ncsn_jax.interop.torch_checkpoint import load_torch_checkpoint
 from ncsn_jax.interop.torch_networks import from_torch, to_torch

@@ -1,7 +1,7 @@
-"""What `torch.save` wrote, read without PyTorch and without executing any of it.
+"""Reader of `torch.save` files that needs no PyTorch and executes nothing in the file.
 
-A pickle is a program, and `pickle` calls whatever it names. Here `pickletools` only splits it into opcodes,
-and a stack machine that knows plain data and tensors, and nothing else, takes it from there.
+A pickle is a program, and Python's `pickle` calls whatever the program names. Here `pickletools` only splits
+it into opcodes, and a stack machine that knows nothing except plain data and tensors interprets them.
 """
 
 import enum
@@ -22,15 +22,15 @@ import numpy as np
 
 _MIB = 2**20
 _MAX_PICKLE = _MAX_DIRECTORY = _MIB
-"""Bytes of a file's pickles and of a zip's directory; the official networks' take up to 0.3 MiB each."""
+"""Largest size of a file's pickles, and of a zip's directory; official networks need up to 0.3 MiB each."""
 _MAX_KEYS = 4096
-"""Keys of a dict: the time that keys with chosen, colliding hashes take grows with their square."""
+"""Largest number of keys in a dict: with hashes chosen to collide, the time grows with its square."""
 _MAX_DIMENSIONS = 8
 _MAX_NUMBER = 2**40
-"""Sizes, strides, offsets and counts: numpy's own arithmetic would wrap around at 2⁶³."""
+"""Largest size, stride, offset and count: numpy's own arithmetic would wrap around at 2⁶³."""
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-"""The first two pickles of a stream."""
+"""First two pickles of a stream."""
 
 
 _Function = enum.Enum("_Function", "ORDERED_DICT SIZE TENSOR PARAMETER")
@@ -51,7 +51,7 @@ _GLOBALS: dict[str, _Function | np.dtype] = {
     "torch.ByteStorage": np.dtype(np.uint8),
     "torch.BoolStorage": np.dtype(np.bool_),
 }
-"""All that a pickle may name, and the same storages of `torch.cuda`."""
+"""All globals that a pickle may name; the same storages of `torch.cuda` are added below."""
 _GLOBALS |= {
     name.replace("torch.", "torch.cuda."): meaning
     for name, meaning in _GLOBALS.items()
@@ -65,39 +65,40 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (
 
 
 def load_torch_checkpoint(path: str | os.PathLike) -> Any:
-    """Reads a file of `torch.save`: the object in it, with numpy arrays for tensors.
+    """Read a file of `torch.save` and return its object, with numpy arrays for tensors.
 
-    Nothing of the file is executed: one that names anything but tensors, their storages, `torch.Size` and
-    `OrderedDict` is refused. Both containers are read, the zip archive of PyTorch 1.6 and later and the
-    stream of pickles before it, in memory of about the file's size.
+    Nothing in the file is executed: a file that names anything except tensors, their storages, `torch.Size`
+    and `OrderedDict` is refused. Both containers are read, the zip archive of PyTorch 1.6 and later and the
+    earlier stream of pickles, in about as much memory as the file's size.
 
     Args:
       path: the file. The official code saves a list of the model's state dict, the optimizer's, and so on.
 
     Returns:
-      The object as it was saved, of None, bool, int, float, str, tuple, list, dict and arrays: `OrderedDict`
-      becomes dict, `torch.Size` tuple, a parameter its tensor. The arrays are writable, have the tensors'
-      strides and own nothing but the file's storages: tensors that shared one share its memory, and so do the
-      elements of an expanded tensor.
+      The saved object, made of None, bool, int, float, str, tuple, list, dict and arrays: `OrderedDict`
+      becomes dict, `torch.Size` becomes tuple, and a parameter becomes its tensor. The arrays are writable,
+      keep the tensors' strides and use only the memory of the file's storages: tensors that shared a storage
+      share its memory, and so do the elements of an expanded tensor.
 
     Raises:
       OSError: if the file doesn't exist or can't be read.
-      ValueError: if it isn't a whole checkpoint of plain data and tensors; the one line begins with the path.
+      ValueError: if it isn't a whole checkpoint of plain data and tensors; the message is one line that
+        begins with the path.
 
     Reference:
-      PyTorch, torch/serialization.py: `save` and `load`, of 1.6 and later and the legacy form.
+      PyTorch, torch/serialization.py: `save` and `load`, in the form of 1.6 and later and in the legacy form.
     """
     path = os.path.expanduser(path)
     try:
-        # Asked before the file is opened, which would wait for the other end of a FIFO.
+        # Checked before the file is opened: opening a FIFO would wait for its other end.
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ValueError("is no regular file")
+            raise ValueError("is not a regular file")
         with open(path, "rb") as file:
             return _load(file)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, UnicodeDecodeError, struct.error) as error:
         reason = f"is a damaged zip archive: {str(error) or 'it ends early'}"
     except IndexError:
-        reason = "is damaged: its pickle takes more from the stack than lies there"
+        reason = "is damaged: its pickle takes more from the stack than it put there"
     except (ValueError, OverflowError, MemoryError) as error:
         reason = str(error) or type(error).__name__
     name = os.fsdecode(path)
@@ -113,7 +114,7 @@ def _load(file: BinaryIO) -> Any:
     if start[:1] == b"\x80":
         return _load_stream(file, file_size)
     raise ValueError(
-        f"is no PyTorch checkpoint, whose first bytes are b'PK\\x03\\x04' or b'\\x80', not {start!r}"
+        f"is not a PyTorch checkpoint: it begins with {start!r}; accepted: b'PK\\x03\\x04' or b'\\x80'"
     )
 
 
@@ -147,7 +148,7 @@ def _load_zip(file: BinaryIO, file_size: int) -> Any:
 
 
 def _check_directory(file: BinaryIO, file_size: int) -> None:
-    """Refuses a long directory before zipfile reads it, and a file that doesn't end with its records."""
+    """Refuse an archive with a long directory, before zipfile reads it, or with no directory at its end."""
     file.seek(max(0, file_size - 98))
     end = file.read(98).rjust(98, b"\0")
     zip64, locator, end = end[:56], end[56:76], end[76:]
@@ -155,7 +156,7 @@ def _check_directory(file: BinaryIO, file_size: int) -> None:
     is_whole = end[:4] == b"PK\5\6" and end[20:] == b"\0\0"
     if locator[:4] == b"PK\6\7":
         size = int.from_bytes(zip64[40:48], "little")
-        # zipfile looks for the record right before its locator, or, in later versions, where that points.
+        # zipfile reads the record right before its locator or, in later versions, where the locator points.
         is_whole &= zip64[:4] == b"PK\6\6" and int.from_bytes(locator[8:16], "little") == file_size - 98
     if not is_whole:
         raise ValueError("is a truncated or damaged zip archive: it doesn't end with its directory")
@@ -166,35 +167,35 @@ def _check_directory(file: BinaryIO, file_size: int) -> None:
 
 
 def _records(entries: list[zipfile.ZipInfo], file_size: int) -> dict[str, zipfile.ZipInfo]:
-    """The records of a checkpoint's archive by their names below its root."""
+    """Check the records of a checkpoint's archive, and return them by their names below its root."""
     records, roots = {}, set()
     for entry in entries:
         name = entry.orig_filename
         root, *path = name.split("/")
         if entry.flag_bits & 0x1 or entry.compress_type or entry.compress_size != entry.file_size:
             raise ValueError(
-                f"has the encrypted or compressed record {_shown(name)}; torch.save compresses none"
+                f"has the encrypted or compressed record {_shown(name)}; accepted: records stored as they are"
             )
         if entry.filename != name or not path or {"", ".", ".."} & {root, *path} or "\\" in name:
             raise ValueError(
-                f"has a record of the name {_shown(name)}; accepted: 'root/data.pkl' and the like"
+                f"has a record with the name {_shown(name)}; accepted: names like 'root/data.pkl'"
             )
         if not 0 <= entry.header_offset < file_size - entry.file_size:
-            raise ValueError(f"is a damaged zip archive: its record {_shown(name)} lies outside of it")
+            raise ValueError(f"is a damaged zip archive: its record {_shown(name)} lies outside of the file")
         roots.add(root)
         records["/".join(path)] = entry
     if len(roots) > 1 or len(records) < len(entries):
         raise ValueError(f"has several records of the same name, or several roots: {_shown(sorted(roots))}")
     if "constants.pkl" in records:
-        raise ValueError("is a TorchScript archive; accepted: what torch.save wrote")
+        raise ValueError("is a TorchScript archive; accepted: files of torch.save")
     if "data.pkl" not in records:
         raise ValueError(
-            f"is no PyTorch checkpoint: it has no data.pkl among the records {_shown(list(records))}"
+            f"is not a PyTorch checkpoint: it has no data.pkl among the records {_shown(list(records))}"
         )
     if first := min(entry.header_offset for entry in entries):
         raise ValueError(f"is a damaged zip archive: its first record begins at {first}, not at 0")
     if (total := sum(entry.file_size for entry in entries)) > file_size:
-        raise ValueError(f"is a damaged zip archive: its records take {total} bytes, itself only {file_size}")
+        raise ValueError(f"is a damaged zip archive: its records take {total} of {file_size} bytes")
     return records
 
 
@@ -206,7 +207,7 @@ def _load_stream(file: BinaryIO, file_size: int) -> Any:
         bytes_left -= count * dtype.itemsize
         if bytes_left < 0:
             raise ValueError(
-                f"is truncated: its storage {_shown(key)} of {count} × {dtype} doesn't fit into it"
+                f"is truncated: its storage {_shown(key)} of {count} × {dtype} doesn't fit in the file"
             )
         return np.empty(count, dtype)
 
@@ -215,10 +216,10 @@ def _load_stream(file: BinaryIO, file_size: int) -> Any:
     machine = _Machine(new_storage, file_size)
     magic = machine.run(pickles)
     if type(magic) is not int or magic != _MAGIC:
-        raise ValueError(f"is a pickle, but none of torch.save, which begins with the number {_MAGIC:#x}")
+        raise ValueError(f"is a pickle, but not from torch.save: it doesn't begin with {_MAGIC:#x}")
     protocol, system, value, keys = [machine.run(pickles) for _ in range(4)]
     if type(protocol) is not int or protocol != _PROTOCOL:
-        raise ValueError(f"has the protocol {_shown(protocol)}, not {_PROTOCOL}")
+        raise ValueError(f"has the protocol {_shown(protocol)}; accepted: {_PROTOCOL}")
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError(f"was not written on a little-endian machine: {_shown(system)}")
     storages = machine.storages
@@ -226,12 +227,12 @@ def _load_stream(file: BinaryIO, file_size: int) -> Any:
         type(keys) is list and all(type(key) is str for key in keys) and sorted(keys) == sorted(storages)
     )
     if not is_listed:
-        raise ValueError(f"is damaged: of its storages {_shown(list(storages))} it lists {_shown(keys)}")
+        raise ValueError(f"is damaged: it has storages {_shown(list(storages))}, but lists {_shown(keys)}")
 
     position = file.seek(pickles.tell())
     end = position + sum(8 + storages[key].nbytes for key in keys)
     if end != file_size:
-        raise ValueError(f"is truncated or damaged: it has {file_size} bytes and its storages end at {end}")
+        raise ValueError(f"is truncated or damaged: it has {file_size} bytes, but its storages end at {end}")
     for key in keys:
         count = int.from_bytes(file.read(8), "little")
         if count != storages[key].size:
@@ -243,7 +244,7 @@ def _load_stream(file: BinaryIO, file_size: int) -> Any:
 
 
 def _fill(array: np.ndarray, source: Any) -> None:
-    """Reads the array's bytes in pieces, since `readinto` of a zip's record copies the piece it is given."""
+    """Read the array's bytes in pieces, because `readinto` of a zip's record copies the piece it is given."""
     data = memoryview(array.view(np.uint8))
     for start in range(0, len(data), _MIB):
         piece = data[start : start + _MIB]
@@ -252,11 +253,11 @@ def _fill(array: np.ndarray, source: Any) -> None:
 
 
 class _Machine:
-    """Runs pickles of plain data and tensors.
+    """Stack machine that runs pickles of plain data and tensors.
 
     Args:
-      new_storage: makes the storage of a dtype, a key and a count; it is called once a key.
-      file_size: what bounds the memory that copies of all tensors would take.
+      new_storage: a function that creates the storage of a dtype, a key and a count; called once per key.
+      file_size: the file's size in bytes, which limits the memory that copies of all tensors would take.
     """
 
     def __init__(self, new_storage: Callable[[np.dtype, str, int], np.ndarray], file_size: int):
@@ -265,7 +266,7 @@ class _Machine:
         self._bytes_left = self._max_bytes = max(64 * _MIB, 2 * file_size)
 
     def run(self, pickle: io.BytesIO) -> Any:
-        """The object of the next pickle."""
+        """Return the object of the next pickle."""
         stack, outer_stacks, memo = [], [], {}
         for name, argument in _opcodes(pickle):
             match name:
@@ -396,7 +397,9 @@ class _Machine:
         itemsize = storage.itemsize
         self._bytes_left -= math.prod(size) * itemsize
         if self._bytes_left < 0:
-            raise ValueError(f"has tensors of more than {self._max_bytes} bytes, one of size {_shown(size)}")
+            raise ValueError(
+                f"has more than {self._max_bytes} bytes of tensors, among them one of size {_shown(size)}"
+            )
         if 0 in size:
             return np.empty(size, storage.dtype)
         byte_strides = [stride * itemsize for stride in strides]
@@ -443,7 +446,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A short form of what a file holds, however long or deep that is."""
+    """A short form of a value from a file, however long or deep the value is."""
     return _repr.repr(value)
 
 

@@ -1,4 +1,4 @@
-"""Between the names and layouts of official PyTorch parameters and this package's parameter trees."""
+"""Conversion between official PyTorch parameters and parameter trees: their names and layouts."""
 
 import re
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ ORDER = (
     *("convs", "norms"),  # of its fusion and its pooling
     *("weight", "alpha", "gamma", "bias", "beta"),
 )
-"""Names in the order in which the official modules define them, where it isn't the alphabet's."""
+"""Names in the order in which the official modules define them, if that isn't alphabetical."""
 
 
 def params_from_torch(tensors: Tensors) -> dict[str, Any]:
-    """The parameter tree of a network's PyTorch tensors.
+    """Return the parameter tree of a network's PyTorch tensors.
 
     `res2.0.conv2.conv.weight` becomes `["res2_0"]["conv2"]["conv"]["kernel"]`: an index into a list of
-    modules joins the list's name, kernels go from OIHW to HWIO, embedding tables stay as they are.
+    modules joins the list's name, kernels change from OIHW to HWIO, and embedding tables are unchanged.
 
     Args:
       tensors: the official parameters by name.
@@ -45,7 +45,7 @@ def params_from_torch(tensors: Tensors) -> dict[str, Any]:
 
 
 def params_to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The official parameters of a parameter tree, in the official order: `params_from_torch` backwards.
+    """Return a parameter tree's official tensors, in the official order: the inverse of `params_from_torch`.
 
     Args:
       params: the nested dictionary that flax calls `params`.
@@ -69,10 +69,10 @@ def torch_name(path: tuple[str, ...]) -> str:
 
 
 def _place(name: str) -> list[tuple[int, str]]:
-    """What to sort a parameter's name by."""
+    """Sort key of a parameter's name."""
     place = []
     for part in name.split("."):
         kind = "res" if re.match(r"res\d", part) else "refine" if re.match(r"refine\d", part) else part
-        # Before a convolution comes its norm: 1_1_norm, 1_1_conv.
+        # A norm comes before its convolution: 1_1_norm, 1_1_conv.
         place.append((ORDER.index(kind) if kind in ORDER else -1, part.replace("norm", "")))
     return place

@@ -1,4 +1,4 @@
-"""From the state dict of an official PyTorch network to a network of this package, and back."""
+"""Conversion of official PyTorch state dicts to networks of this package, and back."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -16,32 +16,32 @@ from ncsn_jax.models.layers import ConditionalInstanceNorm, VarianceNorm
 from ncsn_jax.noise import geometric_sigmas
 
 PREFIX = "module."
-"""What `torch.nn.DataParallel` puts before every name."""
+"""Prefix that `torch.nn.DataParallel` puts before every name."""
 
 
 def from_torch(
     state_dict: Tensors, *, sigmas: Sequence[float] | np.ndarray | jax.Array | None = None, **fields: Any
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A network with the weights of an official one, recognised by its tensors' names and shapes.
+    """Return a network with the weights of an official one, recognised by its tensors' names and shapes.
 
-    It knows `CondRefineNetDilated`, `CondRefineNetDeeperDilated`, and of the second repository `NCSN`,
-    `NCSNdeeper`, `NCSNv2`, `NCSNv2Deeper` and `NCSNv2Deepest`, of any width, saved by a `DataParallel` or
-    not; also the shadow parameters of the moving average.
+    The official networks are `CondRefineNetDilated` and `CondRefineNetDeeperDilated`, and from the second
+    repository `NCSN`, `NCSNdeeper`, `NCSNv2`, `NCSNv2Deeper` and `NCSNv2Deepest`, of any width, saved with or
+    without `DataParallel`. The shadow parameters of the moving average are accepted too.
 
     Args:
       state_dict: the tensors by name, as in `load_torch_checkpoint(path)[0]`.
-      sigmas: the noise levels, descending; None takes the state dict's `sigmas`, or else, for an `NCSN`, the
-        geometric ones from 1 to 0.01 of the NCSN repository.
-      **fields: of the network, what its tensors can't tell: `act`, and `rescaled` (for images in [−1, 1] or
-        after a logit transform).
+      sigmas: the noise levels, descending; None takes the state dict's `sigmas` or, for an `NCSN` without
+        them, the geometric levels from 1 to 0.01 of the NCSN repository.
+      **fields: fields of the network that its tensors don't determine: `act`, and `rescaled` (for images in
+        [−1, 1] or after a logit transform).
 
     Returns:
-      The network and its variables: `params`, of the dtypes found. For `to_torch` there may also be
-      `buffers`, the levels of a state dict that has `sigmas`, and `module`, which is empty and stands for the
-      names' prefix.
+      The network and its variables: `params`, with the dtypes found. For `to_torch` there may also be
+      `buffers`, which holds the state dict's `sigmas`, and an empty `module`, which stands for the names'
+      prefix.
 
     Raises:
-      ValueError: if it is no state dict of such a network; the message names the first entries that are
+      ValueError: if it isn't a state dict of such a network; the message names the first entries that are
         missing, unknown or of another shape.
 
     Reference:
@@ -50,13 +50,13 @@ def from_torch(
     if not isinstance(state_dict, Mapping):
         raise ValueError(
             f"from_torch takes a state dict (arrays by name), found a {type(state_dict).__name__}; an "
-            "official checkpoint is a list, and its first element the state dict"
+            "official checkpoint is a list whose first element is the state dict"
         )
     for name, tensor in state_dict.items():
         if not isinstance(name, str) or not isinstance(tensor, np.ndarray):
             raise ValueError(
-                "a state dict has numpy arrays by name, found a "
-                f"{type(tensor).__name__} by {str(name)[:80]!r}"
+                "a state dict must map strings to numpy arrays, found a "
+                f"{type(tensor).__name__} for {str(name)[:80]!r}"
             )
     is_prefixed = bool(state_dict) and all(name.startswith(PREFIX) for name in state_dict)
     tensors = {name[len(PREFIX) * is_prefixed :]: tensor for name, tensor in state_dict.items()}
@@ -72,14 +72,14 @@ def from_torch(
 
 
 def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The state dict of a network under the official names, in the official order: `from_torch` backwards.
+    """Return the state dict of a network, with the official names and order: the inverse of `from_torch`.
 
     `to_torch(*from_torch(d))` has exactly d's names and values. To use it with PyTorch:
 
         torch.save({name: torch.tensor(value) for name, value in state_dict.items()}, path)
 
-    A network that was trained here has no `buffers`. The official `NCSNv2` classes, and `NCSN` of their
-    repository, want their levels: add `{"sigmas": np.asarray(sigmas, np.float32)}`.
+    A network trained here has no `buffers`. The official `NCSNv2` classes, and the `NCSN` of their
+    repository, need their levels: add `{"sigmas": np.asarray(sigmas, np.float32)}`.
 
     Args:
       model: an `NCSN` or `NCSNv2`.
@@ -89,12 +89,12 @@ def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.nda
       Arrays by name.
 
     Raises:
-      ValueError: if it is another network, or the variables aren't its.
+      ValueError: if the model is neither class, or the variables don't fit it.
     """
     if not isinstance(model, NCSN | NCSNv2):
         raise ValueError(f"only NCSN and NCSNv2 have official names, found {type(model).__name__}")
     if "params" not in variables:
-        raise ValueError(f"variables are {{'params': ...}}, found {_some(variables)}")
+        raise ValueError(f"variables must be {{'params': ...}}, found {_some(variables)}")
     prefix = PREFIX if "module" in variables else ""
     buffers = {name: np.asarray(value) for name, value in variables.get("buffers", {}).items()}
     tensors = params_to_torch(variables["params"])
@@ -103,11 +103,11 @@ def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.nda
 
 
 def _network(tensors: Tensors, levels: np.ndarray | None, fields: Mapping[str, Any]) -> nn.Module:
-    """The module of the state dict's names; `_check_shapes` tells whether it fits."""
+    """Return the module that the state dict's names indicate; `_check_shapes` checks whether it fits."""
     first = tensors.get("begin_conv.weight")
     if first is None or first.ndim != 4 or first.size == 0:
         raise ValueError(
-            "no state dict of an NCSN or NCSNv2: it has no begin_conv.weight of four axes, but "
+            "not a state dict of an NCSN or NCSNv2: it has no begin_conv.weight with four axes, found "
             f"{_some(tensors)}"
         )
     stages = {name.split(".")[0] for name in tensors}
@@ -140,7 +140,7 @@ def _network(tensors: Tensors, levels: np.ndarray | None, fields: Mapping[str, A
 
 
 def _check_shapes(model: nn.Module, tensors: Tensors) -> None:
-    """Holds the tensors to the network's parameters, by name and shape."""
+    """Check the tensors against the network's parameters, by name and shape."""
     channels = tensors["begin_conv.weight"].shape[1] if "begin_conv.weight" in tensors else 1
     try:
         expected = _official_shapes(model, channels)
@@ -149,27 +149,27 @@ def _check_shapes(model: nn.Module, tensors: Tensors) -> None:
     network = f"{type(model).__name__} with depth={model.depth} and num_filters={model.num_filters}"  # pyright: ignore[reportAttributeAccessIssue]
     for problem, names in (
         ("lacks", [name for name in expected if name not in tensors]),
-        ("doesn't know", [name for name in tensors if name not in expected]),
+        ("has the unknown", [name for name in tensors if name not in expected]),
         (
-            "has another shape for",
+            "has the wrong shape for",
             [
-                f"{name}: {expected[name]}, not {tensors[name].shape}"
+                f"{name}: {tensors[name].shape}, not {expected[name]}"
                 for name in expected
                 if name in tensors and tensors[name].shape != expected[name]
             ],
         ),
         (
-            "wants floating numbers for",
+            "has no floating numbers for",
             [name for name, tensor in tensors.items() if not jnp.issubdtype(tensor.dtype, jnp.floating)],
         ),
     ):
         if names:
-            raise ValueError(f"the state dict looks like an {network}, which {problem} {_some(names)}")
+            raise ValueError(f"the state dict looks like an {network}, but {problem} {_some(names)}")
 
 
 @functools.cache
 def _official_shapes(model: nn.Module, channels: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of the network's tensors in the official code, by their names there."""
+    """The official shapes of the network's tensors, by their official names."""
     image = jax.ShapeDtypeStruct((1, 16, 16, channels), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), image, jnp.ones(1))["params"]
     shapes: dict[Any, Any] = traverse_util.flatten_dict(jax.tree.map(lambda leaf: leaf.shape, params))
@@ -180,6 +180,6 @@ def _official_shapes(model: nn.Module, channels: int) -> dict[str, tuple[int, ..
 
 
 def _some(names) -> str:
-    """The first of the names, in one short line."""
+    """The first few names, in one short line."""
     names = [str(name)[:80] for name in names]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "no entries"

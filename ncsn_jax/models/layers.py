@@ -1,9 +1,9 @@
-"""The blocks of the official score networks: convolutions, InstanceNorm++ and the RefineNet's parts.
+"""Blocks of the official score networks: convolutions, InstanceNorm++ and the parts of the RefineNet.
 
-All of them are batched, channels last: `(batch, height, width, channels)`. Names of submodules follow the
-official PyTorch modules, so that a checkpoint's names map to paths of the parameter tree one to one
-(`ncsn_jax.interop`). A `norm` makes a normalisation: `norm(name=...)(x, level)`, where the level is None in a
-network that has no levels.
+All of them are batched, channels last: `(batch, height, width, channels)`. Submodules are named after the
+official PyTorch modules, so the names in a checkpoint map one to one to paths of the parameter tree
+(`ncsn_jax.interop`). A `norm` creates a normalisation: `norm(name=...)(x, level)`, where the level is None in
+a network without levels.
 """
 
 import functools
@@ -20,20 +20,20 @@ from jaxtyping import Float, Int
 from ncsn_jax.dtypes import scalars
 
 Images = Float[Array, "batch _height _width _channels"]
-"""Images or features of any size: a name with an underscore may differ between arguments and result."""
+"""Images or features of any size: axes named with an underscore may differ between arguments and result."""
 Levels = Int[Array, " batch"] | None
 Pool = Callable[[Array], Array]
 Norm = Callable[..., Any]
 Activation = Callable[[Array], Array]
 
 EPSILON = 1e-5
-"""ε, what every normalisation adds to a variance."""
+"""ε, which every normalisation adds to a variance."""
 PIXELS, CHANNELS = (1, 2), (3,)
 """Axes of `Images`."""
 
 
 def sigma_of_batch(x: Array, sigma: Any) -> Float[Array, " batch"]:
-    """The noise level of each example, in float32 at least, whatever type it came in.
+    """Return the noise level of each example in at least float32, whatever the type of sigma.
 
     Raises:
       ValueError: if x has no floating type, or there isn't one level for each example.
@@ -44,7 +44,7 @@ def sigma_of_batch(x: Array, sigma: Any) -> Float[Array, " batch"]:
     return sigma
 
 
-# Activations as plain functions: jax's own are compiled ones, and can't be pickled with a network.
+# Activations are plain functions: jax's own are compiled, and can't be pickled with a network.
 
 
 def elu(x: Array) -> Array:
@@ -68,26 +68,26 @@ def swish(x: Array) -> Array:
 
 
 def computed_once(x: Array) -> Array:
-    """x, kept out of the fusions of what uses it, on a CPU.
+    """Return x unchanged; on a CPU, keep its computation from being fused into the users of x.
 
-    XLA for CPUs fuses what makes the input of a convolution into every copy of it that the gradient lays out
-    anew, and what makes the scale of a channel into the loop over its pixels, and so computes it many times.
+    XLA for CPUs would repeat the computation many times: it fuses a convolution's input into every copy of it
+    that the gradient needs in another layout, and a channel's scale into the loop over the channel's pixels.
     """
     return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
 
 
 def uniform(key, shape, dtype=jnp.float32, *, bound):
-    """U(−bound, bound)."""
-    # Drawn in a row: the same values, of a program that compiles in a quarter of the time.
+    """Draw from U(−bound, bound)."""
+    # Drawn flat, then reshaped: the same values, from a program that compiles in a quarter of the time.
     return jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound).reshape(shape)
 
 
 def near_one(key, shape, dtype=jnp.float32):
-    """N(1, 0.02²), the initial scales of the normalisations."""
+    """Draw from N(1, 0.02²), the initial scales of the normalisations."""
     return 1.0 + 0.02 * jax.random.normal(key, shape, dtype)
 
 
-# What is jitted below is traced and lowered once for each shape, not at each of a network's hundred calls.
+# The jitted functions below are traced and lowered once per shape, not at each of a network's hundred calls.
 _convolve = jax.jit(
     jax.lax.conv_general_dilated,
     static_argnames=(
@@ -111,7 +111,7 @@ def conv(
     dilation: int = 1,
     use_bias: bool = True,
 ) -> Images:
-    """A convolution that keeps the image's size, initialised like PyTorch's: U(±1/√fan_in), bias included.
+    """Convolve, keeping the image's size, with PyTorch's initialisation: U(±1/√fan_in), bias included.
 
     It computes in the type of x, whatever the type of its parameters.
     """
@@ -130,12 +130,12 @@ def conv(
     return computed_once(convolve(computed_once(x)))
 
 
-# Both windows are separable: the columns of a window and then its rows, at less than half the cost.
+# Both windows are separable: pooling along columns, then along rows, takes less than half the cost.
 
 
 @jax.jit
 def average_pool5(x: Images) -> Images:
-    """The mean of every pixel's 5×5 neighbourhood, padding zeros counted."""
+    """The mean of every pixel's 5×5 neighbourhood, padding zeros included."""
     return nn.avg_pool(nn.avg_pool(x, (5, 1), padding="SAME"), (1, 5), padding="SAME")
 
 
@@ -147,16 +147,16 @@ def max_pool5(x: Images) -> Images:
 
 @functools.partial(jax.jit, static_argnames=("height", "width"))
 def resize_bilinear(x: Images, height: int, width: int) -> Images:
-    """Bilinear resizing with aligned corners: output i of n reads the input at i·(m−1)/(n−1) of m."""
+    """Resize bilinearly with aligned corners: output i of n reads the input at i·(m−1)/(n−1) of m."""
 
     def scale(size: int, new_size: int) -> float:
-        # One pixel has no second corner to align; this keeps all that is read within its half-width.
+        # One pixel has no second corner to align; this scale keeps all reads within its half-width.
         return (new_size - 1) / (size - 1) if size > 1 and new_size > 1 else 2.0 * new_size
 
     if x.shape[1:3] == (height, width):
         return x
     scales = jnp.array([scale(x.shape[1], height), scale(x.shape[2], width)])
-    # scale_and_translate places pixel centres at i + ½; this shift moves the first one onto the first one.
+    # scale_and_translate places pixel centres at i + ½; this shift aligns the first centres.
     translation = 0.5 - 0.5 * scales
     shape = (x.shape[0], height, width, x.shape[3])
     return jax.image.scale_and_translate(x, shape, (1, 2), scales, translation, "linear", antialias=False)
@@ -169,10 +169,10 @@ def pixel_mean(x: Array) -> Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def inverse_deviation(x: Array, axes: tuple[int, ...], ddof: int = 0) -> Array:
-    """r = 1/√(Var[x] + ε) over some axes of `Images`, which stay with size 1.
+    """r = 1/√(Var[x] + ε) over some axes of `Images`, which are kept with size 1.
 
-    Its derivative is −r³·Cov[x, dx]. The derivative of the mean adds nothing to it, but jax's own rule would
-    sum over the pixels once more for it.
+    Its derivative is −r³·Cov[x, dx]. The derivative of the mean adds nothing, but jax's own rule would sum
+    over the pixels once more to compute it.
     """
     return jax.lax.rsqrt(jnp.var(x, axis=axes, keepdims=True, ddof=ddof) + EPSILON)
 
@@ -187,7 +187,7 @@ def _inverse_deviation_jvp(axes, ddof, primals, tangents):
 
 
 def in_float32(x: Array) -> Array:
-    """x in float32 or wider, what statistics are computed in."""
+    """Return x in float32 or wider, the type of statistics."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -197,8 +197,8 @@ def instance_norm(x: Images, gamma: Array, beta: Array) -> Images:
 
     Args:
       x: the features.
-      gamma: γ and β broadcast against x.
-      beta: β.
+      gamma: γ, which broadcasts against x.
+      beta: β, which broadcasts against x.
     """
     features = in_float32(x)
     scale = gamma * inverse_deviation(features, PIXELS)
@@ -208,16 +208,16 @@ def instance_norm(x: Images, gamma: Array, beta: Array) -> Images:
 
 @jax.jit
 def instance_norm_plus(x: Images, gamma: Array, alpha: Array, beta: Array) -> Images:
-    """InstanceNorm++: instance normalisation that keeps what the channel means say.
+    """InstanceNorm++: instance normalisation that keeps the information in the channel means.
 
     With μ the mean of each channel over its pixels, and t = (μ − E[μ]) / √(Var[μ] + ε) over the channels (the
     unbiased variance), it computes γ·((x − μ)/√(Var[x] + ε) + α·t) + β.
 
     Args:
       x: the features.
-      gamma: γ, α and β broadcast against x.
-      alpha: α.
-      beta: β.
+      gamma: γ, which broadcasts against x.
+      alpha: α, which broadcasts against x.
+      beta: β, which broadcasts against x.
 
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), appendix A.1.
@@ -232,14 +232,14 @@ def instance_norm_plus(x: Images, gamma: Array, alpha: Array, beta: Array) -> Im
 def level_rows(table: Array, level: Int[Array, " batch"], parts: int) -> list[Array]:
     """Each level's row of a table, in equal parts that broadcast against `Images`: `(batch, 1, 1, channels)`.
 
-    The rows are picked by a product with the levels' one-hot vectors, which is exact as long as the table is
-    finite; a level that it doesn't have gives zeros. Picked by index, as by `flax.linen.Embed`, they made the
-    gradient compile a sixth longer on a CPU.
+    The rows are picked by a product with the levels' one-hot vectors, which is exact if the table is finite;
+    a level outside of the table gives zeros. Picking by index, like `flax.linen.Embed`, lengthened the
+    gradient's compilation by a sixth on a CPU.
 
     Args:
-      table: `(num_levels, parts·channels)`.
+      table: the coefficients, `(num_levels, parts·channels)`.
       level: the noise level of each image.
-      parts: how many.
+      parts: the number of parts.
     """
     one_hot = jax.nn.one_hot(level, table.shape[0], dtype=table.dtype)
     rows = jnp.dot(one_hot, table, precision=jax.lax.Precision.HIGHEST)
@@ -247,7 +247,7 @@ def level_rows(table: Array, level: Int[Array, " batch"], parts: int) -> list[Ar
 
 
 class LevelEmbedding(nn.Module):
-    """Learned coefficients of each channel at each noise level, `level_rows` of a table."""
+    """Learned coefficients of each channel at each noise level: the `level_rows` of a table."""
 
     num_levels: int
     channels: int
@@ -320,7 +320,7 @@ class VarianceNorm(nn.Module):
 
 
 def no_norm(name: str) -> Callable[[Images, Levels], Images]:
-    """The `norm` of blocks that have none."""
+    """The `norm` of blocks without normalisation."""
     return lambda x, level: x
 
 
@@ -334,7 +334,7 @@ class MeanPoolConv(nn.Module):
     def __call__(self, x: Images) -> Images:
         if x.shape[1] % 2 or x.shape[2] % 2:
             raise ValueError(
-                "the network halves its images by 2×2 blocks: height and width must be even there, "
+                "the network halves images by 2×2 blocks: height and width must be even there, "
                 f"found {x.shape[1]}×{x.shape[2]} pixels"
             )
         x = conv(x, self.features, kernel_size=self.kernel_size, name="conv")
@@ -342,10 +342,10 @@ class MeanPoolConv(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised convolutions beside a shortcut.
+    """The sum of two successive normalised convolutions and a shortcut.
 
     `down` blocks widen the channels in their second convolution. Without dilation they halve the image; with
-    dilation they keep its size, and only their field of view grows.
+    dilation they keep its size and only enlarge their field of view.
     """
 
     features: int
@@ -369,7 +369,7 @@ class ResidualBlock(nn.Module):
 
 
 class RCUBlock(nn.Module):
-    """Residual convolution units: `num_blocks` times x + two normalised convolutions of x."""
+    """Residual convolution units: x + two normalised convolutions of x, `num_blocks` times."""
 
     norm: Norm
     act: Activation
@@ -387,7 +387,7 @@ class RCUBlock(nn.Module):
 
 
 class CRPBlock(nn.Module):
-    """Chained residual pooling: sums context pooled over ever larger windows."""
+    """Chained residual pooling: the sum of context pooled over ever larger windows."""
 
     norm: Norm
     act: Activation
@@ -405,7 +405,7 @@ class CRPBlock(nn.Module):
 
 
 class MSFBlock(nn.Module):
-    """Multi-scale fusion: convolves every input, resizes it to the first one's size and sums them."""
+    """Multi-scale fusion: the sum of all inputs, each convolved and resized to the first one's size."""
 
     features: int
     norm: Norm
@@ -421,7 +421,7 @@ class MSFBlock(nn.Module):
 
 
 class RefineBlock(nn.Module):
-    """One block of the refinement chain: adapts its inputs, fuses them, pools context, convolves once more.
+    """One block of the refine chain, which adapts and fuses its inputs, pools context and convolves again.
 
     Reference:
       Lin et al. 2017 (RefineNet, arXiv:1611.06612), with the changes of Song & Ermon 2019, appendix A.

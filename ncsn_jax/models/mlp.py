@@ -11,8 +11,8 @@ from ncsn_jax.models.layers import Activation, sigma_of_batch, swish
 class MLP(nn.Module):
     """A multilayer perceptron s(x, σ) for vectors, for any σ > 0.
 
-    It sees x/√(1 + σ²), of order one at every level if the data are, and log σ; its output is divided by σ,
-    as the target of denoising is. Smooth in x and σ, if the activation is.
+    Its inputs are log σ and x/√(1 + σ²), which is of order one at every level if x₀ is. Its output is divided
+    by σ, like the target of denoising. It is smooth in x and σ if the activation is smooth.
 
     Attributes:
       num_features: the width of each hidden layer.
@@ -26,17 +26,17 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch D"], sigma: Float[Array, " batch"]) -> Float[Array, "batch D"]:
-        """The scores of a batch of vectors.
+        """Compute the scores of a batch of vectors.
 
         Args:
           x: perturbed vectors, `(batch, D)`.
-          sigma: the noise level of each, `(batch,)`.
+          sigma: the noise level of each vector, `(batch,)`.
 
         Returns:
           Scores of the shape of x.
 
         Raises:
-          ValueError: if x isn't a batch of vectors of a floating type, or sigma isn't one number for each.
+          ValueError: if x isn't a batch of vectors of a floating type, or sigma isn't one number per vector.
         """
         if x.ndim != 2:
             raise ValueError(f"MLP takes vectors, (batch, D), found an x of shape {x.shape}")

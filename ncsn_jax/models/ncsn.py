@@ -14,9 +14,9 @@ from ncsn_jax.models.refinenet import refinenet
 
 
 class NCSN(nn.Module):
-    """The noise conditional score network s(x, σ) for images, exactly the official one.
+    """The noise conditional score network s(x, σ) for images, identical to the official one.
 
-    It embeds a fixed list of noise levels: a σ is looked up as the nearest of `sigmas` in log σ, so the
+    It embeds a fixed list of noise levels: each σ is replaced by the nearest of `sigmas` in log σ, so the
     score is piecewise constant in σ.
 
     The official classes are `CondRefineNetDilated` (`depth=4`; `NCSN` in the repository of NCSNv2),
@@ -24,13 +24,13 @@ class NCSN(nn.Module):
 
     Attributes:
       sigmas: the noise levels σ₁ > … > σ_L, a tuple of floats.
-      num_filters: the channels of the first stage (ngf); the deeper ones have more. At least 2.
+      num_filters: the number of channels of the first stage (ngf), at least 2; deeper stages have more.
       depth: the number of stages, 4, 5 or 6.
-      norm: the normalisation, made as `norm(num_levels=L, name=...)`.
-      act: the activation; a plain function, if the network is to be pickled.
+      norm: the normalisation, created by `norm(num_levels=L, name=...)`.
+      act: the activation; a plain function if the network is to be pickled.
       rescaled: whether images already lie in [−1, 1]; otherwise [0, 1] is mapped there first.
-      dtype: what features are computed in, such as bfloat16; None for the type of x. Parameters, statistics
-        of normalisations and scores aren't touched by it.
+      dtype: the type of the features, such as bfloat16; None for the type of x. It doesn't affect parameters,
+        normalisation statistics or scores.
 
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), appendix A.
@@ -48,7 +48,7 @@ class NCSN(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width channels"], sigma: Float[Array, " batch"]
     ) -> Float[Array, "batch height width channels"]:
-        """The scores of a batch of images.
+        """Compute the scores of a batch of images.
 
         Args:
           x: perturbed images, `(batch, height, width, channels)`; height and width are halved `depth − 3`
@@ -59,8 +59,8 @@ class NCSN(nn.Module):
           Scores of the shape of x.
 
         Raises:
-          ValueError: if x is no batch of images, can't be halved so often, sigma isn't one number for each
-            image, or the depth is unknown.
+          ValueError: if x isn't a batch of images, a height or width can't be halved so often, sigma isn't
+            one number for each image, or the depth is unknown.
         """
         sigma = sigma_of_batch(x, sigma)
         norm = functools.partial(self.norm, num_levels=len(self.sigmas))

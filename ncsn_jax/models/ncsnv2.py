@@ -12,19 +12,19 @@ from ncsn_jax.models.refinenet import refinenet
 
 
 class NCSNv2(nn.Module):
-    """The score network s(x, σ) = f(x)/σ for images and any σ > 0, exactly the official one.
+    """The score network s(x, σ) = f(x)/σ for images and any σ > 0, identical to the official one.
 
-    f doesn't see σ: it finds the noise in the image. The official classes are `NCSNv2` (`depth=4`),
+    f isn't given σ: it infers the noise from the image. The official classes are `NCSNv2` (`depth=4`),
     `NCSNv2Deeper` (5) and `NCSNv2Deepest` (6).
 
     Attributes:
-      num_filters: the channels of the first stage (ngf); the deeper ones have more. At least 2.
+      num_filters: the number of channels of the first stage (ngf), at least 2; deeper stages have more.
       depth: the number of stages, 4, 5 or 6.
-      norm: the normalisation in the stages, made as `norm(name=...)`; the refine chain has none.
-      act: the activation; a plain function, if the network is to be pickled.
+      norm: the normalisation in the stages, created by `norm(name=...)`; the refine chain isn't normalised.
+      act: the activation; a plain function if the network is to be pickled.
       rescaled: whether images already lie in [−1, 1]; otherwise [0, 1] is mapped there first.
-      dtype: what features are computed in, such as bfloat16; None for the type of x. Parameters, statistics
-        of normalisations and scores aren't touched by it.
+      dtype: the type of the features, such as bfloat16; None for the type of x. It doesn't affect parameters,
+        normalisation statistics or scores.
 
     Reference:
       Song & Ermon 2020 (arXiv:2006.09011), appendix A.
@@ -41,7 +41,7 @@ class NCSNv2(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width channels"], sigma: Float[Array, " batch"]
     ) -> Float[Array, "batch height width channels"]:
-        """The scores of a batch of images.
+        """Compute the scores of a batch of images.
 
         Args:
           x: perturbed images, `(batch, height, width, channels)`; height and width are halved `depth − 3`
@@ -52,8 +52,8 @@ class NCSNv2(nn.Module):
           Scores of the shape of x.
 
         Raises:
-          ValueError: if x is no batch of images, can't be halved so often, sigma isn't one number for each
-            image, or the depth is unknown.
+          ValueError: if x isn't a batch of images, a height or width can't be halved so often, sigma isn't
+            one number for each image, or the depth is unknown.
         """
         sigma = sigma_of_batch(x, sigma)
         f = refinenet(

@@ -1,4 +1,4 @@
-"""The RefineNet that all the official score networks are: stages of residual blocks, and a refine chain."""
+"""The RefineNet behind all official score networks: stages of residual blocks, and a refine chain."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ class Stage(NamedTuple):
 
 
 class Refine(NamedTuple):
-    """A refinement block: the outputs it fuses, finest first, and its width."""
+    """A refine block: the outputs that it fuses, finest first, and its width."""
 
     name: str
     inputs: tuple[str, ...]
@@ -89,11 +89,11 @@ def refinenet(
     rescaled: bool,
     dtype: DTypeLike | None,
 ) -> Images:
-    """The body of a score network, for use inside a module's `__call__`, which gets its submodules.
+    """Apply the body of a score network, inside the `__call__` of the module that owns its submodules.
 
     Args:
       x: images, `(batch, height, width, channels)`; height and width are halved `depth − 3` times.
-      level: the noise level of each image, for a `norm` that is conditional.
+      level: the noise level of each image, for a conditional `norm`.
       depth: the number of stages: 4, 5 or 6.
       num_filters: the width of the first stage.
       norm: the normalisation in the stages and before the last convolution.
@@ -101,10 +101,10 @@ def refinenet(
       pool: the pooling in the refine chain.
       act: the activation.
       rescaled: whether images already lie around 0; otherwise [0, 1] is mapped to [−1, 1] first.
-      dtype: of the features, all but the statistics of normalisations; None for the type of x.
+      dtype: the type of the features, except the statistics of normalisations; None for the type of x.
 
     Raises:
-      ValueError: if x isn't a batch of images, a height or width can't be halved, or the depth is another.
+      ValueError: if x isn't a batch of images, a height or width can't be halved, or the depth is unknown.
 
     Reference:
       Lin et al. 2017 (RefineNet, arXiv:1611.06612); Song & Ermon 2019 (arXiv:1907.05600), appendix A.

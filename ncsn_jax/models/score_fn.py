@@ -31,16 +31,16 @@ class NetworkScore:
 
 
 def as_score_fn(model: nn.Module, variables: Any) -> NetworkScore:
-    """The score s(x, σ) of a batched network, for a single example.
+    """Return the score s(x, σ) of a batched network, for a single example.
 
-    `jax.vmap` of it computes as fast as the batched call. Passed through `jax.jit` as an argument, it
-    recompiles nothing when only the variables change.
+    Under `jax.vmap` it is as fast as the batched call. A `jax.jit` function that takes it as an argument
+    isn't recompiled when only the variables change.
 
     Args:
       model: a flax module with `__call__(x, sigma)`, x `(batch, *event)`, sigma `(batch,)`.
       variables: its variables, `{"params": ...}`.
 
     Returns:
-      A `ScoreFn`, and a pytree. It raises a ValueError for an x that has no floating type.
+      A `ScoreFn`, which is also a pytree. It raises a ValueError if x has no floating type.
     """
     return NetworkScore(model, variables)

@@ -1,7 +1,8 @@
-"""A run's checkpoints, by Orbax: arrays and the record that tells whether they are whole."""
+"""Checkpoints of a run, saved by Orbax: arrays, and a record that shows whether they are intact."""
 
 import contextlib
 import itertools
+import os
 from collections.abc import Sequence
 from os import PathLike
 from typing import cast
@@ -13,35 +14,43 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN,
 
 from ncsn_jax import hosts
 from ncsn_jax.errors import UserError
+from ncsn_jax.paths import FOR_BUCKETS, absolute
 from ncsn_jax.training.record import Record, checksums, is_whole
 from ncsn_jax.training.state import TrainState
 
 STATE, RECORD = "state", "record"
-FOR_BUCKETS = "pip install -e '.[gcs]' for gs://"
 
 
 class DamagedError(Exception):
-    """A checkpoint isn't as it was written; says why."""
+    """Damage to a checkpoint since it was written, with the reason."""
+
+
+class DamagedCheckpointError(UserError):
+    """Damage to a requested checkpoint; the message names the checkpoint."""
 
 
 class Checkpoints:
-    """The checkpoints of a run: saved in the background, the newest few kept, and the best few beside them.
+    """The checkpoints of a run, saved in the background; the newest few and the best few are kept.
 
     Args:
-      directory: where they lie; may be a bucket, such as gs://bucket/run.
-      keep: how many of the newest are kept, at least one; None deletes nothing, and makes no directory.
-      keep_best: how many are kept for their held-out loss, however old they are.
+      directory: the directory of the checkpoints; may be a bucket, such as gs://bucket/run.
+      keep: number of newest checkpoints to keep, at least one; None deletes nothing, and makes no directory.
+      keep_best: number of checkpoints with the lowest held-out loss to keep, at any age.
     """
 
     def __init__(self, directory: str | PathLike, *, keep: int | None = None, keep_best: int = 0):
-        self.directory = epath.Path(directory).absolute()
-        if self.directory.exists() and not self.directory.is_dir():
+        self.directory = epath.Path(absolute(os.fspath(directory)))
+        try:
+            is_other = self.directory.exists() and not self.directory.is_dir()
+        except ImportError as error:
+            raise UserError(f"{self.directory}: {error}; {FOR_BUCKETS}") from error
+        if is_other:
             raise UserError(f"{self.directory} is not a directory: move it away")
         policy = None if keep is None else AnyPreservationPolicy([LatestN(keep), _Best(self, keep_best)])
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
             create=keep is not None,
-            cleanup_tmp_directories=keep is not None,  # what a killed or failed save has left
+            cleanup_tmp_directories=keep is not None,  # left by killed or failed saves
         )
         self._manager = self._open()
 
@@ -52,71 +61,71 @@ class Checkpoints:
             raise UserError(f"{self.directory}: {error}; {FOR_BUCKETS}") from error
 
     def reopen(self) -> None:
-        """Begins anew with what is there, after a save has failed or a directory was renamed."""
-        with contextlib.suppress(Exception):  # of the save that has failed, which is known
+        """Read the directory again, after a failed save or a renaming."""
+        with contextlib.suppress(Exception):  # the failed save's error is already known
             self._manager.close()
         self._manager = self._open()
 
     @property
     def steps(self) -> list[int]:
-        """The steps there are, ascending."""
+        """The saved steps, ascending."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: TrainState, record: Record) -> None:
-        """Starts to save a state with its record, unless its step is there already."""
+        """Start to save a state and its record, unless this step is already saved."""
         if step not in self.steps:
             items = {STATE: ocp.args.StandardSave(state), RECORD: ocp.args.JsonSave(record)}
             self._manager.save(step, args=ocp.args.Composite(**items))
 
     def wait(self) -> None:
-        """Returns when nothing is being saved; raises what the save raised."""
+        """Wait until the save in the background has finished; raise its error, if any."""
         self._manager.wait_until_finished()
 
     def is_saving(self) -> bool:
-        """Whether a state is being saved."""
+        """Return whether a state is being saved."""
         return self._manager.is_saving_in_progress()
 
     def read_record(self, step: int) -> Record:
-        """What the checkpoint of a step says of itself.
+        """Return the record of a step's checkpoint.
 
         Raises:
-          DamagedError: if it isn't as it was written.
-          UserError: if it can't be read, or was written before there were records.
+          DamagedError: if the record is damaged.
+          UserError: if the checkpoint can't be read, or was written before records existed.
         """
         place = self.directory / str(step)
         _require_readable(place)
         if (place / "default").exists():
             raise UserError(
-                f"{place} was written by an older version of ncsn_jax, without checksums: go on with that "
-                "version, or choose another --workdir"
+                f"{place} was written by an older version of ncsn_jax, without checksums: use that version, "
+                "or choose another --workdir"
             )
         try:
             found = self._manager.restore(step, args=ocp.args.Composite(**{RECORD: ocp.args.JsonRestore()}))
             record = found[RECORD]
-        except Exception as error:  # of many types
+        except Exception as error:  # Orbax raises many types
             raise DamagedError(f"its record can't be read ({type(error).__name__})") from error
         if not is_whole(record):
-            raise DamagedError("its record isn't as it was written")
+            raise DamagedError("its record doesn't match its checksum")
         return cast(Record, record)
 
     def restore(self, step: int, like: TrainState, record: Record) -> TrainState:
-        """The state of a step, with the shapes, dtypes and sharding of another, possibly abstract one.
+        """Return the state of a step, with the shapes, dtypes and sharding of `like`, which may be abstract.
 
         Raises:
-          DamagedError: if an array isn't what the record says.
+          DamagedError: if an array doesn't match the record.
         """
         args = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(like)})
         try:
             state = self._manager.restore(step, args=args)[STATE]
-        except Exception as error:  # of many types
+        except Exception as error:  # Orbax raises many types
             raise DamagedError(f"its arrays can't be read ({type(error).__name__})") from error
         for found, expected in zip(checksums(state), record["leaves"], strict=True):
             if found != expected:
-                raise DamagedError(f"the array {found[0]} isn't as it was written")
+                raise DamagedError(f"the array {found[0]} doesn't match its checksum")
         return cast(TrainState, state)
 
     def set_aside(self, steps: Sequence[int]) -> list[str]:
-        """Renames damaged checkpoints to `<step>.damaged-<n>`, out of Orbax's sight; returns the names."""
+        """Rename damaged checkpoints to `<step>.damaged-<n>`, which Orbax ignores; return the new names."""
         names = []
         for step in steps:
             taken = [path.name for path in self.directory.glob(f"{step}.damaged-*")]
@@ -139,10 +148,10 @@ class Checkpoints:
 
 
 class _Best(PreservationPolicy):
-    """Preserves the checkpoints with the least held-out loss.
+    """A policy that preserves the checkpoints with the lowest held-out loss.
 
     Orbax's own `BestN` reads the losses of all checkpoints at the start, where one damaged file would end
-    everything.
+    the run.
     """
 
     def __init__(self, checkpoints: Checkpoints, count: int):
@@ -156,7 +165,7 @@ class _Best(PreservationPolicy):
         return [step in best and self._loss(step) < np.inf for step in steps]
 
     def _loss(self, step: int) -> float:
-        """The held-out loss; infinite where none is known."""
+        """Return the held-out loss of a step, or infinity if it is unknown."""
         if self._count == 0:
             return np.inf
         if step not in self._losses:
@@ -169,12 +178,12 @@ class _Best(PreservationPolicy):
 
 
 def _require_readable(place: epath.Path) -> None:
-    """What may not be read isn't damaged."""
+    """Check the permissions: an unreadable file is a user error, not damage."""
 
     def refuse(error: OSError) -> None:
         if isinstance(error, PermissionError):
             raise UserError(
-                f"{error.filename} can't be read ({error.strerror}): mend its permissions"
+                f"{error.filename} can't be read ({error.strerror}): fix its permissions"
             ) from error
 
     for directory, _, names in place.walk(on_error=refuse):

@@ -1,4 +1,4 @@
-"""From an official PyTorch checkpoint to a run: config, parameters, moving average, optimizer state, step."""
+"""Import of official PyTorch checkpoints: config, parameters, moving average, optimizer state, step."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ from ncsn_jax.training.state import TrainState
 
 
 class AdamState(NamedTuple):
-    """The state of `torch.optim.Adam`: its number of steps and its moments, as parameter trees."""
+    """The state of `torch.optim.Adam`: its number of steps, and its moments as parameter trees."""
 
     num_steps: int
     mu: Any
@@ -34,16 +34,16 @@ class AdamState(NamedTuple):
 
 
 class OfficialRun(NamedTuple):
-    """What a checkpoint of the official code holds.
+    """The contents of a checkpoint of the official code.
 
     Attributes:
-      model: the network, of default activation.
+      model: the network, with the default activation.
       params: its parameters.
       sigmas: its noise levels, if the file has them.
       ema_params: the moving average of the parameters, if any.
-      step: how many updates were made.
+      step: the number of updates made.
       optimizer: Adam's learning_rate, beta1, beta2 and epsilon, if known.
-      adam: Adam's state, or why there is none.
+      adam: Adam's state, or the reason why it is missing.
     """
 
     model: nn.Module
@@ -52,16 +52,16 @@ class OfficialRun(NamedTuple):
     ema_params: Any = None
     step: int = 0
     optimizer: Mapping[str, float] = {}
-    adam: AdamState | str = "the file has none"
+    adam: AdamState | str = "the file holds no state"
 
     @property
     def channels(self) -> int:
-        """Of the images that the network takes."""
+        """The number of channels of the network's images."""
         return self.params["begin_conv"]["kernel"].shape[2]
 
 
 def read_checkpoint(path: str | Path) -> OfficialRun:
-    """Reads `[model, optimizer]` or `[model, optimizer, epoch, step(, EMA)]`, or a bare state dict.
+    """Read `[model, optimizer]`, `[model, optimizer, epoch, step(, EMA)]`, or a bare state dict.
 
     Raises:
       UserError: if the file is none of these; one line says why.
@@ -74,10 +74,10 @@ def read_checkpoint(path: str | Path) -> OfficialRun:
 
 
 def experiment_of(official: OfficialRun) -> tuple[str, ...]:
-    """The file in `configs/`, and its argument, of the official experiment that has such a network.
+    """Return the file in `configs/`, and its argument, of the official experiment with this network.
 
     Raises:
-      UserError: if the checkpoint doesn't tell.
+      UserError: if the checkpoint doesn't determine the experiment.
     """
     if isinstance(official.model, NCSN):
         return ("mnist",) if official.channels == 1 else ("cifar10", "ncsn")
@@ -85,7 +85,7 @@ def experiment_of(official: OfficialRun) -> tuple[str, ...]:
         return ("mnist", "ncsnv2")
     if official.sigmas is None:
         raise UserError(
-            "the checkpoint has an NCSNv2 and no noise levels, which would tell the experiment: name it by "
+            "the checkpoint has an NCSNv2 but no noise levels, so the experiment is unknown: name it with "
             "--config, such as configs/cifar10.py:ncsnv2"
         )
     return {
@@ -96,14 +96,14 @@ def experiment_of(official: OfficialRun) -> tuple[str, ...]:
 
 
 def imported_config(official: OfficialRun, given: Config) -> Config:
-    """A config with the checkpoint's network, noise levels and optimizer in place of its own.
+    """Return the given config with the checkpoint's network, noise levels and optimizer.
 
     Raises:
-      UserError: if they make no config.
+      UserError: if the result isn't a valid config.
     """
     training = {**official.optimizer, "num_steps": max(given.training.num_steps, official.step)}
     if official.ema_params is not None and given.training.ema_rate == 0.0:
-        training["ema_rate"] = 0.999  # the official one; 0 would forget the average at the next step
+        training["ema_rate"] = 0.999  # the official rate; 0 would discard the average at the next step
     settings = given.model_dump()
     settings["model"] = _model_settings(official, given)
     settings["training"] |= training
@@ -111,16 +111,16 @@ def imported_config(official: OfficialRun, given: Config) -> Config:
 
 
 def import_run(official: OfficialRun, settings: Config, workdir: Path) -> None:
-    """Makes a directory the run that a checkpoint was taken from.
+    """Turn an official checkpoint into a run that training can resume.
 
     Args:
       official: the checkpoint.
-      settings: the run's settings: `imported_config`'s, of which those of the network are as they were.
-      workdir: the directory; must be empty or missing.
+      settings: the run's settings, from `imported_config`, with the network's settings unchanged.
+      workdir: the run's directory; must be empty or missing.
 
     Raises:
       UserError: if the directory isn't empty, or the checkpoint, the settings and the dataset don't fit
-        together; the directory is then as it was.
+        together; the directory then stays unchanged.
     """
     if (workdir / "config.json").exists():
         raise UserError(f"{workdir} holds a run already: choose another --workdir")
@@ -128,15 +128,15 @@ def import_run(official: OfficialRun, settings: Config, workdir: Path) -> None:
     shape = data.describe(settings.data).shape
     if len(shape) != 3 or shape[2] != official.channels:
         raise UserError(
-            f"the checkpoint's network takes images of {official.channels} channels, and config.data.name="
+            f"the checkpoint's network takes images of {official.channels} channels, but config.data.name="
             f"{settings.data.name!r} has the shape {shape}: choose another --config"
         )
     if settings.model.sigmas == "auto":
-        raise UserError("config.model.sigmas='auto': a trained network has its noise levels; leave it out")
+        raise UserError("config.model.sigmas='auto': a trained network already has noise levels; omit this")
     if settings.training.num_steps < official.step:
         raise UserError(
             f"config.training.num_steps={settings.training.num_steps}: "
-            f"the checkpoint is at step {official.step}"
+            f"the checkpoint is at step {official.step}; use at least that"
         )
     expected = run.abstract_state(settings).params
     if jax.tree.map(jnp.shape, expected) != jax.tree.map(jnp.shape, official.params):
@@ -161,7 +161,7 @@ def import_run(official: OfficialRun, settings: Config, workdir: Path) -> None:
     directory = run.checkpoint_dir(workdir, settings)
     with only_writer(workdir):
         run.check(workdir, settings)
-        # A checkpoint that is whole, and then the config: killed between, it can be imported again.
+        # First the checkpoint, then the config: an import that is killed in between can be repeated.
         with Checkpoints(directory, keep=settings.training.keep_checkpoints) as checkpoints:
             if checkpoints.steps:
                 raise UserError(f"{directory} holds checkpoints already: choose another --workdir")
@@ -172,7 +172,7 @@ def import_run(official: OfficialRun, settings: Config, workdir: Path) -> None:
 
 
 def report(official: OfficialRun, settings: Config, workdir: Path) -> str:
-    """What was imported, in two lines."""
+    """Return a two-line summary of the import."""
     levels = settings.model.noise_levels
     found = [
         f"{type(official.model).__name__} of {len(jax.tree.leaves(official.params))} tensors",
@@ -180,9 +180,9 @@ def report(official: OfficialRun, settings: Config, workdir: Path) -> str:
         "no moving average" if official.ema_params is None else "its moving average",
         f"a new optimizer state ({official.adam})" if isinstance(official.adam, str) else "Adam's state",
         f"{len(levels)} noise levels from {levels[0]:g} to {levels[-1]:g}"
-        + (" (not the file's, which has none)" if official.sigmas is None else ""),
+        + (" (from the config: the file has no levels)" if official.sigmas is None else ""),
     ]
-    taken = f"Images, batches and sampling are those of data.name={settings.data.name!r}"
+    taken = f"Images, batches and sampling follow data.name={settings.data.name!r}"
     return f"{workdir}: {', '.join(found)}\n{taken}; see {workdir / 'config.json'}"
 
 
@@ -192,8 +192,8 @@ def _official_run(checkpoint: Any) -> OfficialRun:
     if not isinstance(checkpoint, list) or len(checkpoint) not in (1, 2, 4, 5):
         found = f"a list of {len(checkpoint)}" if isinstance(checkpoint, list) else type(checkpoint).__name__
         raise ValueError(
-            "an official checkpoint is a list [model, optimizer] or [model, optimizer, epoch, step(, EMA)], "
-            f"or a state dict: found {found}"
+            f"found {found}; accepted: a list [model, optimizer] or [model, optimizer, epoch, step(, EMA)], "
+            "or a state dict"
         )
     state_dict, optimizer, _, step, shadow = [*checkpoint, *[None] * (5 - len(checkpoint))]
     model, variables = from_torch(state_dict)
@@ -204,7 +204,7 @@ def _official_run(checkpoint: Any) -> OfficialRun:
     if shadow is not None:
         ema_model, ema_variables = from_torch(shadow, sigmas=sigmas)
         if ema_model != model:
-            raise ValueError("its moving average is of another network than its model")
+            raise ValueError("its moving average belongs to a different network than its model")
         ema_params = _single_precision(ema_variables["params"])
     settings, adam = _adam(optimizer, params)
     if step is not None:
@@ -215,9 +215,9 @@ def _official_run(checkpoint: Any) -> OfficialRun:
 
 
 def _adam(optimizer: Any, params: Any) -> tuple[dict[str, float], AdamState | str]:
-    """The settings and the state of a `torch.optim.Adam`, or why there is none."""
+    """Return the settings and the state of a `torch.optim.Adam`, or the reason why there is no state."""
     if optimizer is None:
-        return {}, "the file has none"
+        return {}, "the file holds no state"
     try:
         (group,), state = optimizer["param_groups"], optimizer["state"]
         beta1, beta2 = group["betas"]
@@ -228,7 +228,7 @@ def _adam(optimizer: Any, params: Any) -> tuple[dict[str, float], AdamState | st
         counts = [s["step"] for s in found]
         foreign = [name for name in ("weight_decay", "amsgrad", "maximize") if group.get(name)]
     except (KeyError, TypeError, ValueError, AttributeError):
-        return {}, "it isn't Adam's, of one group"
+        return {}, "it isn't an Adam state with one group"
     learning_rate, beta1, beta2, epsilon = numbers
     settings = dict(learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon)
     if foreign:
@@ -240,7 +240,7 @@ def _adam(optimizer: Any, params: Any) -> tuple[dict[str, float], AdamState | st
         return settings, f"it has {len(found)} moments for {len(tensors)} parameters"
     steps = {_integer(count, "its optimizer's number of steps") for count in counts}
     if len(steps) != 1:
-        raise ValueError(f"its optimizer has made {sorted(steps)[:4]} steps; one number was expected")
+        raise ValueError(f"its optimizer has several step counts, {sorted(steps)[:4]}; accepted: one")
     if any([m.shape for m in moment] != [p.shape for p in tensors.values()] for moment in moments):
         raise ValueError("its optimizer's moments don't have the shapes of its model's parameters")
     mu, nu = (
@@ -250,7 +250,7 @@ def _adam(optimizer: Any, params: Any) -> tuple[dict[str, float], AdamState | st
 
 
 def _integer(value: Any, name: str) -> int:
-    """An int, or a tensor of one whole number, as PyTorch counts its steps."""
+    """Return an int from an int or a one-element tensor: PyTorch counts steps as either."""
     number = np.asarray(value)
     if number.ndim == 0 and number.dtype.kind in "iuf" and number == np.round(number) and 0 <= number < 2**31:
         return int(number)
@@ -262,7 +262,7 @@ def _single_precision(params: Any) -> Any:
 
 
 def _model_settings(official: OfficialRun, given: Config) -> dict[str, Any]:
-    """The settings that build the checkpoint's network; what it can't tell is as given."""
+    """Return the settings that build the checkpoint's network; `given` fills in the unknown ones."""
     model: Any = official.model
     name, norms = ("ncsn", NCSN_NORMS) if isinstance(model, NCSN) else ("ncsnv2", NCSNV2_NORMS)
     settings = {
@@ -279,14 +279,15 @@ def _model_settings(official: OfficialRun, given: Config) -> dict[str, Any]:
         return settings | _levels(model.sigmas)
     if not is_chosen:
         raise UserError(
-            "the checkpoint has no noise levels, and config.model.sigmas='auto' would choose others"
+            "the checkpoint has no noise levels, and config.model.sigmas='auto' would choose new ones: set "
+            "the levels it was trained with"
         )
     names = ("sigmas", "sigma_begin", "sigma_end", "num_scales")
     return settings | {name: getattr(given.model, name) for name in names}
 
 
 def _levels(sigmas: tuple[float, ...]) -> dict[str, Any]:
-    """The settings of noise levels: geometric ones by their ends, others one by one."""
+    """Return the settings of noise levels: the ends of a geometric sequence, or a list."""
     # The shortest decimal that rounds to the same single-precision number: 0.01, not 0.009999999776.
     begin, end = (float(str(np.float32(sigma))) for sigma in (sigmas[0], sigmas[-1]))
     ends = {"sigma_begin": begin, "sigma_end": end, "num_scales": len(sigmas)}

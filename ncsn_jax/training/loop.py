@@ -1,4 +1,4 @@
-"""The training loop: steps, and what is logged, evaluated, saved and drawn between them."""
+"""The training loop: steps, with logging, evaluation, saves and previews between them."""
 
 import contextlib
 import functools
@@ -46,27 +46,27 @@ from ncsn_jax.typing import PRNGKey
 
 @pinned()
 def train_and_evaluate(config: Config | ConfigDict, workdir: str | PathLike[str]) -> TrainState:
-    """Trains a score network, or goes on training it, in a directory.
+    """Train a score network in a directory, or resume its training there.
 
     The directory gets `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `samples/`. If it
-    holds checkpoints of this run, training goes on from the newest that is whole, and ends bit for bit where
-    it would have ended uninterrupted.
+    holds checkpoints of this run, training resumes from the newest intact one, and ends with the same bits
+    as an uninterrupted run.
 
-    Of several processes (see `ncsn_jax.hosts`), all call it; the first one's directory is written, and
-    checkpoints are written by all.
+    If there are several processes (see `ncsn_jax.hosts`), each must call this. All of them write the
+    checkpoints together; the first one writes everything else to its own `workdir`.
 
     Args:
-      config: the run's settings, the same in every process but for `data.data_dir`; also as the `ConfigDict`
-        that a file of `configs/` returns.
-      workdir: the run's directory; made if need be.
+      config: the run's settings, the same in every process except `data.data_dir`; either a `Config` or the
+        `ConfigDict` that a file of `configs/` returns.
+      workdir: the run's directory; created if missing.
 
     Returns:
       The last state.
 
     Raises:
-      UserError: if the settings don't fit the machine, the dataset or the directory, which is then
-        untouched; if more steps aren't finite, or more saves fail, than the settings allow, when the last
-        good checkpoint stays.
+      UserError: if the settings don't fit the machine, the dataset or the directory, which then stays
+        untouched; or if more steps aren't finite, or more saves fail, than the settings allow, in which case
+        the last good checkpoint stays.
       PreemptedError: if the process is told to end (SIGTERM, or the cluster's notice) after the first step;
         the state is saved.
     """
@@ -79,21 +79,21 @@ def train_and_evaluate(config: Config | ConfigDict, workdir: str | PathLike[str]
     def checked_dataset() -> data.Dataset:
         return _checked_dataset(config, load_dataset)
 
-    hosts.by_first(checked_dataset)  # prepares it, where all see the same disk
+    hosts.by_first(checked_dataset)  # one process prepares it for all that see its disk
     dataset = hosts.together(checked_dataset)
     with run.opened(workdir, config):
         return _train(config, workdir, dataset)
 
 
 def _agreed(config: Config) -> dict[str, Any]:
-    """What all processes must have in common."""
+    """Return the settings and versions on which all processes must agree."""
     of_config = {f"config.{name}": value for name, value in flatten(config.model_dump()).items()}
     of_config.pop("config.data.data_dir")
     return of_config | {f"version of {name}": version for name, version in versions().items()}
 
 
 def _with_levels_of_first(config: Config, workdir: Path, load_dataset: Callable[[], data.Dataset]) -> Config:
-    """The config with its noise levels resolved by the first process, whose the workdir is."""
+    """Return the config with noise levels resolved by the first process, which owns the workdir."""
 
     def resolve() -> str:
         chosen = resolved(config, workdir, load_dataset)
@@ -102,17 +102,18 @@ def _with_levels_of_first(config: Config, workdir: Path, load_dataset: Callable[
         return chosen.model_dump_json()
 
     chosen = parse(json.loads(hosts.from_first(resolve)))
-    return chosen.model_copy(update={"data": config.data})  # the files may lie elsewhere on each host
+    return chosen.model_copy(update={"data": config.data})  # data_dir may differ between hosts
 
 
 def _checked_dataset(config: Config, load_dataset: Callable[[], data.Dataset]) -> data.Dataset:
-    """The dataset, if the settings fit it and the machine."""
+    """Load the dataset, if the settings fit it and the machine."""
     batch_size, devices = config.training.batch_size, jax.device_count()
     if batch_size % devices:
         raise UserError(
-            f"config.training.batch_size={batch_size} is not divisible by the number of devices, {devices}"
+            f"config.training.batch_size={batch_size} is not divisible by {devices} devices; "
+            f"use a multiple of {devices}"
         )
-    plan(config.sampling, config.model.noise_levels)  # refuses now what previews would refuse hours later
+    plan(config.sampling, config.model.noise_levels)  # fails now, not at the first preview
     dataset = load_dataset()
     if batch_size > len(dataset.train):
         raise UserError(
@@ -155,18 +156,18 @@ def _train(config: Config, workdir: Path, dataset: data.Dataset) -> TrainState:
             data.training_batches, dataset.train, batch_size=settings.batch_size, seed=config.seed
         )
         if restored is None:
-            hosts.say(f"{workdir}: begins a run on {config.data.name!r}")
+            hosts.say(f"{workdir}: starts a run on {config.data.name!r}")
             state = _initial_state(config, step_fn, next(batches_from(first_step=0)), train_key)
         else:
             names = checkpoints.set_aside(list(restored.damaged))
             for name, (step, reason) in zip(names, restored.damaged.items(), strict=True):
-                hosts.say(f"{checkpoints.directory}/{step} is damaged ({reason}); it is called {name} now")
+                hosts.say(f"{checkpoints.directory}/{step} is damaged ({reason}); renamed to {name}")
             with_what = f", with {', '.join(restored.changed)}" if restored.changed else ""
-            hosts.say(f"{workdir}: goes on from step {first_step}{with_what}")
+            hosts.say(f"{workdir}: resumes from step {first_step}{with_what}")
             state = restored.state
         metrics = stack.enter_context(MetricsWriter(workdir, first_step) if hosts.is_first() else NoMetrics())
-        saver = Saver(checkpoints, settings, facts, metrics.sync)
         notice = stack.enter_context(Notice())
+        saver = Saver(checkpoints, settings, facts, metrics.sync, notice.has_come)
         progress = stack.enter_context(
             tqdm(
                 initial=first_step,
@@ -178,7 +179,7 @@ def _train(config: Config, workdir: Path, dataset: data.Dataset) -> TrainState:
         )
         log = StepLog(metrics, progress, settings, int(state.num_skipped))
         batches = batches_from(first_step=first_step)
-        # A process that had to end has left these undone.
+        # An ended process may have saved this step without evaluating or drawing it.
         is_evaluated = not hosts.any_of(not metrics.is_evaluated)
         is_drawn = not hosts.any_of(hosts.is_first() and not _preview_path(workdir, first_step).exists())
 
@@ -210,7 +211,7 @@ def _train(config: Config, workdir: Path, dataset: data.Dataset) -> TrainState:
                 continue
 
             is_over = notice.is_due(step)
-            # Last: what a restored step has written is whole, and what is lost is made again.
+            # The save comes last: a saved step has all its output, and an unsaved one is repeated.
             if (
                 is_over
                 or due(step, settings.checkpoint_every)
@@ -225,35 +226,35 @@ def _train(config: Config, workdir: Path, dataset: data.Dataset) -> TrainState:
 
 
 def _leave(log: StepLog, saver: Saver, step: int, state: TrainState) -> None:
-    """Saves a state in the middle of what is looked at of it."""
+    """Save a state in the middle of its evaluation or preview."""
     log.write()
     saver.finish(step, state)
     hosts.say(_saved(step))
 
 
 def _saved(step: int) -> str:
-    return f"saved at step {step}, as the machine is wanted back; the same command goes on"
+    return f"preempted: saved at step {step}; rerun to resume"
 
 
 def _initial_state(config: Config, step_fn: PmapStep, batch: data.Batch, key: PRNGKey) -> TrainState:
-    """The state before the first step, on all devices, drawn while XLA compiles the step."""
+    """Draw the state before the first step, on all devices, while XLA compiles the step."""
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated()),
         run.abstract_state(config),
     )
     with ThreadPoolExecutor() as executor:
         for program in step_fn.lowered(like, batch, key):
-            executor.submit(program.compile)  # the first step finds it done
+            executor.submit(program.compile)  # so that the first step finds it compiled
         return replicate(run.initial_state(config))
 
 
 class Restored(NamedTuple):
-    """What a run goes on from.
+    """The starting point of a resumed run.
 
     Attributes:
-      state: of the newest checkpoint that is whole, on all devices.
-      damaged: the newer checkpoints, and why they aren't whole.
-      changed: what isn't as it was, and may change.
+      state: the state of the newest intact checkpoint, on all devices.
+      damaged: the steps of newer checkpoints, and how they are damaged.
+      changed: allowed changes of settings, topology and versions since the checkpoint.
     """
 
     state: TrainState
@@ -262,11 +263,11 @@ class Restored(NamedTuple):
 
 
 def _restored(directory: epath.Path, config: Config, facts: Record) -> Restored | None:
-    """What a run goes on from; None if there is no checkpoint. Writes nothing.
+    """Return the state to resume from, or None if there is no checkpoint; write nothing.
 
     Raises:
-      UserError: if it can't go on: no checkpoint is whole, or the settings, the data or jax's own settings
-        differ.
+      UserError: if the run can't resume: no checkpoint is intact, or the settings, the data or jax's own
+        settings differ.
     """
     with Checkpoints(directory) as checkpoints:
         found = run.newest_sound_state(checkpoints, config, replicated(jax.devices()))
@@ -279,7 +280,7 @@ def _restored(directory: epath.Path, config: Config, facts: Record) -> Restored 
     changed = run.require_same(place, parse(record["config"]), config)
     for group in ("topology", "versions"):
         changed += [
-            f"{name} {new}, not {old}"
+            f"{name} {new} (was {old})"
             for name, new in facts[group].items()
             if (old := record[group].get(name)) != new
         ]
@@ -287,7 +288,7 @@ def _restored(directory: epath.Path, config: Config, facts: Record) -> Restored 
 
 
 def _require_shared(directory: epath.Path) -> None:
-    """Makes sure that all processes see the place of the checkpoints; makes it if need be."""
+    """Check that all processes see the directory of the checkpoints; create it if missing."""
     if jax.process_count() == 1:
         return
     mark = directory / "seen.partial"
@@ -299,7 +300,7 @@ def _require_shared(directory: epath.Path) -> None:
     def look() -> None:
         if not mark.exists():
             raise UserError(
-                f"{directory} isn't seen by all processes: name a place that is, such as "
+                f"{directory} is not visible to all processes: use a shared place, such as "
                 "--config.training.checkpoint_dir=gs://bucket/run"
             )
 
@@ -312,13 +313,13 @@ def _require_shared(directory: epath.Path) -> None:
 
 
 def _held_out_loss(loss, examples, config: Config):
-    """The mean loss of parameters over the first test examples, with the same noise every time."""
+    """Return a function from parameters to their mean loss on the first test examples, with fixed noise."""
     evaluate = pmap_evaluation(functools.partial(evaluation_step, loss=loss))
     key = stream(config.seed, "evaluation")
     settings = config.training
 
     def held_out_loss(params, is_unwanted) -> float | None:
-        """The loss; None if it is unwanted before it is known."""
+        """Return the loss, or None if `is_unwanted()` interrupts it."""
         batches = data.evaluation_batches(
             examples, count=settings.eval_examples, batch_size=settings.batch_size
         )
@@ -334,9 +335,9 @@ def _held_out_loss(loss, examples, config: Config):
 
 
 def _picture(state: TrainState, config: Config, is_unwanted: Callable[[], bool]) -> np.ndarray | None:
-    """A picture of samples from the moving average; None if it is unwanted before it is drawn.
+    """Draw a picture of samples from the moving average; return None if `is_unwanted()` interrupts it.
 
-    Every process draws it: one that waited for another would wait in a collective.
+    Every process draws it; otherwise the others would have to wait in a collective.
     """
     score_fn = as_score_fn(config.network(), {"params": jax.device_get(state.ema_params)})
     shape, transform = data.describe(config.data).shape, data.TRANSFORMS[config.data.transform]
@@ -353,13 +354,13 @@ def _picture(state: TrainState, config: Config, is_unwanted: Callable[[], bool])
 
 
 def _write_picture(workdir: Path, step: int, picture: np.ndarray, metrics: MetricsWriter | NoMetrics) -> None:
-    """Writes a picture of samples beside the others, and into the metrics."""
+    """Write a picture of samples to `samples/` and to the metrics."""
     path = _preview_path(workdir, step)
     try:
         path.parent.mkdir(exist_ok=True)
         viz.save_png(path, picture)
     except OSError as error:
-        hosts.say(f"{path} can't be written ({error.strerror or error}); training goes on without it")
+        hosts.say(f"{path} can't be written ({error.strerror or error}); training continues without it")
     metrics.picture(step, "samples", picture)
 
 

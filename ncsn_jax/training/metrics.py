@@ -1,4 +1,4 @@
-"""The run's numbers: `metrics.jsonl` and TensorBoard events."""
+"""The numbers of a run: `metrics.jsonl` and TensorBoard events."""
 
 import contextlib
 import json
@@ -23,18 +23,18 @@ from ncsn_jax.files import AppendedFile, write_whole
 
 METRICS, EVENTS = "metrics.jsonl", "tensorboard"
 MEANS = ("loss", "gradient_norm")
-"""What is averaged over the steps between two lines."""
+"""The values that a line averages over the steps since the previous line."""
 
 
 class MetricsWriter:
-    """Writes scalars and pictures of training steps; after a resume it goes on from the restored step.
+    """A writer of scalars and pictures of training steps; a resumed run continues from the restored step.
 
-    What a full disk doesn't take is written when there is space.
+    If the disk is full, the data wait in memory until there is space.
 
     Args:
       workdir: the run's directory; it gets `metrics.jsonl` and `tensorboard/`.
-      first_step: the step training goes on from. What an earlier process wrote of later steps is dropped:
-        those steps are made again.
+      first_step: the step that training starts or resumes from. Lines of later steps are dropped, because
+        those steps are repeated.
     """
 
     def __init__(self, workdir: Path, first_step: int):
@@ -44,7 +44,7 @@ class MetricsWriter:
         self.is_evaluated = any(
             line["step"] == first_step and "test_loss" in line for line in map(json.loads, kept)
         )
-        """Whether the held-out loss of the first step is among the lines."""
+        """Whether the file already has the held-out loss of the first step."""
         events.mkdir(exist_ok=True)
         self._lines = AppendedFile(path)
         self._events = AppendedFile(events / f"events.out.tfevents.{time.time_ns()}")
@@ -53,26 +53,26 @@ class MetricsWriter:
             self._add_event(first_step + 1, file_version="brain.Event:2", **fields)
 
     def scalars(self, step: int, **values: float) -> None:
-        """Adds one line to `metrics.jsonl` and one point to each curve."""
+        """Add one line to `metrics.jsonl` and one point to each curve."""
         self._lines.append((json.dumps({"step": step, **values}) + "\n").encode())
         for name, value in values.items():
             self._add_event(step, summary=summary.scalar(name, value))
         self._try_to_write()
 
     def picture(self, step: int, name: str, image: UInt8[np.ndarray, "h w c"]) -> None:
-        """Adds a picture to the TensorBoard events."""
+        """Add a picture to the TensorBoard events."""
         self._add_event(step, summary=summary.image(name, image, dataformats="HWC"))
         self._try_to_write()
 
     def sync(self) -> None:
-        """Returns when all is on the disk; raises an OSError if the disk doesn't take it."""
+        """Write everything to the disk; raise an OSError if the disk doesn't take it."""
         self._lines.sync()
         self._events.sync()
 
     def _add_event(self, step: int, **fields: Any) -> None:
         data = Event(wall_time=time.time(), step=step, **fields).SerializeToString()
         length = struct.pack("<Q", len(data))
-        for part in (length, data):  # TFRecord: each with its checksum
+        for part in (length, data):  # TFRecord: a checksum follows each part
             self._events.append(part + struct.pack("<I", masked_crc32c(part)))
 
     def _try_to_write(self) -> None:
@@ -82,7 +82,7 @@ class MetricsWriter:
             self._is_full = False
         except OSError as error:
             if not self._is_full:
-                hosts.say(f"metrics can't be written ({error.strerror}); they will be when they can")
+                hosts.say(f"metrics can't be written ({error.strerror}); they wait in memory")
             self._is_full = True
 
     def __enter__(self) -> "MetricsWriter":
@@ -94,18 +94,18 @@ class MetricsWriter:
 
 
 class NoMetrics:
-    """The metrics of a process that isn't the first: it writes none."""
+    """A metrics writer that writes nothing, for every process except the first."""
 
     is_evaluated = True
 
     def scalars(self, step: int, **values: float) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def picture(self, step: int, name: str, image: UInt8[np.ndarray, "h w c"]) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def sync(self) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def __enter__(self) -> "NoMetrics":
         return self
@@ -115,13 +115,13 @@ class NoMetrics:
 
 
 class StepLog:
-    """Collects what training steps return, and turns it into means, a speed and a progress bar.
+    """A collector of the steps' values, which become means, a speed and a progress bar.
 
     Args:
-      metrics: where the means go.
-      progress: the bar, one unit a step.
-      settings: `batch_size`, and `max_skipped_steps`.
-      num_skipped: how many steps have been skipped so far.
+      metrics: the writer of the means.
+      progress: the bar, one unit per step.
+      settings: `batch_size` and `max_skipped_steps`.
+      num_skipped: number of steps skipped so far.
     """
 
     def __init__(
@@ -139,12 +139,15 @@ class StepLog:
         self._first = True
 
     def add(self, step: int, values: dict[str, jax.Array]) -> None:
-        """Takes the values of a step that may still be running; waits for the one before it, or the first."""
+        """Add the values of a step, which may still be running.
+
+        This waits for the previous step; at the first step, for that step itself.
+        """
         waiting_for = values if self._first else list(self._pending.values())[-1:]
         jax.block_until_ready(waiting_for)
         self._pending[step] = values
         self._progress.update()
-        if self._first:  # its time is the compiler's, and not part of the speed
+        if self._first:  # mostly compilation, so not part of the speed
             seconds = time.monotonic() - self._started
             self._metrics.scalars(step, first_step_seconds=seconds)
             self._started, self._first = time.monotonic(), False
@@ -152,10 +155,10 @@ class StepLog:
             self._timed_steps += 1
 
     def check(self) -> None:
-        """Reports the steps that weren't finite, each once.
+        """Report each step whose loss or gradient isn't finite, once.
 
         Raises:
-          UserError: if they are more than the settings allow; it names the last.
+          UserError: if there are more such steps than the settings allow; the message names the last one.
         """
         unchecked = {step: values for step, values in self._pending.items() if step > self._checked}
         self._checked = max(self._pending, default=self._checked)
@@ -166,20 +169,20 @@ class StepLog:
             self._num_skipped = total
             self._metrics.scalars(step, skipped_steps=float(total))
             found = (
-                f"the loss of step {step} is {values['loss']:g}, and its gradient's norm "
+                f"the loss of step {step} is {values['loss']:g}, and its gradient norm "
                 f"{values['gradient_norm']:g}"
             )
             if total > self._max_skipped:
                 raise UserError(
-                    f"{found}: stopped, as config.training.max_skipped_steps={self._max_skipped}; the last "
-                    "checkpoint is from before it, and the same command makes the same step again. A larger "
-                    "max_skipped_steps leaves such steps out; in a new --workdir, a smaller "
+                    f"{found}: stopped, because config.training.max_skipped_steps={self._max_skipped}; a "
+                    "rerun resumes from the last checkpoint and repeats this step. A larger "
+                    "max_skipped_steps skips such steps; in a new --workdir, a smaller "
                     "training.learning_rate, a training.gradient_clip or training.warmup_steps may help"
                 )
-            hosts.say(f"{found}: the step is skipped, {total} of at most {self._max_skipped}")
+            hosts.say(f"{found}: step skipped, {total} of at most {self._max_skipped}")
 
     def write(self) -> None:
-        """Writes the means of the steps since the last call that were finite, and their speed."""
+        """Write the means of the finite steps since the last call, and the speed."""
         self.check()
         if not self._pending:
             return
@@ -199,7 +202,7 @@ class StepLog:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Keeps what is done inside out of the speed of training."""
+        """Exclude the time inside this context from the speed of training."""
         jax.block_until_ready(list(self._pending.values())[-1:])
         began = time.monotonic()
         yield
@@ -207,10 +210,11 @@ class StepLog:
 
 
 def kept_lines(workdir: Path, first_step: int) -> list[str]:
-    """The lines of `metrics.jsonl` up to a step; writes nothing.
+    """Return the lines of `metrics.jsonl` up to a step; write nothing.
 
     Raises:
-      UserError: if metrics can't be written there: the file is another program's, or the directory a file.
+      UserError: if metrics can't be written there: `metrics.jsonl` belongs to another program, or
+        `tensorboard` is not a directory.
     """
     path, events = workdir / METRICS, workdir / EVENTS
     if events.exists() and not events.is_dir():
@@ -219,7 +223,7 @@ def kept_lines(workdir: Path, first_step: int) -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
-    """The whole lines of the file: a killed process may have left half of one."""
+    """Return the complete lines of the file; a killed process may leave an incomplete one."""
     if not path.exists():
         return []
     text = path.read_text(errors="backslashreplace")
@@ -227,11 +231,10 @@ def _lines(path: Path) -> list[str]:
 
 
 def _step(path: Path, line: str) -> int:
-    """The step of a line."""
+    """Return the step of a line."""
     try:
         return int(json.loads(line)["step"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(
-            f"{path} is not this program's: found {line[:40].strip()!r}; move it away, and the same command "
-            "goes on"
+            f"{path} is not this program's: found {line[:40].strip()!r}; move it away, then rerun"
         ) from error

@@ -1,4 +1,4 @@
-"""What training minimises: an objective of `ncsn_jax.losses` at a random noise level."""
+"""The objectives of training: losses of `ncsn_jax.losses` at a random noise level."""
 
 from collections.abc import Callable
 
@@ -13,21 +13,21 @@ from ncsn_jax.noise import log_uniform_sigma
 from ncsn_jax.typing import PRNGKey, ScoreFn
 
 Objective = Callable[[PRNGKey, ScoreFn, Float[Array, "*event"]], Float[Array, ""]]
-"""The loss of one clean example, with its noise level and all else drawn from its key."""
+"""The loss of one clean example; its noise level and all other randomness come from its key."""
 
 
 def objective(sigmas: tuple[float, ...], settings: Training) -> Objective:
-    """The objective that the settings name.
+    """Return the objective that the settings name.
 
-    The level is one of `sigmas`, each as likely as the other, or, with continuous noise, log-uniform between
-    the first and the last of them.
+    The noise level is drawn uniformly from `sigmas` or, with continuous noise, log-uniformly between the
+    first and the last of them.
 
-    `denoising` is `ncsn_loss`, of discrete levels. `sliced` is sliced score matching of the perturbed
+    `denoising`, with discrete levels, is `ncsn_loss`. `sliced` is sliced score matching of the perturbed
     example, λ(σ) ℓ(x + σz) of s(·, σ): the official code's `ssm`, if the projections are Gaussian.
 
     Args:
       sigmas: the noise levels, descending.
-      settings: which objective, which noise, the power of its weight λ(σ) = σ^power, and its projections.
+      settings: the objective, the noise, the power of the weight λ(σ) = σ^power, and the projections.
     """
     levels, power = jnp.asarray(sigmas), settings.power
 

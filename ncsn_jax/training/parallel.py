@@ -1,14 +1,14 @@
-"""From one device to all: the only place where training knows that there are several.
+"""Data-parallel training: the only module of training that knows about several devices.
 
-Why `jax.pmap`: the step is data-parallel and nothing else. Every device holds the whole state and a slice
-of the batch, and two collectives (the means of loss and gradient) are all that crosses devices; pmap says
-exactly this at the outermost call, and leaves `loss_and_gradient` a plain function with one named axis.
-`in_axes=None` broadcasts the parameters, so there is one logical copy to save and to restore, on any number
-of devices. What a device does with the mean gradient, all do alike: `update` is under `jax.jit` alone.
+Why `jax.pmap`: the step is purely data-parallel. Every device holds the whole state and a slice of the
+batch, and only two collectives (the means of loss and gradient) cross devices. pmap says exactly this at the
+outermost call, and `loss_and_gradient` stays a plain function with one named axis. `in_axes=None` broadcasts
+the parameters, so there is one logical copy to save and to restore, on any number of devices. All devices
+apply the mean gradient in the same way, so `update` needs only `jax.jit`.
 
-Where it would change: a network too large for one device needs its parameters split too. Then the gradient
-becomes `jax.jit(jax.shard_map(..., mesh=..., in_specs=(P(), P(), P(DEVICES), P()), out_specs=P()))` with
-other specs for the parameters, and the functions of `ncsn_jax.training.step` stay as they are.
+A network too large for one device needs its parameters split too. Then the gradient becomes
+`jax.jit(jax.shard_map(..., mesh=..., in_specs=(P(), P(), P(DEVICES), P()), out_specs=P()))` with other specs
+for the parameters, and the functions of `ncsn_jax.training.step` stay unchanged.
 """
 
 import dataclasses
@@ -29,15 +29,15 @@ from ncsn_jax.training.step import DEVICES, ExampleLoss, loss_and_gradient, upda
 from ncsn_jax.typing import PRNGKey
 
 Devices = Sequence[Any]
-"""Some of `jax.devices()`."""
+"""A selection of `jax.devices()`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PmapStep:
     """`train_step(state, batch, key)` on all devices; the batch has an axis of devices. Donates the state.
 
-    In two programs, as XLA can compile them, or load them, at the same time. The gradient is whole before
-    the update begins in any case, which depends on its norm.
+    It is two programs, because XLA can compile or load them at the same time. Nothing is lost by this split:
+    the update depends on the gradient's norm, and so can't begin before the gradient is complete.
     """
 
     loss_and_gradient: Any
@@ -47,16 +47,16 @@ class PmapStep:
         return self.update(state, *self.loss_and_gradient(state.params, state.step, batch, key))
 
     def lowered(self, state: TrainState, batch: Batch, key: Any) -> Iterator[jax.stages.Lowered]:
-        """The programs for such arguments, arrays or their shapes.
+        """Yield the lowered programs for these arguments, which are arrays or their shapes.
 
-        One after the other: the first can compile while the second is lowered. None where there are several
-        processes, for which pmap lowers no shapes.
+        They come one at a time, so the first can compile while the second is lowered. With several
+        processes, nothing is yielded, because pmap can't lower shapes there.
         """
         if jax.process_count() > 1:
             return
         first = self.loss_and_gradient.lower(state.params, state.step, batch, key)
         yield first
-        # What it returns will lie where the state does.
+        # The real results will have the state's sharding.
         returned = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=state.step.sharding),
             first.out_info,
@@ -71,7 +71,7 @@ def pmap_step(
     ema_rate: float,
     devices: Devices | None = None,
 ) -> PmapStep:
-    """`train_step` of this loss, optimizer and moving average, on all devices."""
+    """Return `train_step` on all devices, with this loss, optimizer and moving average."""
     return PmapStep(
         jax.pmap(
             functools.partial(loss_and_gradient, loss=loss),
@@ -89,30 +89,30 @@ def pmap_step(
 
 
 def pmap_evaluation(step, devices: Devices | None = None):
-    """`evaluation_step(params, batch, key)` on all devices; the batch has a leading axis of devices."""
+    """Return `evaluation_step(params, batch, key)` on all devices; the batch has an axis of devices."""
     return jax.pmap(step, DEVICES, in_axes=(None, 0, None), out_axes=(None, None), devices=devices)
 
 
 def replicated(devices: Devices | None = None) -> NamedSharding:
-    """The sharding of pmap's broadcast results: one copy on each device of this process.
+    """Return the sharding of pmap's broadcast results: one copy on each device of this process.
 
-    A first state without it would make the step compile twice.
+    A first state without this sharding would make the step compile twice.
     """
     return NamedSharding(Mesh(np.asarray(devices or jax.local_devices()), (DEVICES,)), PartitionSpec())
 
 
 def replicate(tree: Any, devices: Devices | None = None) -> Any:
-    """The tree with one copy on each device of this process."""
+    """Copy the tree to each device of this process."""
     return jax.device_put(tree, replicated(devices))
 
 
 def as_global(tree: Any) -> Any:
-    """A replicated tree as one of the devices of all processes, which they save and restore together."""
+    """Return a replicated tree as global arrays, which all processes save and restore together."""
     mesh = Mesh(np.asarray(jax.devices()), (DEVICES,))
     return multihost_utils.host_local_array_to_global_array(tree, mesh, PartitionSpec())
 
 
 def as_local(tree: Any) -> Any:
-    """A tree of the devices of all processes as one of this process's: `as_global` undone."""
+    """Return a tree of global arrays as arrays of this process: the inverse of `as_global`."""
     mesh = Mesh(np.asarray(jax.devices()), (DEVICES,))
     return multihost_utils.global_array_to_host_local_array(tree, mesh, PartitionSpec())

@@ -1,4 +1,4 @@
-"""The notice that the machine is wanted back: SIGTERM, or what the cluster sends."""
+"""The notice of preemption: SIGTERM, or the cluster's own."""
 
 import contextlib
 import os
@@ -11,15 +11,15 @@ import jax
 from jax.experimental import multihost_utils
 
 STATUS = 143
-"""The exit status of a process that has saved its state and ended: 128 + SIGTERM, as a shell has it."""
+"""The exit status of a preempted process that has saved its state: 128 + SIGTERM, as in a shell."""
 
 
 class Notice:
-    """Whether training is to be saved and ended; a context that leaves SIGTERM as it was.
+    """A context that tells whether to save and end training, and restores SIGTERM's handler afterwards.
 
-    Of several processes, jax's coordination service catches the signal in any of them, and names a step that
-    none has made yet, at which all end. A process alone catches it itself once it is `armed`: there is
-    nothing to save before the first step.
+    With several processes, jax's coordination service catches the signal in any of them, and names a step
+    that no process has made yet; all processes end there. A single process catches the signal itself, from
+    `arm` on: before the first step, there is nothing to save.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Notice:
         self._lock = threading.Lock()
 
     def arm(self) -> None:
-        """From now on a signal doesn't end the process."""
+        """Catch SIGTERM from now on, instead of ending the process at once."""
         is_main = threading.current_thread() is threading.main_thread()
         if self._wakeup is None and is_main and jax.process_count() == 1:
             signals, self._wakeup = os.pipe()
@@ -40,34 +40,34 @@ class Notice:
             signal.signal(signal.SIGTERM, self._take)
 
     def has_come(self) -> bool:
-        """Whether this process has the notice; of several, `is_due` tells when all end."""
+        """Return whether this process has received the notice; with several, `is_due` decides when to end."""
         return self._has_come
 
     def is_due(self, step: int) -> bool:
-        """Whether to end at this step; every process must ask after every step."""
+        """Return whether to end at this step; every process must call this after every step."""
         return self._has_come or (
             jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
         )
 
     @contextlib.contextmanager
     def leaving_by(self, leave: Callable[[], None]) -> Iterator[None]:
-        """Inside, the notice calls a function at once, and ends the process with `STATUS`.
+        """Inside this context, let the notice call a function at once and end the process with `STATUS`.
 
-        The handler of a signal would wait for a compilation, which may take longer than the machine stays.
+        A signal handler would wait for a running compilation, and the machine may be gone before that ends.
         """
         with self._lock:
             self._leave = leave
         try:
             yield
         finally:
-            with self._lock:  # waits for the end, if it has come
+            with self._lock:  # if `leave` is running, this waits for the process to end
                 self._leave = None
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         self._has_come = True
 
     def _watch(self, signals: int) -> None:
-        """Reads the signals, which come while other threads compile, too."""
+        """Read the signals in a thread, which also works while another thread compiles."""
         while received := os.read(signals, 1):
             with self._lock:
                 if received[0] == signal.SIGTERM and self._leave is not None:

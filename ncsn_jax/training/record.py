@@ -1,7 +1,7 @@
-"""What a checkpoint says of itself: of whose run it is, and a checksum of every array.
+"""The record of a checkpoint: the run it belongs to, and a checksum of every array.
 
-The record is committed with the arrays, and carries a checksum of its own: what can't be trusted is told
-from what is of another run.
+The record is committed with the arrays and has its own checksum, which tells a damaged checkpoint from
+a checkpoint of a different run.
 """
 
 import concurrent.futures
@@ -25,7 +25,7 @@ PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def run_facts(config: Config, data: dict[str, Any] | None) -> Record:
-    """What the record of every checkpoint of a run says.
+    """Return the part of the record that all checkpoints of a run share.
 
     Args:
       config: the run's settings, with its seed.
@@ -45,40 +45,40 @@ def run_facts(config: Config, data: dict[str, Any] | None) -> Record:
 
 
 def make_record(facts: Record, step: int, state: Any, test_loss: float | None) -> Record:
-    """The record of a state.
+    """Return the record of a state.
 
     Args:
-      facts: `run_facts`.
-      step: how many updates made it.
-      state: its arrays.
-      test_loss: its held-out loss, if known.
+      facts: the run's `run_facts`.
+      step: number of updates made.
+      state: the arrays.
+      test_loss: the held-out loss, if known.
     """
     record = facts | {"step": step, "test_loss": test_loss, "leaves": checksums(state)}
     return record | {"sha256": _sha256(record)}
 
 
 def is_whole(record: Any) -> bool:
-    """Whether the record is as it was written."""
+    """Return whether the record matches its checksum."""
     if not isinstance(record, dict) or "sha256" not in record:
         return False
     return record["sha256"] == _sha256({name: record[name] for name in record if name != "sha256"})
 
 
 def checksums(tree: Any) -> list[list]:
-    """The path, shape, dtype and SHA-256 of every array."""
+    """Return the path, shape, dtype and SHA-256 of every array."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         return list(pool.map(lambda leaf: _checksum(jax.tree_util.keystr(leaf[0]), leaf[1]), leaves))
 
 
 def shapes(tree: Any) -> list[list]:
-    """The path, shape and dtype of every array, possibly abstract: `checksums` without the SHA-256."""
+    """Return the path, shape and dtype of every array, which may be abstract: `checksums` without SHA-256."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [[jax.tree_util.keystr(path), list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves]
 
 
 def versions() -> dict[str, str]:
-    """The versions of the packages that decide a result, and a checksum of this one's code."""
+    """Return the versions of the packages that affect a result, and a checksum of this package's code."""
     package = Path(__file__).parents[1]
     code = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):

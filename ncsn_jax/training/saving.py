@@ -1,4 +1,4 @@
-"""Saves that may fail: training goes on, says so, and tries again."""
+"""Saves that may fail: training continues, logs the failure, and retries."""
 
 import os
 import re
@@ -7,26 +7,29 @@ from collections.abc import Callable
 
 from ncsn_jax import hosts
 from ncsn_jax.config import Training
-from ncsn_jax.errors import UserError
+from ncsn_jax.errors import PreemptedError, UserError
 from ncsn_jax.training.checkpoints import Checkpoints
 from ncsn_jax.training.parallel import as_global
 from ncsn_jax.training.record import Record, make_record
 from ncsn_jax.training.state import TrainState
 
 OS_ERROR = re.compile(r"os_error_code='(\d+)'")
-"""How TensorStore's errors, all of one type, tell the operating system's."""
+"""The operating system's error code in TensorStore's errors, which are all of one type."""
+FEW_RETRIES = 5
+"""Number of failures, within about 8 s, after which a preempted run ends without its last state."""
 LONGEST_WAIT = 30.0
-"""Seconds between two attempts to save the last state of a run."""
+"""The longest pause in seconds between two attempts to save the last state of a run."""
 
 
 class Saver:
-    """Saves states in the background and keeps account of the saves that fail.
+    """A saver of states in the background, which counts failed saves.
 
     Args:
-      checkpoints: where to.
+      checkpoints: the run's checkpoints.
       settings: `max_failed_saves`.
-      facts: what the record of every checkpoint says (`run_facts`).
-      write_metrics: writes what is to be on disk before a checkpoint is.
+      facts: the run's `run_facts`, for the records.
+      write_metrics: a function that writes the metrics, which must reach the disk before a checkpoint does.
+      is_preempted: a function that returns whether the process was told to end; retries then stop early.
     """
 
     def __init__(
@@ -35,22 +38,24 @@ class Saver:
         settings: Training,
         facts: Record,
         write_metrics: Callable[[], None],
+        is_preempted: Callable[[], bool] = lambda: False,
     ):
         self._checkpoints = checkpoints
         self._limit = settings.max_failed_saves
         self._facts = facts
         self._write_metrics = write_metrics
+        self._is_preempted = is_preempted
         self._pending: int | None = None
         self._failures = 0
 
     def is_behind(self) -> bool:
-        """Whether the last save has failed, and is to be made up for; every process must ask."""
+        """Return whether the last save failed and must be retried; every process must call this."""
         if self._pending is not None and not hosts.any_of(self._checkpoints.is_saving()):
             self._settle()
         return self._failures > 0 and self._pending is None
 
     def save(self, step: int, state: TrainState, test_loss: float | None = None) -> None:
-        """Starts to save a state, after the save before has ended.
+        """Start to save a state, after the previous save has ended.
 
         Raises:
           UserError: if more saves in a row have failed than the settings allow.
@@ -72,20 +77,23 @@ class Saver:
         self._take(error)
 
     def finish(self, step: int, state: TrainState, test_loss: float | None = None) -> None:
-        """Saves a state, waits until it is saved, and tries again, ever more slowly, where that fails.
+        """Save a state and wait for it; retry failures, with growing pauses.
 
         Raises:
-          UserError: as `save`.
+          UserError: as in `save`.
         """
         self.save(step, state, test_loss)
         self._settle()
         while self._failures:
+            if self._failures >= FEW_RETRIES and hosts.any_of(self._is_preempted()):
+                place = self._checkpoints.directory
+                raise PreemptedError(f"preempted: the state of step {step} couldn't be saved in {place}")
             time.sleep(min(2.0**self._failures / 4, LONGEST_WAIT))
             self.save(step, state, test_loss)
             self._settle()
 
     def _settle(self) -> None:
-        """Waits for the save in the background, and counts it."""
+        """Wait for the save in the background, and count its outcome."""
         if self._pending is None:
             return
         error = None
@@ -98,7 +106,7 @@ class Saver:
             self._pending, self._failures = None, 0
 
     def _take(self, error: Exception | None) -> None:
-        """Counts a failure of any process, and reports it."""
+        """Count a failure in any process, and report it."""
         reason = next(filter(None, hosts.exchange(_reason(error) if error else "")), None)
         if reason is None:
             return
@@ -109,23 +117,23 @@ class Saver:
         if self._failures > self._limit:
             newest = self._checkpoints.steps[-1:]
             raise UserError(
-                f"{place}: the state of step {step} can't be saved ({reason}), nor could those of the "
-                f"{self._limit} attempts before, which is config.training.max_failed_saves; "
+                f"{place}: the state of step {step} can't be saved ({reason}), failure {self._failures} in a "
+                f"row with config.training.max_failed_saves={self._limit}; "
                 + (
-                    f"the newest checkpoint is of step {newest[0]}: "
+                    f"the newest checkpoint is of step {newest[0]}; "
                     if newest
-                    else "there is no checkpoint: "
+                    else "there is no checkpoint; "
                 )
-                + "mend that, and start the same command again"
+                + "fix this, then rerun"
             ) from error
         hosts.say(
-            f"{place}: the state of step {step} can't be saved ({reason}); training goes on and tries again, "
-            f"attempt {self._failures} of {self._limit}"
+            f"{place}: the state of step {step} can't be saved ({reason}); training continues and will retry "
+            f"(failure {self._failures} of at most {self._limit})"
         )
 
 
 def _reason(error: Exception) -> str:
-    """Why a save has failed, in a few words."""
+    """Return the reason of a failed save, in a few words."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""What training carries from step to step, and the optimizer."""
+"""The state that training carries from step to step, and the optimizer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,14 +15,14 @@ from ncsn_jax.typing import PRNGKey
 
 
 class TrainState(struct.PyTreeNode):
-    """The state of a run: all that a checkpoint holds.
+    """The state of a run: the arrays of a checkpoint.
 
     Attributes:
-      step: how many steps were made, an int32 scalar.
+      step: the number of steps made, an int32 scalar.
       params: the network's parameters.
       opt_state: the optimizer's state.
-      ema_params: the exponential moving average of the parameters, what is evaluated and sampled.
-      num_skipped: how many of the steps made no update, for their loss or gradient wasn't finite; int32.
+      ema_params: the exponential moving average of the parameters, for evaluation and sampling.
+      num_skipped: the number of steps without an update, because loss or gradient wasn't finite; int32.
     """
 
     step: Any
@@ -38,12 +38,12 @@ def create_state(
     shape: tuple[int, ...],
     optimizer: optax.GradientTransformation,
 ) -> TrainState:
-    """The state before the first step; the moving average starts as a copy of the parameters.
+    """Return the state before the first step; the moving average starts as a copy of the parameters.
 
     Args:
-      key: draws the initial parameters.
-      model: a batched score network, whose initial parameters depend on its key alone.
-      shape: of one example: (height, width, channels), or (D,).
+      key: the key of the initial parameters.
+      model: a batched score network, whose initial parameters depend only on the key.
+      shape: the shape of one example: (height, width, channels), or (D,).
       optimizer: from `adam`, or any of optax.
     """
     _, draw = initial_params(key, model, shape)
@@ -51,7 +51,7 @@ def create_state(
 
 
 def first_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step, of these parameters."""
+    """Return the state before the first step, with these parameters."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -64,15 +64,15 @@ def first_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSt
 def initial_params(
     key: Any, model: nn.Module, shape: tuple[int, ...]
 ) -> tuple[Any, Callable[[PRNGKey], Any]]:
-    """The shapes of the parameters of `model.init`, and a function that draws them from a key.
+    """Return the shapes of the parameters of `model.init`, and a function that draws them from a key.
 
-    It draws them one by one, and doesn't compute the network. One program that drew them all would take
-    several times as long to compile, and round differently.
+    The function draws one parameter at a time, without computing the network. A single program for all of
+    them would take several times as long to compile, and would round differently.
 
     Args:
       key: a key, or its shape.
       model: a batched score network.
-      shape: of one example.
+      shape: the shape of one example.
     """
 
     def init(key, x, sigma):
@@ -96,17 +96,17 @@ def adam(
     epsilon: float,
     gradient_clip: float | None,
 ) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015), behind an optional clipping of the gradient's global norm.
+    """Return Adam (Kingma & Ba 2015), after an optional clipping of the gradient's global norm.
 
     Args:
       learning_rate: the largest learning rate.
-      schedule: after the warm-up, `constant`, or `cosine` to 0 at `num_steps`.
-      num_steps: the length of the run; only the cosine reads it.
-      warmup_steps: steps in which the learning rate grows linearly from 0; a shorter run ends within them.
+      schedule: the schedule after the warm-up: `constant`, or `cosine` to 0 at `num_steps`.
+      num_steps: the length of the run; used only by the cosine.
+      warmup_steps: the length of the linear warm-up of the learning rate from 0; a shorter run ends in it.
       beta1: the decay of the first moment.
       beta2: the decay of the second moment.
-      epsilon: what is added to the root of the second moment.
-      gradient_clip: the largest global norm; None clips nothing.
+      epsilon: the number added to the root of the second moment.
+      gradient_clip: the largest global norm; None for no clipping.
     """
     after_warmup = {
         "constant": optax.constant_schedule(learning_rate),

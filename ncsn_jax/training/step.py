@@ -18,7 +18,7 @@ from ncsn_jax.training.state import TrainState
 from ncsn_jax.typing import PRNGKey
 
 DEVICES = "devices"
-"""The axis over which gradients and losses are averaged."""
+"""Name of the axis over which gradients and losses are averaged."""
 
 DeviceBatch = Mapping[str, Array]
 """One device's share of a `ncsn_jax.data.Batch`, without the axis of devices."""
@@ -34,12 +34,12 @@ def example_loss(
     *,
     flip: bool,
 ) -> ExampleLoss:
-    """The objective of a stored example: an image is flipped at random and preprocessed first.
+    """Return the loss function of stored examples: the objective after a random flip and preprocessing.
 
     Args:
       model: a score network.
       objective: the loss of a score at a clean example.
-      preprocess: from a stored example to a clean one, from `ncsn_jax.data.preprocessing`.
+      preprocess: a function from a stored example to a clean one, from `ncsn_jax.data.preprocessing`.
       flip: whether images are mirrored with probability ½.
     """
 
@@ -61,9 +61,9 @@ def train_step(
     optimizer: optax.GradientTransformation,
     ema_rate: float,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One update from one device's share of the batch; run it under an axis named `DEVICES`.
+    """Make one update from one device's share of the batch; run it under an axis named `DEVICES`.
 
-    It is `loss_and_gradient`, then `update`; `ncsn_jax.training.parallel` makes a program of each.
+    This is `loss_and_gradient`, then `update`; `ncsn_jax.training.parallel` compiles them separately.
 
     Args:
       state: the state, the same on every device.
@@ -74,8 +74,8 @@ def train_step(
       ema_rate: r in ema ← r·ema + (1−r)·params.
 
     Returns:
-      The next state; the mean `loss` and the global `gradient_norm` of the step; and `num_skipped`, how many
-      steps were skipped so far.
+      The next state; the mean `loss` and the global `gradient_norm` of the step; and `num_skipped`, the
+      number of steps skipped so far.
     """
     value, gradient = loss_and_gradient(state.params, state.step, batch, key, loss=loss)
     return update(state, value, gradient, optimizer=optimizer, ema_rate=ema_rate)
@@ -84,14 +84,14 @@ def train_step(
 def loss_and_gradient(
     params: Any, step: Int[Array, ""], batch: DeviceBatch, key: PRNGKey, *, loss: ExampleLoss
 ) -> tuple[Float[Array, ""], Any]:
-    """The mean loss of all devices' examples, and its gradient; run it under an axis named `DEVICES`.
+    """Return the mean loss of all devices' examples and its gradient; run under an axis named `DEVICES`.
 
     Args:
-      params: what the loss is differentiated by, the same on every device.
-      step: how many steps were made.
+      params: the network's parameters, the same on every device.
+      step: the number of steps made.
       batch: this device's stored examples, `(batch, *event)`, and their indices, `(batch,)`.
-      key: the run's key. An example's key folds in the step and its index in the global batch: it depends
-        neither on what ran before nor on how many devices share the batch.
+      key: the run's key. An example's key folds in the step and the example's index in the global batch, so
+        it depends neither on earlier steps nor on the number of devices.
       loss: the loss of one example.
     """
     keys = example_keys(jax.random.fold_in(key, step), batch["index"])
@@ -100,7 +100,7 @@ def loss_and_gradient(
         return jnp.mean(jax.vmap(loss, (0, None, 0))(keys, params, batch["x"]))
 
     value_and_gradient = jax.value_and_grad(mean_loss)(params)
-    if jax.lax.axis_size(DEVICES) == 1:  # where XLA for CPUs would copy them all
+    if jax.lax.axis_size(DEVICES) == 1:  # on one device, XLA for CPUs would copy every gradient
         return value_and_gradient
     return jax.lax.pmean(value_and_gradient, DEVICES)
 
@@ -113,11 +113,11 @@ def update(
     optimizer: optax.GradientTransformation,
     ema_rate: float,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """The state after a step of this loss and gradient, and what `train_step` returns beside it.
+    """Return the state after a step with this loss and gradient, and the values that `train_step` returns.
 
-    Where the loss or the gradient isn't finite, nothing changes but the counts of steps and of skipped steps.
+    If the loss or the gradient isn't finite, only the counts of steps and of skipped steps change.
     """
-    norm = jnp.linalg.norm(ravel_pytree(gradient)[0])  # XLA would compile two loops a leaf
+    norm = jnp.linalg.norm(ravel_pytree(gradient)[0])  # a norm per leaf would compile to two loops each
     is_finite = jnp.isfinite(value) & jnp.isfinite(norm)
 
     def updated(state):
@@ -126,7 +126,7 @@ def update(
         ema_params = optax.incremental_update(params, state.ema_params, 1.0 - ema_rate)
         return state.replace(params=params, opt_state=opt_state, ema_params=ema_params)
 
-    # In a branch, XLA for CPUs updates in place; for a selection of new or old values it copies the state.
+    # XLA for CPUs updates in place in a branch; a `where` between old and new values would copy the state.
     state = jax.lax.cond(is_finite, updated, lambda state: state, state)
     num_skipped = state.num_skipped + ~is_finite
     state = state.replace(step=state.step + 1, num_skipped=num_skipped)
@@ -136,7 +136,7 @@ def update(
 def evaluation_step(
     params: Any, batch: DeviceBatch, key: PRNGKey, *, loss: ExampleLoss
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The summed losses of all devices' examples, and their number; run it under an axis named `DEVICES`."""
+    """Return the sum of all devices' losses and their number; run it under an axis named `DEVICES`."""
     keys = example_keys(key, batch["index"])
     losses = jax.vmap(loss, (0, None, 0))(keys, params, batch["x"])
     weight = batch["weight"].astype(losses.dtype)
@@ -144,5 +144,5 @@ def evaluation_step(
 
 
 def example_keys(key: PRNGKey, index: Int[Array, " batch"]) -> Array:
-    """One key per example, folded from its index."""
+    """Return one key per example, folded from its index."""
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)

@@ -1,9 +1,11 @@
-"""A run's directory: whose it is, what may change when it goes on, and the way back to its model."""
+"""The directory of a run: its owner, the settings that may change on a resume, and the restored model."""
 
 import contextlib
 import functools
+import json
 import operator
 import os
+import sys
 from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
@@ -23,15 +25,22 @@ from ncsn_jax.determinism import pinned
 from ncsn_jax.errors import UserError
 from ncsn_jax.files import write_whole
 from ncsn_jax.locking import lock_name, only_writer
-from ncsn_jax.paths import expanded
+from ncsn_jax.paths import FOR_BUCKETS, expanded, is_url
 from ncsn_jax.streams import stream
-from ncsn_jax.training.checkpoints import FOR_BUCKETS, Checkpoints, DamagedError
+from ncsn_jax.training.checkpoints import (
+    Checkpoints,
+    DamagedCheckpointError,
+    DamagedError,
+)
+from ncsn_jax.training.metrics import kept_lines
 from ncsn_jax.training.record import Record, shapes
 from ncsn_jax.training.state import TrainState, adam, first_state, initial_params
 from ncsn_jax.typing import PRNGKey
 
+DIRECTORIES = ("checkpoints", "samples", "tensorboard")
+"""Entries of a workdir that training writes into."""
 LEFT_BY_A_START = ("checkpoints", "config.json.partial", lock_name())
-"""What may stand in a directory without a config: whose checkpoints they are, their records tell."""
+"""Entries that an interrupted first start may leave. The checkpoints' records name their run."""
 MAY_CHANGE = (
     "data.data_dir",
     "evaluation.",
@@ -47,24 +56,24 @@ MAY_CHANGE = (
     "training.max_",
     "training.preview_",
 )
-"""The settings, or their prefixes, that decide nothing about the parameters a run ends with."""
+"""Settings, or prefixes of settings, that don't affect the final parameters of a run."""
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
-    """The optimizer that the config asks for."""
+    """Return the config's optimizer."""
     names = ("learning_rate", "schedule", "num_steps", "warmup_steps")
     names += ("beta1", "beta2", "epsilon", "gradient_clip")
     return adam(**{name: getattr(config.training, name) for name in names})
 
 
 def initial_state(config: Config) -> TrainState:
-    """The state before the first step, on one device."""
+    """Draw the state before the first step, on one device."""
     _, draw = _beginning(config)  # pyright: ignore[reportArgumentType]
     return first_state(draw(_initial_key(config)), optimizer(config))
 
 
 def abstract_state(config: Config) -> TrainState:
-    """The shapes and dtypes of the run's state; computes nothing.
+    """Return the shapes and dtypes of the run's state; compute nothing.
 
     Raises:
       UserError: if the network can't take the dataset's examples.
@@ -80,7 +89,7 @@ def abstract_state(config: Config) -> TrainState:
 
 @functools.cache
 def _beginning(config: Config) -> tuple[TrainState, Callable[[PRNGKey], Any]]:
-    """The first state's shapes and dtypes, and what draws its parameters: all of one tracing."""
+    """Return the first state's shapes and dtypes, and a function that draws its parameters; traces once."""
     key = jax.eval_shape(lambda: _initial_key(config))
     params, draw = initial_params(key, config.network(), data.describe(config.data).shape)
     return jax.eval_shape(functools.partial(first_state, optimizer=optimizer(config)), params), draw
@@ -92,29 +101,29 @@ def _initial_key(config: Config) -> PRNGKey:
 
 @contextlib.contextmanager
 def opened(workdir: Path, config: Config) -> Iterator[None]:
-    """Holds the directory for this config's run, which no other process may train meanwhile.
+    """Lock the directory for this config's run, so that no other process trains there.
 
-    The first process does it; every process must ask. `claim` then makes the directory the run's.
+    The first process locks it; every process must call this. `claim` then writes the run's config.
 
     Raises:
-      UserError: if it can't be (see `check`), or another process trains there.
+      UserError: if the directory can't hold this run (see `check`), or another process trains there.
     """
     with contextlib.ExitStack() as stack:
 
         def hold_it() -> None:
             check(workdir, config)
             stack.enter_context(only_writer(workdir))
-            check(workdir, config)  # another process may have come and gone
+            check(workdir, config)  # another process may have written in between
 
         hosts.by_first(hold_it)
         yield
 
 
 def check(workdir: Path, config: Config) -> None:
-    """Makes sure that the directory can hold this run; writes nothing.
+    """Check that the directory can hold this run; write nothing.
 
     Raises:
-      UserError: if it can't be written, holds another config's run, or things that are no run's.
+      UserError: if it can't be written, holds another config's run, or holds files that belong to no run.
     """
     path = workdir / "config.json"
     if path.exists():
@@ -123,52 +132,88 @@ def check(workdir: Path, config: Config) -> None:
         if trained and trained[-1] > config.training.num_steps:
             raise UserError(
                 f"{workdir} is trained to step {trained[-1]}, more than "
-                f"config.training.num_steps={config.training.num_steps}: ask for more, or choose another "
-                "--workdir"
+                f"config.training.num_steps={config.training.num_steps}: use a larger number, or choose "
+                "another --workdir"
             )
-    elif workdir.is_dir() and any(p.name not in LEFT_BY_A_START for p in workdir.iterdir()):
+    elif workdir.is_dir() and not all(map(_is_left_by_a_start, workdir.iterdir())):
         raise UserError(f"{workdir} is not empty and holds no run (no config.json): choose another --workdir")
-    # A link to nowhere is there, too.
-    existing = next(p for p in (workdir, *workdir.absolute().parents) if os.path.lexists(p))
+    _require_writable(workdir)
+    for name in DIRECTORIES:
+        if (workdir / name).exists() and not (workdir / name).is_dir():
+            raise UserError(f"{workdir / name} is not a directory: move it away")
+    place = checkpoint_dir(workdir, config)
+    checkpoint_steps(workdir, config)  # refuses a bucket that can't be read
+    if not is_url(place):
+        _require_writable(Path(place))
+    if path.exists():
+        _require_found(workdir, config)
+
+
+def _is_left_by_a_start(path: Path) -> bool:
+    return path.name in LEFT_BY_A_START or path.suffix == ".lock"
+
+
+def _require_writable(place: Path) -> None:
+    """Refuse a directory that can't be made or written."""
+    # A dangling link counts as existing.
+    existing = next(p for p in (place, *place.absolute().parents) if os.path.lexists(p))
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{workdir} can't be written ({existing} is not a writable directory)")
+        raise UserError(f"{place} can't be written ({existing} is not a writable directory)")
+
+
+def _require_found(workdir: Path, config: Config) -> None:
+    """Refuse to start over if the run's checkpoints are in another place, or must have existed."""
+    if checkpoint_steps(workdir, config):
+        return
+    place, kept = checkpoint_dir(workdir, config), load_config(workdir / "config.json")
+    before = checkpoint_dir(workdir, kept)
+    if before != place and checkpoint_steps(workdir, kept):
+        raise UserError(
+            f"config.training.checkpoint_dir={str(place)!r} holds no checkpoint, and {before} does: use that "
+            "one, or copy its checkpoints"
+        )
+    logged = max((line["step"] for line in map(json.loads, kept_lines(workdir, sys.maxsize))), default=0)
+    if logged >= 2 * kept.training.checkpoint_every:
+        raise UserError(
+            f"{place} holds no checkpoint, and {workdir}/metrics.jsonl reaches step {logged}: restore "
+            "the checkpoints, or move metrics.jsonl away to train from the start"
+        )
 
 
 def require_same(place: str, trained: Config, config: Config) -> list[str]:
-    """Makes sure that a run can go on with a config.
+    """Check that a run can resume with a config.
 
     Returns:
-      What changes that may, such as "training.log_every=50, not 100".
+      The allowed changes, such as "training.log_every=50 (was 100)".
 
     Raises:
-      UserError: if what must not change does; it names each.
+      UserError: if settings that must not change differ; the message names each.
     """
     may_change, refused = [], []
     for name, (old, new) in changes(trained, config).items():
         if name.startswith(MAY_CHANGE) or (
             name == "training.num_steps" and config.training.schedule == "constant"
         ):
-            may_change.append(f"{name}={new!r}, not {old!r}")
+            may_change.append(f"{name}={new!r} (was {old!r})")
         else:
             refused.append(f"{name}={old!r}, not {new!r}")
     if refused:
         raise UserError(
-            f"{place} holds a run with {', '.join(refused)}: go on with its settings, or choose another "
-            "--workdir"
+            f"{place} holds a run with {', '.join(refused)}: use its settings, or choose another --workdir"
         )
     return may_change
 
 
 def checkpoint_dir(workdir: Path, config: Config) -> epath.Path:
-    """Where a run's checkpoints lie."""
+    """Return the directory of a run's checkpoints."""
     return epath.Path(config.training.checkpoint_dir or workdir / "checkpoints")
 
 
 def checkpoint_steps(workdir: Path, config: Config) -> list[int]:
-    """The steps of a run's checkpoints, ascending; one process may ask, without the others.
+    """Return the steps of a run's checkpoints, ascending; a single process may call this.
 
     Raises:
-      UserError: if they lie in a bucket that can't be read.
+      UserError: if they are in a bucket that can't be read.
     """
     directory = checkpoint_dir(workdir, config)
     try:
@@ -179,17 +224,17 @@ def checkpoint_steps(workdir: Path, config: Config) -> list[int]:
 
 
 def claim(workdir: Path, config: Config) -> None:
-    """Makes the directory this config's run: the first write, after every check."""
+    """Write the config, which claims the directory for this run: the first write, after every check."""
     workdir.mkdir(parents=True, exist_ok=True)
     text = config.model_dump_json(indent=2) + "\n"
     write_whole(workdir / "config.json", lambda file: file.write(text.encode()))
 
 
 def load_run(workdir: Path) -> Config:
-    """The config of the run in a directory.
+    """Return the config of the run in a directory.
 
     Raises:
-      UserError: if there is none.
+      UserError: if the directory holds no run.
     """
     path = workdir / "config.json"
     if not path.is_file():
@@ -200,32 +245,33 @@ def load_run(workdir: Path) -> Config:
 def newest_sound_state(
     checkpoints: Checkpoints, config: Config, sharding: Sharding
 ) -> tuple[TrainState, Record, dict[int, str]] | None:
-    """The state of the newest checkpoint that is whole.
+    """Return the state of the newest intact checkpoint.
 
     Args:
-      checkpoints: the run's.
+      checkpoints: the run's checkpoints.
       config: the run's settings.
-      sharding: where the state is to lie.
+      sharding: the sharding of the restored state.
 
     Returns:
-      The state, its record, and which newer checkpoints are damaged, and why; None if there is no checkpoint.
+      The state, its record, and the steps of newer, damaged checkpoints with the reasons; None if there is
+      no checkpoint.
 
     Raises:
-      UserError: if none is whole, or the newest whole one is of another run.
+      UserError: if no checkpoint is intact, or the newest intact one belongs to another run.
     """
     damaged: dict[int, str] = {}
     for step in reversed(checkpoints.steps):
         try:
             return *sound_state(checkpoints, step, config, sharding), damaged
         except DamagedError as error:
-            if not (checkpoints.directory / str(step)).exists():  # a process that trains has deleted it
+            if not (checkpoints.directory / str(step)).exists():  # deleted by a training process
                 checkpoints.reopen()
                 return newest_sound_state(checkpoints, config, sharding)
             damaged[step] = str(error)
     if damaged:
         found = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
         raise UserError(
-            f"{checkpoints.directory}: no checkpoint is whole ({found}): bring one back from a copy, or "
+            f"{checkpoints.directory}: no checkpoint is intact ({found}): restore one from a backup, or "
             "choose another --workdir"
         )
     return None
@@ -234,24 +280,24 @@ def newest_sound_state(
 def sound_state(
     checkpoints: Checkpoints, step: int, config: Config, sharding: Sharding
 ) -> tuple[TrainState, Record]:
-    """The state of a checkpoint, and its record.
+    """Return the state of a checkpoint, and its record.
 
     Raises:
-      DamagedError: if it isn't as it was written.
-      UserError: if it is of another run.
+      DamagedError: if the checkpoint is damaged.
+      UserError: if the checkpoint belongs to another run.
     """
     place = f"{checkpoints.directory}/{step}"
     record = checkpoints.read_record(step)
     try:
         trained = parse(record["config"])
     except UserError as error:
-        raise UserError(f"{place} is of another version of this program: {error}") from error
+        raise UserError(f"{place} was written by a different version of this program: {error}") from error
     require_same(place, trained, config)
     abstract = abstract_state(config)
     if [leaf[:3] for leaf in record["leaves"]] != shapes(abstract):
         raise UserError(
-            f"{place} holds other arrays than this version's network has: go on with the version that wrote "
-            f"it ({record['versions']})"
+            f"{place} holds arrays that don't fit this version's network: use the version that wrote it "
+            f"({record['versions']})"
         )
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract
@@ -260,74 +306,75 @@ def sound_state(
 
 
 def require_same_data(place: str, record: Record, facts: Record) -> None:
-    """Makes sure that the data are those that a checkpoint was trained on.
+    """Check that a checkpoint was trained on these data.
 
     Args:
-      place: the checkpoint.
-      record: what it says of itself; an imported one knows no data.
+      place: the path of the checkpoint.
+      record: its record; without data if the checkpoint was imported.
       facts: `run_facts` of this process.
 
     Raises:
-      UserError: if they are others.
+      UserError: if the data differ.
     """
     trained, found = record["data"], facts["data"]
     if trained not in (None, found):
         raise UserError(
-            f"{place} was trained on {trained} of config.data.name={facts['config']['data']['name']!r}, and "
-            f"there is {found} now: bring back the files as they were, or choose another --workdir"
+            f"{place} was trained on {trained} of config.data.name={facts['config']['data']['name']!r}, but "
+            f"the data are {found} now: restore the original files, or choose another --workdir"
         )
 
 
 def require_same_numerics(place: str, record: Record, facts: Record) -> None:
-    """Makes sure that jax's own settings are those that a checkpoint was made with.
+    """Check that a checkpoint was trained with the same settings of jax.
 
     Args:
-      place: the checkpoint.
-      record: what it says of itself; an older one knows none of them.
+      place: the path of the checkpoint.
+      record: its record; an older one lacks these settings.
       facts: `run_facts` of this process.
 
     Raises:
-      UserError: if they are others.
+      UserError: if the settings differ.
     """
     for name, new in facts["jax"].items():
         old = record.get("jax", {}).get(name, new)
         if old != new:
             raise UserError(
-                f"{place} was trained with {name}={old!r}, found {new!r}: set {name.upper()} as it was, or "
+                f"{place} was trained with {name}={old!r}, found {new!r}: set {name.upper()} as before, or "
                 "choose another --workdir"
             )
 
 
 def read_record(workdir: Path, config: Config, step: int) -> tuple[str, Record]:
-    """The place of a checkpoint, and what it says of itself.
+    """Return the path of a checkpoint, and its record.
 
     Raises:
-      UserError: if it is damaged.
+      UserError: if the record is damaged.
     """
     with Checkpoints(checkpoint_dir(workdir, config)) as checkpoints:
         place = f"{checkpoints.directory}/{step}"
         try:
             return place, checkpoints.read_record(step)
         except DamagedError as error:
-            raise UserError(f"{place} is damaged: {error}") from error
+            raise DamagedCheckpointError(f"{place} is damaged: {error}") from error
 
 
 @pinned()
 def restore(
     workdir: str | PathLike[str], *, step: int | None = None, ema: bool = True
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A trained model.
+    """Restore a trained model.
 
     Args:
       workdir: the directory of a run.
-      step: which checkpoint; the newest that is whole if None.
-      ema: whether to take the moving average of the parameters, or else the parameters themselves.
+      step: the step of the checkpoint; None for the newest intact one.
+      ema: whether to return the moving average of the parameters, instead of the parameters themselves.
 
     Returns:
       The network and its variables, ready for `as_score_fn` or `model.apply`.
 
     Raises:
-      UserError: if there is no run, no checkpoint that is whole, or none of that step; or the step is no int.
+      UserError: if there is no run, no intact checkpoint, or no checkpoint of that step; or if the step is
+        not an int.
     """
     try:
         step = None if step is None else operator.index(step)
@@ -341,15 +388,15 @@ def restore(
         if step is None or not steps:
             found = newest_sound_state(checkpoints, config, on_device)
             if found is None:
-                raise UserError(f"{directory} holds no checkpoint yet: train on")
+                raise UserError(f"{directory} holds no checkpoint yet: continue training")
             state, _, damaged = found
             for number, reason in damaged.items():
-                hosts.say(f"{directory}/{number} is damaged ({reason}): the one before it is taken")
+                hosts.say(f"{directory}/{number} is damaged ({reason}): using an older checkpoint")
         elif step in steps:
             try:
                 state, _ = sound_state(checkpoints, step, config, on_device)
             except DamagedError as error:
-                raise UserError(f"{directory}/{step} is damaged: {error}") from error
+                raise DamagedCheckpointError(f"{directory}/{step} is damaged: {error}") from error
         else:
-            raise UserError(f"{directory} holds no checkpoint of step {step}, but of {steps}")
+            raise UserError(f"{directory} holds no checkpoint of step {step}; accepted: {steps}")
     return config.network(), {"params": state.ema_params if ema else state.params}

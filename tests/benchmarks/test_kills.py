@@ -1,4 +1,4 @@
-"""The short form of the twenty kills: one at each moment."""
+"""A short form of the benchmark of kills: one kill at each moment."""
 
 import random
 
@@ -9,7 +9,7 @@ from benchmarks import kills, processes
 
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", kills.TOPOLOGIES)
-def test_a_killed_run_ends_as_the_uninterrupted_one(topology, tmp_path):
+def test_a_killed_training_run_ends_equal_to_an_uninterrupted_one(topology, tmp_path):
     devices = kills.TOPOLOGIES[topology]
     processes.finish(kills.start(tmp_path / "whole", devices))
     found, workdirs = kills.survive(tmp_path / "killed", 5, random.Random(1), devices)
@@ -19,7 +19,7 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(topology, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_difference_would_be_seen(tmp_path):
+def test_comparing_runs_reports_the_differences_between_two_seeds(tmp_path):
     one_process = kills.TOPOLOGIES["one process"]
     for name, seed in (("one", "--config.seed=0"), ("other", "--config.seed=1")):
         processes.finish(kills.start(tmp_path / name, one_process, seed))

@@ -1,4 +1,4 @@
-"""The benchmark of the samplers: it counts score evaluations right, and says what it can't measure."""
+"""The benchmark of the samplers: its counts of score evaluations, and its errors."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ CONFIG = run_config.parse(get_config("v2").to_dict())
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if "from data" not in method])
-def test_as_many_evaluations_are_made_as_are_printed(method):
+def test_a_sampler_makes_exactly_the_score_evaluations_it_reports(method):
     calls = []
 
     def score_fn(x, sigma):
@@ -36,20 +36,20 @@ def test_as_many_evaluations_are_made_as_are_printed(method):
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_no_sampler_takes_more_than_its_budget(budget):
+def test_samplers_stay_within_their_evaluation_budget(budget):
     for method in METHODS:
         assert 0.9 * budget < sampler(method, budget, CONFIG)[1] <= budget
 
 
-def test_a_missing_run_is_named(tmp_path):
+def test_measuring_sampler_quality_reports_a_missing_run(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         measure(tmp_path, METHODS, BUDGETS, 10, 10)
 
 
 @pytest.mark.slow
-def test_the_any_sigma_config_makes_digits_in_99_evaluations_and_encodes_them(tmp_path, data_dir):
-    """As docs/samplers.md has it: with churn, Heun's 99 evaluations are worth Langevin's 993; the test images
-    come back within 0.01 in every pixel."""
+def test_any_sigma_config_samples_digits_in_99_evaluations_and_inverts_test_images(tmp_path, data_dir):
+    """As docs/samplers.md says: with churn, Heun's 99 evaluations match Langevin's 993, and the test images
+    are recovered within 0.01 in every pixel."""
     settings = get_config("v2").to_dict()
     settings["data"]["data_dir"] = data_dir
     config = run_config.parse(settings)
@@ -57,7 +57,7 @@ def test_the_any_sigma_config_makes_digits_in_99_evaluations_and_encodes_them(tm
     (langevin,) = measure(tmp_path, ["annealed"], [1000], 1000, 250)
     (heun,) = measure(tmp_path, ["heun with churn"], [100], 1000, 250)
     assert (heun.evaluations, langevin.evaluations) == (99, 993)
-    # A distance below that of exact draws would mean copies of the training images.
+    # A smaller distance than between exact draws would mean copies of the training images.
     assert 0.03 < heun.distance <= langevin.distance
 
     score_fn = as_score_fn(*training.restore(tmp_path))

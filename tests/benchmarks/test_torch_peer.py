@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 
-def test_the_peer_computes_the_official_outputs(official):
+def test_torch_peer_network_computes_the_official_outputs(official):
     from benchmarks.torch_peer import NCSN
 
     network = NCSN(channels=1, filters=8, num_levels=len(official["sigmas"]))

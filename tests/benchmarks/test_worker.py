@@ -1,4 +1,4 @@
-"""The benchmark's other process: it answers what it is asked."""
+"""The benchmark's worker process and its answers."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from benchmarks import worker
 
 @pytest.fixture
 def answers(monkeypatch, capsys):
-    """What a worker answers to lines of its stdin; its clock ticks once a look."""
+    """Answers of a worker to the lines of its stdin; its clock advances by one at every reading."""
     ticks = iter(range(1000))
     monkeypatch.setattr(worker.time, "perf_counter", lambda: float(next(ticks)))
     monkeypatch.setattr(sys, "argv", ["worker", '{"work": "step"}'])
@@ -24,7 +24,7 @@ def answers(monkeypatch, capsys):
     return asked
 
 
-def test_a_worker_answers_turns_and_cost(answers):
+def test_benchmark_worker_answers_turn_and_cost_requests(answers):
     runs = []
 
     def prepare(case):
@@ -38,5 +38,5 @@ def test_a_worker_answers_turns_and_cost(answers):
     assert runs == ["step"] * 3  # the first, and two of the turn
 
 
-def test_a_peer_tells_no_cost(answers):
+def test_benchmark_worker_without_a_cost_function_reports_no_cost(answers):
     assert answers("cost", prepare=lambda case: worker.Work(lambda: None))[1] == {}

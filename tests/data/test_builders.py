@@ -56,7 +56,7 @@ def serve(monkeypatch):
 
 
 def prepared(builder_class, data_dir):
-    """What the builder prepared, as another builder of the same class reads it, by split."""
+    """Examples that the builder prepared, read by a second builder of the same class, by split."""
     builder_class(data_dir=data_dir, file_format="array_record").download_and_prepare()
     builder = builder_class(data_dir=data_dir, file_format="array_record")
     assert builder.is_prepared()
@@ -64,7 +64,7 @@ def prepared(builder_class, data_dir):
 
 
 @pytest.mark.parametrize("builder", [Mnist, FashionMnist])
-def test_the_mnists(builder, serve, tmp_path):
+def test_mnist_builders_prepare_every_image_with_its_label(builder, serve, tmp_path):
     images = noise(10, 28, 28, 1)
     files = {}
     for part, start, stop in (("train", 0, 7), ("t10k", 7, 10)):
@@ -79,8 +79,8 @@ def test_the_mnists(builder, serve, tmp_path):
         np.testing.assert_array_equal(example["image"], images[example["label"]])
 
 
-def test_cifar10(serve, tmp_path):
-    """The archive is not in order, and its images are planes."""
+def test_cifar10_builder_orders_batches_and_reads_planar_images(serve, tmp_path):
+    """The archive's batches are out of order, and its images are stored channel by channel."""
     images, labels = noise(12, 32, 32, 3), np.arange(12, dtype=np.uint8) % 10
     records = [bytes([labels[i]]) + images[i].transpose(2, 0, 1).tobytes() for i in range(12)]
     contents = {f"data_batch_{i}.bin": b"".join(records[2 * i - 2 : 2 * i]) for i in (1, 5, 3, 2, 4)}
@@ -105,7 +105,7 @@ def test_cifar10(serve, tmp_path):
     assert builder.info.features["label"].names == CIFAR_CLASSES
 
 
-def test_svhn_cropped(serve, tmp_path):
+def test_svhn_builder_keeps_three_splits_and_maps_label_10_to_digit_0(serve, tmp_path):
     """The digit 0 is labelled 10 in the file."""
     counts = {"train": 5, "test": 3, "extra": 10}
     images, files = {}, {}
@@ -128,7 +128,7 @@ def test_svhn_cropped(serve, tmp_path):
 
 @pytest.fixture
 def celeb_a_files():
-    """The five files of an imitation with three faces, one a split, by their names in `FILES`."""
+    """The five files of an imitation with three faces, one per split, by their names in `FILES`."""
     names = [f"{i:06d}.jpg" for i in (1, 2, 3)]
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as zipped:
@@ -164,7 +164,7 @@ def check_celeb_a(splits, files):
             assert example["identity"]["Identity_No"] == 7 * i
 
 
-def test_celeb_a(serve, celeb_a_files, tmp_path):
+def test_celeb_a_builder_downloads_and_prepares_every_split(serve, celeb_a_files, tmp_path):
     serve(
         CelebA,
         {f"/{url.removeprefix(CelebA.URL)}": celeb_a_files[name] for name, url in celeb_a.FILES.items()},
@@ -172,7 +172,7 @@ def test_celeb_a(serve, celeb_a_files, tmp_path):
     check_celeb_a(prepared(CelebA, tmp_path), celeb_a_files)
 
 
-def test_celeb_a_is_prepared_of_files_from_elsewhere(celeb_a_files, tmp_path, monkeypatch):
+def test_celeb_a_builder_uses_manually_placed_files_without_downloading(celeb_a_files, tmp_path, monkeypatch):
     """Files in `downloads/manual` are not downloaded, if they have the registered names and checksums."""
     manual = tmp_path / "downloads" / "manual"
     manual.mkdir(parents=True)
@@ -187,8 +187,8 @@ def test_celeb_a_is_prepared_of_files_from_elsewhere(celeb_a_files, tmp_path, mo
 
 
 @pytest.mark.parametrize("builder_class", BUILDERS)
-def test_builders_describe_the_stock_dataset(builder_class, tmp_path):
-    """What the stock builder prepared lies where ours looks, and has the features that ours has."""
+def test_builders_match_the_directory_and_features_of_stock_tfds_builders(builder_class, tmp_path):
+    """Datasets that the stock builder prepared are found by ours and have the same features."""
     ours = builder_class(data_dir=tmp_path, file_format="array_record")
     stock = tfds.builder_cls(ours.name)(data_dir=tmp_path, file_format="array_record")
     assert type(stock) in type(ours).__mro__[1:]
@@ -199,11 +199,11 @@ def test_builders_describe_the_stock_dataset(builder_class, tmp_path):
 
 
 class Asked(Exception):  # noqa: N818
-    """What is to be downloaded."""
+    """Carries the URLs to be downloaded."""
 
 
 @pytest.mark.parametrize("builder_class", BUILDERS)
-def test_downloads_have_registered_checksums(builder_class, tmp_path):
+def test_builder_downloads_have_registered_checksums(builder_class, tmp_path):
     class Recorder:
         def download(self, urls):
             raise Asked(urls)

@@ -1,4 +1,4 @@
-"""Images that something else has made, and labels: what evaluation compares and is taught by."""
+"""Images from outside the program, and labels, both used by evaluation."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def stored(path, settings=MNIST, info=GREY):
     return data.stored_images(path, settings, info)
 
 
-def test_bytes_are_read_as_they_are(tmp_path):
+def test_stored_uint8_images_are_read_unchanged_from_npz_npy_and_folder(tmp_path):
     np.savez(tmp_path / "one.npz", anything=PIXELS)
     np.savez(tmp_path / "two.npz", labels=np.arange(5), arr_0=PIXELS)
     np.save(tmp_path / "a.npy", PIXELS)
@@ -28,8 +28,8 @@ def test_bytes_are_read_as_they_are(tmp_path):
         np.testing.assert_array_equal(stored(tmp_path / name), PIXELS)
 
 
-def test_files_are_decoded_as_for_training(tmp_path):
-    """16 bits, transparency, palettes and rotation: what training sees is what is measured."""
+def test_chosen_image_files_are_decoded_as_for_training(tmp_path):
+    """16 bits, transparency, palettes and rotation are decoded alike for training and evaluation."""
     pixels = PIXELS[0, ..., 0]
     turned = Image.Exif()
     turned[0x0112] = 3  # upside down
@@ -47,7 +47,7 @@ def test_files_are_decoded_as_for_training(tmp_path):
         assert any(np.array_equal(image, np.round(255 * other)) for other in chosen)
 
 
-def test_numbers_are_quantized_as_the_dataset_is(tmp_path):
+def test_stored_floats_and_bytes_are_quantized_like_the_dataset(tmp_path):
     np.save(tmp_path / "a.npy", (PIXELS + 0.9) / 256)
     np.testing.assert_array_equal(stored(tmp_path / "a.npy"), PIXELS)
     np.save(tmp_path / "b.npy", (PIXELS / 255).astype(np.float16))
@@ -58,7 +58,7 @@ def test_numbers_are_quantized_as_the_dataset_is(tmp_path):
     np.testing.assert_array_equal(sixteenths, np.round(np.round(PIXELS / 255 * 16) * 15 * 16 / 255))
 
 
-def test_noise_around_the_range_is_clipped(tmp_path):
+def test_stored_floats_beyond_the_unit_interval_by_noise_are_clipped(tmp_path):
     noise = np.random.default_rng(1).standard_normal((500, 4, 6, 1))
     noisy = (np.tile(PIXELS, (100, 1, 1, 1)) / 255 + noise).astype(np.float32)
     np.save(tmp_path / "a.npy", noisy)
@@ -68,7 +68,7 @@ def test_noise_around_the_range_is_clipped(tmp_path):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (PIXELS[:, :3], r"found images of the shape \(3, 6, 1\); accepted: \(4, 6, 1\), as of .*'mnist'"),
+        (PIXELS[:, :3], r"found images of the shape \(3, 6, 1\); accepted: \(4, 6, 1\), as in .*'mnist'"),
         (PIXELS[..., 0], r"found uint8 of the shape \(5, 4, 6\); accepted: \(n, height, width, channels\)"),
         (PIXELS[:0], r"found uint8 of the shape \(0, 4, 6, 1\)"),
         (PIXELS.astype(np.int64), "found int64 of the shape"),
@@ -78,7 +78,7 @@ def test_noise_around_the_range_is_clipped(tmp_path):
         (np.array([{}], object), "can't be read as an array"),
     ],
 )
-def test_what_would_be_other_images_is_refused(array, message, tmp_path):
+def test_stored_arrays_of_wrong_shape_type_or_range_are_refused(array, message, tmp_path):
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(UserError, match=message):
         stored(tmp_path / "a.npy")
@@ -88,7 +88,7 @@ def test_what_would_be_other_images_is_refused(array, message, tmp_path):
     ("content", "message"),
     [(b"", "can't be read as an array"), (b"PK\x03\x04 no archive", "can't be read as an array")],
 )
-def test_broken_files_are_refused(content, message, tmp_path):
+def test_unreadable_or_ambiguous_array_files_are_refused(content, message, tmp_path):
     for name in ("a.npy", "a.npz"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=message):
@@ -100,13 +100,13 @@ def test_broken_files_are_refused(content, message, tmp_path):
         stored(tmp_path / "two.npz")
 
 
-def test_images_of_files_are_not_resized(tmp_path):
+def test_stored_image_files_of_another_size_are_refused_and_not_resized(tmp_path):
     Image.new("L", (5, 5)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"found images of the shape \(5, 5, 1\); accepted: \(4, 6, 1\)"):
         stored(tmp_path)
 
 
-def test_labels_are_those_of_the_images(data_dir):
+def test_loaded_labels_match_the_images_in_order(data_dir):
     settings = Data(name="digits", data_dir=data_dir)
     dataset = data.load(settings)
     train, test = data.load_labels(settings)
@@ -118,7 +118,7 @@ def test_labels_are_those_of_the_images(data_dir):
     assert np.mean(distances.argmin(1) == test) > 0.85
 
 
-def test_only_some_datasets_have_labels(tmp_path):
+def test_only_datasets_with_classes_have_labels(tmp_path):
     for name, expected in (("mnist", True), ("cifar10", True), ("celeb_a", False), ("two_moons", False)):
         assert data.has_labels(Data(name=name, data_dir=str(tmp_path))) == expected
     assert data.load_labels(Data(name="two_moons")) is None

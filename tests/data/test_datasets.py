@@ -28,7 +28,7 @@ def labels(data_dir, split):
     return np.array([example["label"] for example in source])
 
 
-def test_digits_are_scikit_learns(digits):
+def test_digits_dataset_equals_scikit_learns_digits(digits):
     from sklearn.datasets import load_digits
 
     ours = np.concatenate([digits.train, digits.test]).reshape(-1, 64)
@@ -47,13 +47,13 @@ def test_digits_have_17_values_and_two_splits(digits):
     assert digits.info.num_values == 17
 
 
-def test_digits_are_stratified(digits, data_dir):
+def test_digits_splits_are_stratified_by_class(digits, data_dir):
     share = np.bincount(labels(data_dir, "train")) / 1500
     test_share = np.bincount(labels(data_dir, "test")) / 297
     assert np.abs(share - test_share).max() < 0.005
 
 
-def test_large_datasets_are_read_image_by_image(digits, data_dir, monkeypatch):
+def test_datasets_above_the_memory_limit_are_read_image_by_image(digits, data_dir, monkeypatch):
     monkeypatch.setattr(datasets, "IN_MEMORY_BYTES", 0)
     lazy = load("digits", data_dir)
     assert not isinstance(lazy.train, np.ndarray)
@@ -66,7 +66,7 @@ def test_large_datasets_are_read_image_by_image(digits, data_dir, monkeypatch):
     np.testing.assert_array_equal(batches[0]["x"], batches[1]["x"])
 
 
-def test_an_unknown_dataset_is_named(data_dir):
+def test_an_unknown_dataset_name_is_refused_with_the_known_names(data_dir):
     with pytest.raises(UserError, match=r"'minst': unknown dataset; accepted: digits, .*, folder, two_g"):
         load("minst", data_dir)
 
@@ -104,28 +104,28 @@ def test_mnist_is_downloaded_and_prepared_without_tensorflow(server, tmp_path):
     assert mnist.info == data.DatasetInfo(shape=(28, 28, 1), num_values=256)
 
 
-def test_no_network_is_said_at_once(tmp_path, monkeypatch):
+def test_a_missing_network_is_reported_and_leaves_no_data_directory(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.Mnist, "URL", "http://127.0.0.1:9/")
     with pytest.raises(UserError, match=r"mnist is not prepared in .*--config\.data\.data_dir"):
         load("mnist", str(tmp_path / "tfds"))
     assert not (tmp_path / "tfds").exists()
 
 
-def test_a_failing_download_is_said(server, tmp_path, monkeypatch):
-    """The server answers, but has no such files."""
+def test_a_failing_download_is_reported_with_its_http_status(server, tmp_path, monkeypatch):
+    """The server answers, but doesn't have the files."""
     monkeypatch.setattr(datasets.Mnist, "URL", datasets.Mnist.URL + "elsewhere/")
     with pytest.raises(UserError, match=r"mnist is not prepared in .* \(DownloadError.*404"):
         load("mnist", str(tmp_path / "tfds"))
 
 
-def test_damaged_files_are_said(tmp_path):
+def test_a_missing_file_of_a_prepared_dataset_is_reported(tmp_path):
     load("digits", str(tmp_path))
     next(tmp_path.rglob("digits-train.array_record*")).unlink()
     with pytest.raises(UserError, match=r"digits in .* can't be read or written as array_record"):
         load("digits", str(tmp_path))
 
 
-def test_another_file_format_is_said(tmp_path):
+def test_a_dataset_prepared_in_another_file_format_is_reported(tmp_path):
     load("digits", str(tmp_path))
     info = next(tmp_path.rglob("dataset_info.json"))
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
@@ -133,7 +133,7 @@ def test_another_file_format_is_said(tmp_path):
         load("digits", str(tmp_path))
 
 
-def test_a_directory_that_cannot_be_written_is_said(tmp_path):
+def test_a_data_directory_that_is_a_file_is_reported(tmp_path):
     (tmp_path / "file").write_text("precious")
     with pytest.raises(UserError, match=r"digits in .* can't be read or written"):
         load("digits", str(tmp_path / "file"))
@@ -142,16 +142,16 @@ def test_a_directory_that_cannot_be_written_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "folder"}, r"config\.data\.image_size=None: images of a folder need one size"),
+        ({"name": "folder"}, r"config\.data\.image_size=None: a folder needs one image size"),
         ({"name": "mnist", "crop": 29}, r"config\.data\.crop=29: larger than the images of mnist, 28×28"),
         ({"name": "two_moons", "random_flip": True}, r"random_flip=True: 'two_moons' are points"),
         ({"name": "two_moons", "transform": "logit"}, r"transform='logit': 'two_moons' are points"),
         ({"name": "two_moons", "image_size": 3}, r"image_size=3: 'two_moons' are points"),
         ({"name": "two_moons", "corrupt": "skip"}, r"corrupt='skip': 'two_moons' are points"),
-        ({"name": "cifar10", "channels": 1}, r"channels=1: 'cifar10' is no folder of images"),
+        ({"name": "cifar10", "channels": 1}, r"channels=1: 'cifar10' is not a folder of images"),
     ],
 )
-def test_settings_that_make_no_sense_are_said(settings, message):
+def test_data_settings_that_contradict_the_dataset_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         data.describe(Data(**settings))
 
@@ -167,11 +167,11 @@ def test_settings_that_make_no_sense_are_said(settings, message):
         ({"name": "folder", "image_size": 10, "channels": 1}, (10, 10, 1)),
     ],
 )
-def test_shapes_are_those_after_cropping_and_resizing(settings, shape):
+def test_described_shape_is_the_shape_after_cropping_and_resizing(settings, shape):
     assert data.describe(Data(**settings)) == data.DatasetInfo(shape, 256)
 
 
-def test_datasets_of_tfds_are_cropped_and_resized(digits, data_dir):
+def test_tfds_images_are_cropped_and_resized_on_loading(digits, data_dir):
     cropped = load("digits", data_dir, crop=4)
     np.testing.assert_array_equal(cropped.train, digits.train[:, 2:6, 2:6])
     halved = load("digits", data_dir, image_size=4)
@@ -180,7 +180,7 @@ def test_datasets_of_tfds_are_cropped_and_resized(digits, data_dir):
     np.testing.assert_allclose(halved.train.mean(), digits.train.mean(), rtol=0.05)
 
 
-def test_a_folder_is_a_dataset(tmp_path, digits):
+def test_a_folder_of_images_loads_as_a_dataset_and_needs_a_data_dir(tmp_path, digits):
     for i, image in enumerate(digits.train[:30]):
         Image.fromarray(image.squeeze(-1) * 15).save(tmp_path / f"{i:02}.png")
     folder = load("folder", tmp_path, image_size=8, channels=1)

@@ -20,13 +20,13 @@ load_lazily = functools.partial(load, in_memory_bytes=0)
 
 
 def fill(directory, names):
-    """Writes images of one colour each, and says which."""
+    """Write images of one colour each; return the colours by name."""
     colours = {}
     for i, name in enumerate(names):
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         colours[name] = (i % 256, i // 256, 7)
-        # Lossless, so that the colours are what is read.
+        # Lossless, so that the same colours are read.
         Image.new("RGB", (6, 6), colours[name]).save(path, "PNG")
     return colours
 
@@ -52,7 +52,7 @@ def fifty(tmp_path):
 
 @pytest.fixture
 def bad(tmp_path):
-    """One file of many is cut short: a training image."""
+    """The name of a truncated training image, one file of many."""
     colours = fill(tmp_path, [f"{i:02d}.png" for i in range(20)])
     train, _ = load(tmp_path)
     bad = names_of(train, colours)[3]
@@ -65,7 +65,7 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:5000])
 
 
-def test_every_image_is_in_one_split_and_in_order(tmp_path, fifty):
+def test_every_image_of_a_folder_is_in_exactly_one_sorted_split(tmp_path, fifty):
     train, test = load(tmp_path, test_fraction=0.2)
     assert isinstance(train, np.ndarray)
     assert train.shape[1:] == (4, 4, 3)
@@ -76,7 +76,7 @@ def test_every_image_is_in_one_split_and_in_order(tmp_path, fifty):
     assert 3 <= len(test) <= 17  # of 50 at 0.2, within 2.5 standard deviations
 
 
-def test_the_split_is_the_same_everywhere(tmp_path):
+def test_folder_split_is_pinned_for_known_file_names(tmp_path):
     """Pinned: another hash would mix training images of older runs into the test split."""
     colours = fill(tmp_path, [f"{i}.png" for i in range(12)])
     assert names_of(load(tmp_path, test_fraction=0.3)[1], colours) == [
@@ -88,14 +88,14 @@ def test_the_split_is_the_same_everywhere(tmp_path):
     ]
 
 
-def test_the_split_stays_when_files_are_added(tmp_path, fifty):
+def test_folder_split_keeps_its_files_when_others_are_added(tmp_path, fifty):
     test = names_of(load(tmp_path)[1], fifty)
     more = fill(tmp_path, [*fifty, *(f"more/{i}.png" for i in range(50))])
     assert [name for name in names_of(load(tmp_path)[1], more) if name in fifty] == test
 
 
-def test_a_composed_name_is_the_decomposed_one(tmp_path):
-    """One file system stores é, another e and ´."""
+def test_folder_split_ignores_unicode_normalisation_of_file_names(tmp_path):
+    """One file system stores é, another stores e and ´."""
     tests = []
     for form in ("caf\u00e9", "cafe\u0301"):
         colours = fill(tmp_path / form, [f"{form}{i}.png" for i in range(20)])
@@ -105,13 +105,13 @@ def test_a_composed_name_is_the_decomposed_one(tmp_path):
 
 
 @pytest.mark.parametrize("test_fraction", [0.0, 1.0])
-def test_each_split_has_an_image(tmp_path, test_fraction):
+def test_each_folder_split_has_an_image_at_extreme_test_fractions(tmp_path, test_fraction):
     fill(tmp_path, [f"{i}.png" for i in range(5)])
     train, test = load(tmp_path, test_fraction=test_fraction)
     assert (len(train), len(test)) == ((4, 1) if test_fraction == 0 else (1, 4))
 
 
-def test_nested_hidden_and_linked_files(tmp_path):
+def test_folder_includes_nested_and_linked_files_and_skips_hidden_ones(tmp_path):
     seen = ["cats/1.PNG", "cats/old/2.Jpeg", "dogs/3.webp", "猫 1.jpg", "4.png", "thumbs.d/5.png"]
     hidden = [".6.png", ".cache/7.png", "cats/.trash/8.png", "__MACOSX/._9.png", "notes.txt", "10.gif"]
     colours = fill(tmp_path / "images", seen + hidden)
@@ -124,7 +124,7 @@ def test_nested_hidden_and_linked_files(tmp_path):
     assert sorted(colours_of(train) + colours_of(test)) == sorted(expected)
 
 
-def test_lazy_is_the_same_as_in_memory(tmp_path, fifty):
+def test_lazily_read_images_equal_images_read_into_memory(tmp_path, fifty):
     for lazy, images in zip(load_lazily(tmp_path), load(tmp_path), strict=True):
         assert not isinstance(lazy, np.ndarray)
         assert len(lazy) == len(images)
@@ -133,7 +133,7 @@ def test_lazy_is_the_same_as_in_memory(tmp_path, fifty):
         np.testing.assert_array_equal(lazy[-1], images[-1])
 
 
-def test_the_limit_is_of_decoded_bytes(tmp_path, fifty):
+def test_in_memory_limit_counts_the_decoded_bytes_of_each_split(tmp_path, fifty):
     bytes_of_train = len(load(tmp_path)[0]) * 4 * 4 * 3
     assert isinstance(load(tmp_path, in_memory_bytes=bytes_of_train)[0], np.ndarray)
     train, test = load(tmp_path, in_memory_bytes=bytes_of_train - 1)
@@ -141,7 +141,7 @@ def test_the_limit_is_of_decoded_bytes(tmp_path, fifty):
     assert isinstance(test, np.ndarray)
 
 
-def test_batches_of_both_are_the_same(tmp_path, fifty):
+def test_training_batches_are_equal_for_lazy_and_in_memory_folders(tmp_path, fifty):
     batches = [
         next(data.training_batches(images, batch_size=8, seed=0))
         for images in (load(tmp_path)[0], load_lazily(tmp_path)[0])
@@ -149,30 +149,30 @@ def test_batches_of_both_are_the_same(tmp_path, fifty):
     np.testing.assert_array_equal(batches[0]["x"], batches[1]["x"])
 
 
-def test_a_corrupt_file_is_said(tmp_path, bad):
+def test_a_corrupt_file_is_named_with_the_skip_setting_eagerly_and_lazily(tmp_path, bad):
     with pytest.raises(UserError) as error:
         load(tmp_path)
     message = one_line(error)
     assert message.startswith(f"{tmp_path / bad}: can't be decoded (OSError: ")
-    assert message.endswith("; --config.data.corrupt=skip leaves such files out")
+    assert message.endswith("; --config.data.corrupt=skip skips such files")
     train, _ = load_lazily(tmp_path)
     with pytest.raises(UserError) as error:
         train[3]
     assert one_line(error) == message
 
 
-def test_a_corrupt_file_is_said_whatever_decoding_looks_at(tmp_path, bad):
+def test_a_corrupt_file_is_reported_even_if_the_decoder_ignores_its_pixels(tmp_path, bad):
     with pytest.raises(UserError, match=rf"{bad}: can't be decoded"):
         load(tmp_path, decode=lambda _: np.zeros((4, 4, 3), np.uint8))
 
 
-def test_a_corrupt_file_is_said_from_a_batch(tmp_path, bad):
+def test_a_corrupt_file_is_reported_when_a_lazy_batch_reads_it(tmp_path, bad):
     train, _ = load_lazily(tmp_path)
     with pytest.raises(UserError, match=rf"{bad}: can't be decoded .*corrupt=skip"):
         next(data.training_batches(train, batch_size=len(train), seed=0))
 
 
-def test_a_corrupt_file_is_left_out_with_a_warning(tmp_path, bad):
+def test_corrupt_skip_leaves_the_file_out_with_one_warning(tmp_path, bad):
     readable = load(tmp_path, corrupt="skip", in_memory_bytes=0)[0]
     with pytest.warns(UserWarning, match=rf"{bad}: can't be decoded \(OSError: .*\); skipped$") as caught:
         train, _ = load(tmp_path, corrupt="skip")
@@ -188,8 +188,8 @@ def test_a_corrupt_file_is_left_out_with_a_warning(tmp_path, bad):
 @pytest.mark.filterwarnings("ignore:.*skipped")
 @pytest.mark.parametrize("loaded", [load, load_lazily])
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_what_decodes_is_split_where_a_whole_split_is_corrupt(tmp_path, loaded, split):
-    """As if the corrupt files weren't there."""
+def test_readable_images_are_split_anew_when_a_whole_split_is_corrupt(tmp_path, loaded, split):
+    """The split is the same as without the corrupt files."""
     colours = fill(tmp_path / "all", [f"{i}.png" for i in range(9)])
     splits = dict(zip(("train", "test"), load(tmp_path / "all", test_fraction=0.01), strict=True))
     assert len(splits["test"]) == 1
@@ -207,7 +207,7 @@ def test_what_decodes_is_split_where_a_whole_split_is_corrupt(tmp_path, loaded, 
         np.testing.assert_array_equal(np.stack([*some]), others)
 
 
-def test_the_first_file_may_be_the_corrupt_one(tmp_path, fifty):
+def test_corrupt_skip_works_when_the_first_file_is_corrupt(tmp_path, fifty):
     train, _ = load(tmp_path)
     truncate(tmp_path / names_of(train, fifty)[0])
     with pytest.warns(UserWarning, match="skipped") as caught:
@@ -216,7 +216,7 @@ def test_the_first_file_may_be_the_corrupt_one(tmp_path, fifty):
     np.testing.assert_array_equal(skipped, train[1:])
 
 
-def test_the_last_ones_place_takes_the_first(tmp_path, fifty):
+def test_a_corrupt_last_image_is_lazily_replaced_by_the_first(tmp_path, fifty):
     train, _ = load(tmp_path)
     truncate(tmp_path / names_of(train, fifty)[-1])
     lazy, _ = load_lazily(tmp_path, corrupt="skip")
@@ -224,13 +224,13 @@ def test_the_last_ones_place_takes_the_first(tmp_path, fifty):
         np.testing.assert_array_equal(lazy[len(lazy) - 1], train[0])
 
 
-def test_a_warning_is_one_line(tmp_path, bad):
-    """As a user sees it, not as pytest catches it."""
+def test_a_skipped_file_prints_a_one_line_warning(tmp_path, bad):
+    """As a user sees it, without pytest's capture of warnings."""
     code = (
         "import sys; from ncsn_jax.data.folder import load_folder; import numpy as np;"
         "load_folder(sys.argv[1], decode=np.asarray, corrupt='skip', in_memory_bytes=2**20)"
     )
-    # Imported from where it lies, not from where it may be installed.
+    # Import this source tree, not an installed copy.
     package = os.path.dirname(os.path.dirname(data.__file__))
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(package)}
     command = [sys.executable, "-c", code, str(tmp_path)]
@@ -244,7 +244,7 @@ def test_a_warning_is_one_line(tmp_path, bad):
 @pytest.mark.parametrize(
     "content", [b"", b"no image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0" + bytes(100)], ids=repr
 )
-def test_what_is_no_image_is_said(tmp_path, content, corrupt):
+def test_files_that_are_not_images_are_reported_in_one_line(tmp_path, content, corrupt):
     for name in ("a.png", "b.jpg"):
         (tmp_path / name).write_bytes(content)
     expected = "can't be decoded" if corrupt == "error" else "images that can be decoded: 1; accepted"
@@ -253,43 +253,43 @@ def test_what_is_no_image_is_said(tmp_path, content, corrupt):
     one_line(error)
 
 
-def test_a_decompression_bomb_is_said(tmp_path, fifty, monkeypatch):
+def test_a_decompression_bomb_is_reported_as_undecodable(tmp_path, fifty, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 17)
     with pytest.raises(UserError, match=r"00\.png: can't be decoded \(DecompressionBombError: "):
         load(tmp_path)
 
 
-def test_a_dangling_link_is_said(tmp_path, fifty):
+def test_a_dangling_link_is_reported_as_undecodable(tmp_path, fifty):
     (tmp_path / "z.png").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"z\.png: can't be decoded \(FileNotFoundError: "):
         load(tmp_path)
 
 
-def test_an_image_that_decoding_refuses_is_named(tmp_path, fifty):
+def test_an_image_smaller_than_the_crop_is_named_in_the_error(tmp_path, fifty):
     with pytest.raises(UserError, match=r"00\.png: can't be decoded \(config\.data\.crop=9: .* 6×6 pixels"):
         load(tmp_path, decode=functools.partial(resized, size=4, crop=9))
 
 
 @pytest.mark.parametrize("corrupt", ["error", "skip"])
-def test_images_of_other_shapes_are_said(tmp_path, fifty, corrupt):
+def test_an_image_of_another_shape_is_reported_when_no_size_is_set(tmp_path, fifty, corrupt):
     Image.new("RGB", (6, 5)).save(tmp_path / "wide.png")
-    with pytest.raises(UserError, match=r"wide\.png: .* \(5, 6, 3\) among those of \(6, 6, 3\)") as error:
+    with pytest.raises(UserError, match=r"wide\.png: .* \(5, 6, 3\) among images of \(6, 6, 3\)") as error:
         load(tmp_path, corrupt=corrupt, decode=functools.partial(resized, size=None))
     one_line(error)
 
 
-def test_a_missing_directory_is_said(tmp_path):
+def test_a_missing_image_directory_is_reported_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"nowhere: can't be read \(No such file .*accepted: a dir") as error:
         load(tmp_path / "nowhere")
     one_line(error)
 
 
-def test_a_file_is_no_directory(tmp_path, fifty):
+def test_a_file_given_as_image_directory_is_refused(tmp_path, fifty):
     with pytest.raises(UserError, match=r"00\.png: can't be read \(Not a directory\); accepted: a directory"):
         load(str(tmp_path / "00.png"))
 
 
-def test_an_unreadable_subdirectory_is_said(tmp_path, fifty, monkeypatch):
+def test_an_unreadable_subdirectory_is_reported(tmp_path, fifty, monkeypatch):
     (tmp_path / "locked").mkdir()
     scandir = os.scandir
 
@@ -304,20 +304,20 @@ def test_an_unreadable_subdirectory_is_said(tmp_path, fifty, monkeypatch):
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_too_few_images_are_said(tmp_path, count):
+def test_a_folder_with_fewer_than_two_images_is_refused(tmp_path, count):
     fill(tmp_path, [*["1.png"][:count], "2.gif"])
     with pytest.raises(UserError, match=f"images found: {count}; accepted: .* at least 2 .*webp"):
         load(tmp_path)
 
 
-def test_the_home_directory_may_be_a_tilde(tmp_path, fifty, monkeypatch):
+def test_tilde_in_data_dir_means_the_home_directory(tmp_path, fifty, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     settings = Data(name="folder", data_dir="~", image_size=4)
     assert len(data.load(settings).train) == len(load(tmp_path)[0])
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp"])
-def test_of_an_animation_the_first_frame_is_read(tmp_path, suffix):
+def test_only_the_first_frame_of_an_animated_image_is_read(tmp_path, suffix):
     frames = [Image.new("RGB", (6, 6), colour) for colour in ("red", "lime", "blue")]
     for i in range(2):
         options = {"lossless": True} if suffix == "webp" else {}
@@ -329,7 +329,7 @@ def test_of_an_animation_the_first_frame_is_read(tmp_path, suffix):
     np.testing.assert_array_equal(test, train)
 
 
-def test_usual_files_give_no_warnings(tmp_path):
+def test_images_with_palette_alpha_cmyk_or_orientation_load_without_warnings(tmp_path):
     """Palettes, transparency, CMYK and orientations."""
     grey = Image.new("L", (6, 6), 100)
     palette = grey.convert("P")
@@ -346,13 +346,13 @@ def test_usual_files_give_no_warnings(tmp_path):
     assert len(train) + len(test) == 5
 
 
-def test_a_pipe_is_not_waited_for(tmp_path, fifty):
+def test_a_named_pipe_in_the_folder_is_refused_without_blocking(tmp_path, fifty):
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(UserError, match=r"pipe\.png: can't be decoded \(it is no regular file\)"):
+    with pytest.raises(UserError, match=r"pipe\.png: can't be decoded \(it is not a regular file\)"):
         load(tmp_path)
 
 
-def test_a_name_of_two_lines_is_said_in_one(tmp_path, fifty):
+def test_a_file_name_with_a_newline_is_escaped_in_the_error(tmp_path, fifty):
     (tmp_path / "two\nlines.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"two\\nlines\.png': can't be decoded") as error:
         load(tmp_path)

@@ -18,22 +18,22 @@ def take(count, **options):
     return np.stack(rows)
 
 
-def test_an_epoch_shows_images_once_and_the_next_in_another_order():
+def test_an_epoch_shows_each_image_once_and_the_next_epoch_reorders_them():
     epochs = take(12).reshape(2, 48)
     assert all(len(set(epoch)) == 48 for epoch in epochs)
     assert not np.array_equal(*epochs)
 
 
-def test_the_order_is_that_of_the_seed():
+def test_training_batch_order_depends_on_the_seed_alone():
     np.testing.assert_array_equal(take(7), take(7))
     assert not np.array_equal(take(7), take(7, seed=1))
 
 
-def test_a_later_start_continues_the_sequence():
+def test_training_batches_from_a_later_step_continue_the_sequence():
     np.testing.assert_array_equal(take(5, first_step=9), take(14)[9:])
 
 
-def test_batches_are_laid_out_for_the_devices():
+def test_training_batches_are_laid_out_for_the_devices():
     batch = next(training_batches(IMAGES, batch_size=8, seed=0))
     assert batch["x"].shape == (4, 2, 1, 1, 1)
     assert sorted(batch["index"].ravel()) == list(range(8))
@@ -51,7 +51,7 @@ def processes(monkeypatch):
     return be
 
 
-def test_processes_share_every_batch(processes):
+def test_two_processes_split_every_training_batch(processes):
     whole = take(14)
     parts = []
     for process in (0, 1):
@@ -66,7 +66,7 @@ def test_processes_share_every_batch(processes):
 
 
 @pytest.mark.parametrize("count", [8, 19, 50, 1000])
-def test_evaluation_counts_every_image_once(count):
+def test_evaluation_batches_count_every_image_once(count):
     batches = list(evaluation_batches(IMAGES, count=count, batch_size=8))
     seen = np.concatenate([batch["x"][batch["weight"]].ravel() for batch in batches])
     np.testing.assert_array_equal(seen, np.arange(min(count, 50)))

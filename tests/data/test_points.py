@@ -8,7 +8,7 @@ from ncsn_jax.data.points import POINTS
 
 
 @pytest.mark.parametrize("name", POINTS)
-def test_points_are_a_dataset(name):
+def test_point_datasets_have_disjoint_splits_of_one_distribution(name):
     dataset = data.load(Data(name=name))
     assert dataset.info == data.describe(Data(name=name)) == data.DatasetInfo(shape=(2,), num_values=None)
     assert dataset.train.shape == (50_000, 2)
@@ -22,7 +22,7 @@ def test_points_are_a_dataset(name):
     np.testing.assert_array_equal(data.load(Data(name=name)).train, dataset.train)
 
 
-def test_batches_hold_points():
+def test_training_batches_of_points_hold_points_of_the_dataset():
     points = data.load(Data(name="two_moons"))
     batch = next(data.training_batches(points.train, batch_size=8, seed=0))
     assert batch["x"].shape == (4, 2, 2)
@@ -30,7 +30,7 @@ def test_batches_hold_points():
     assert all(bytes(x) in known for x in batch["x"].reshape(8, 2))
 
 
-def test_points_are_the_same_in_double_precision():
+def test_point_datasets_are_unchanged_in_double_precision_mode():
     expected = data.load(Data(name="swiss_roll")).train
     with jax.enable_x64(True):
         found = data.load(Data(name="swiss_roll")).train

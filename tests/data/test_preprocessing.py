@@ -31,7 +31,7 @@ def test_256_values_are_dequantized_like_the_official_code():
     np.testing.assert_allclose(dequantize(key, image, 256), official, atol=1e-7)
 
 
-def test_half_of_the_images_are_mirrored():
+def test_random_flip_mirrors_half_of_the_images():
     image = jnp.arange(6, dtype=jnp.uint8).reshape(2, 3, 1)
     keys = jax.random.split(jax.random.key(2), 10_000)
     flipped = np.asarray(jax.vmap(lambda key: random_flip(key, image))(keys))
@@ -42,7 +42,7 @@ def test_half_of_the_images_are_mirrored():
 
 
 @pytest.mark.parametrize("num_values", [17, 256])
-def test_dequantization_is_uniform_gaussian_or_none(num_values):
+def test_each_dequantization_setting_has_its_mean_and_spread(num_values):
     keys = jax.random.split(jax.random.key(3), 4000)
     values = jnp.array([0, num_values // 2, num_values - 1], jnp.uint8)
     info = DatasetInfo((3,), num_values)
@@ -61,7 +61,7 @@ def test_dequantization_is_uniform_gaussian_or_none(num_values):
     np.testing.assert_allclose(uniform.std(0), 1 / num_values / np.sqrt(12), rtol=0.05)
 
 
-def test_transforms_are_what_they_are_called():
+def test_transforms_map_known_values_and_stay_finite_at_the_ends():
     x = jnp.array([0.0, 0.25, 0.5, 1.0])
     np.testing.assert_array_equal(TRANSFORMS["none"].forward(x), x)
     np.testing.assert_allclose(TRANSFORMS["rescale"].forward(x), [-1.0, -0.5, 0.0, 1.0])
@@ -70,13 +70,13 @@ def test_transforms_are_what_they_are_called():
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_transforms_have_a_way_back(name):
+def test_inverse_transform_recovers_the_input(name):
     x = jnp.linspace(0.0, 1.0, 101)
     transform = TRANSFORMS[name]
     np.testing.assert_allclose(transform.inverse(transform.forward(x)), x, atol=1e-6)
 
 
-def test_points_stay_as_they_are():
+def test_preprocessing_leaves_points_unchanged():
     x = jnp.array([3.0, -7.0])
     preprocess = preprocessing(Data(name="two_moons"), DatasetInfo((2,), None))
     np.testing.assert_array_equal(preprocess(jax.random.key(0), x), x)
@@ -85,7 +85,7 @@ def test_points_stay_as_they_are():
 @pytest.mark.parametrize("num_values", [17, 256])
 @pytest.mark.parametrize("dequantization", ["uniform", "gaussian", "none"])
 def test_quantizing_undoes_dequantizing(dequantization, num_values):
-    """Of every value and any noise; but 0.01 z may reach other values, and does so both ways alike."""
+    """Exact for every value and noise, except that 0.01 z may reach other values, up and down alike."""
     settings, info = Data(dequantization=dequantization), DatasetInfo((1, 1, 1), num_values)
     pixels = np.arange(num_values, dtype=np.uint8).repeat(50)
     noisy = np.asarray(preprocessing(settings, info)(jax.random.key(0), jnp.asarray(pixels)))
@@ -98,13 +98,13 @@ def test_quantizing_undoes_dequantizing(dequantization, num_values):
         np.testing.assert_array_equal(found, pixels)
 
 
-def test_quantizing_clips_and_does_not_truncate():
+def test_quantizing_rounds_and_clips_out_of_range_values():
     settings, info = Data(dequantization="none"), DatasetInfo((1, 1, 1), 256)
     to_pixels = quantize(settings, info)
     np.testing.assert_array_equal(to_pixels(np.array([-0.5, 0.999, 1.5])), [0, 255, 255])
 
 
-def test_pictures_have_the_range_of_bytes():
+def test_as_bytes_scales_grey_values_to_the_range_0_to_255():
     np.testing.assert_array_equal(
         as_bytes(np.array([0, 8, 16], np.uint8), DatasetInfo((8, 8, 1), 17)), [0, 128, 255]
     )

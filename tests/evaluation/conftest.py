@@ -1,4 +1,4 @@
-"""A trained run on points, with four checkpoints, and a cache directory of the tests' own."""
+"""A trained run on points with four checkpoints, and a cache directory for the tests."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def trained(tiny_config, tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="session")
 def small_and_apart(tmp_path_factory):
-    """Classifiers are kept for the session, not in the user's cache; few pairs of examples are compared."""
+    """Keep classifiers for the session, outside the user's cache; compare few pairs of examples."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compared, "MAX_REFERENCE", 500)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))

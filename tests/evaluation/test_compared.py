@@ -1,4 +1,4 @@
-"""Samples beside real examples: names, floors of as many, and what a copy or a lost class looks like."""
+"""Samples compared with real examples: names, real values, copies and missing classes."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ TRAIN, TEST = gaussian(2000), gaussian(300)
 REAL = Real("of", Features("classifier", "f", PIXELS.extract), TRAIN, TEST)
 
 
-def test_what_is_measured_of_more_than_the_test_examples_is_measured_of_as_many_too():
+def test_frechet_is_also_measured_on_as_many_samples_as_test_examples():
     samples = gaussian(1000, shift=0.5)
     found = compared.frechet(REAL, samples).results
     assert list(found) == ["FD-1k (classifier)", "FD-300 (classifier)"]
@@ -31,7 +31,7 @@ def test_what_is_measured_of_more_than_the_test_examples_is_measured_of_as_many_
     assert few.real < 0.2 < few.value
 
 
-def test_fewer_samples_are_held_beside_as_many_test_examples():
+def test_fewer_samples_are_compared_with_equally_many_test_examples():
     found = compared.kernel(REAL, gaussian(100, shift=1.0)).results
     assert list(found) == ["KD-100 (classifier)"]
     (result,) = found.values()
@@ -39,14 +39,14 @@ def test_fewer_samples_are_held_beside_as_many_test_examples():
     assert result.value > 4 * result.standard_error
 
 
-def test_only_inceptions_metrics_have_the_papers_names():
+def test_only_inception_features_get_the_names_fid_kid_and_is():
     inception = Real("of", Features("inception", "f", PIXELS.extract), TRAIN, TEST)
     assert list(compared.frechet(inception, TEST).results) == ["FID-300"]
     assert list(compared.kernel(inception, TEST).results) == ["KID-300"]
     assert list(compared.inception_score(inception, TEST).results) == ["IS-300"]
 
 
-def test_real_test_examples_are_their_own_floor():
+def test_test_examples_given_as_samples_score_the_real_value():
     for measure in (compared.frechet, compared.kernel, compared.inception_score):
         (result,) = measure(REAL, TEST).results.values()
         assert result.value == result.real
@@ -54,7 +54,7 @@ def test_real_test_examples_are_their_own_floor():
         assert result.value == result.real > 0.2
 
 
-def test_the_reference_of_pairs_is_drawn_from_all_training_examples(monkeypatch):
+def test_pairwise_reference_is_a_random_subset_of_all_training_examples(monkeypatch):
     monkeypatch.setattr(compared, "MAX_REFERENCE", 500)
     assert REAL.reference.shape == (500, 4)
     assert len(np.unique(REAL.reference, axis=0)) == 500
@@ -63,7 +63,7 @@ def test_the_reference_of_pairs_is_drawn_from_all_training_examples(monkeypatch)
     assert not np.array_equal(REAL.reference, TRAIN.features[:500])
 
 
-def test_class_shares_are_counted_and_a_lost_class_is_seen():
+def test_class_shares_are_counted_and_a_missing_class_is_detected():
     samples = gaussian(300)
     samples = samples._replace(probabilities=np.eye(3)[np.arange(300) % 2])
     found = compared.classes(REAL, samples)
@@ -76,7 +76,7 @@ def test_class_shares_are_counted_and_a_lost_class_is_seen():
     assert result.real < 0.15 < result.value
 
 
-def test_copies_of_training_examples_are_seen():
+def test_neighbour_distance_detects_copies_of_training_examples():
     def ratio(samples):
         (result,) = compared.neighbours(REAL, samples).results.values()
         return result.value
@@ -89,8 +89,8 @@ def test_copies_of_training_examples_are_seen():
 
 
 @pytest.mark.parametrize("num_test", [1, 2, 5])
-def test_too_few_test_examples_are_a_problem_of_that_comparison_alone(num_test):
-    """What is measured of all samples is measured; of as many as there are test examples, not always."""
+def test_too_few_test_examples_skip_only_the_comparison_that_needs_more(num_test):
+    """Metrics of all samples stay; metrics of as many samples as test examples may be missing."""
     small, samples = Real("of", REAL.features, TRAIN, TEST.rows(slice(num_test))), gaussian(50)
     for measure, least, name in (
         (compared.frechet, 2, "FD"),

@@ -1,4 +1,4 @@
-"""Inception-v3 with random weights from a local file, by torch-fidelity's own code; and what can go wrong."""
+"""Inception-v3 with random weights from a local file, by torch-fidelity's own code; and its errors."""
 
 import os
 import pickle
@@ -42,7 +42,7 @@ def weights(library, tmp_path_factory) -> str:
         if isinstance(layer, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(layer.weight)
     with torch.no_grad():
-        random.fc.weight *= 100  # else all classes are as probable
+        random.fc.weight *= 100  # otherwise all classes are equally probable
     path = tmp_path_factory.mktemp("inception") / "weights.pth"
     torch.save(random.state_dict(), path)
     return str(path)
@@ -69,8 +69,8 @@ def message(weights=None):
 
 
 @pytest.mark.slow
-def test_features_are_the_networks(library, weights):
-    """The last, smaller batch included; a network that torch-fidelity loads itself says the same."""
+def test_inception_features_equal_the_outputs_of_torch_fidelitys_network(library, weights):
+    """Compared with a network that torch-fidelity loads itself, including the last, smaller batch."""
     import torch
 
     theirs = library.FeatureExtractorInceptionV3(
@@ -92,7 +92,7 @@ def test_features_are_the_networks(library, weights):
 
 
 @pytest.mark.slow
-def test_a_grey_image_is_one_of_equal_channels(weights):
+def test_a_grey_image_has_the_inception_features_of_three_equal_channels(weights):
     features = inception(weights)
     grey = images(1, channels=1)
     found, expected = features.extract(grey), features.extract(np.repeat(grey, 3, axis=-1))
@@ -102,12 +102,12 @@ def test_a_grey_image_is_one_of_equal_channels(weights):
         features.extract(images(1, channels=4))
 
 
-def test_no_images_have_no_features(weights):
+def test_inception_features_of_no_images_are_empty(weights):
     found = inception(weights).extract(images(0))
     assert (found.features.shape, found.probabilities.shape) == ((0, 2048), (0, 1008))
 
 
-def test_other_weights_have_another_fingerprint(weights, tmp_path):
+def test_fingerprint_depends_on_the_weights_and_not_on_the_file(weights, tmp_path):
     import torch
 
     state = torch.load(weights, weights_only=True)
@@ -124,8 +124,8 @@ def test_other_weights_have_another_fingerprint(weights, tmp_path):
 
 
 @pytest.mark.slow
-def test_metrics_of_images_are_torch_fidelitys(library, weights):
-    """From the images on, through `torch_fidelity.calculate_metrics`."""
+def test_metrics_computed_from_images_equal_torch_fidelitys(library, weights):
+    """Starting from the images, through `torch_fidelity.calculate_metrics`."""
     import torch
     import torch_fidelity
 
@@ -174,16 +174,16 @@ def test_metrics_of_images_are_torch_fidelitys(library, weights):
     assert found.recall == pytest.approx(expected["recall"])
 
 
-# --- what can go wrong ---
+# --- errors ---
 
 
-def test_without_torch_fidelity_it_says_what_to_install(monkeypatch):
+def test_missing_torch_fidelity_is_reported_with_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
     assert message().endswith("pip install -e '.[fid]'")
 
 
-def test_without_a_network_it_names_the_url_and_the_flag(library, cache, monkeypatch):
+def test_a_refused_weights_download_names_the_url_and_the_flag(library, cache, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]  # closed again: connections are refused
     url = f"http://127.0.0.1:{port}/weights-inception-2015-12-05-6726825d.pth"
@@ -195,7 +195,7 @@ def test_without_a_network_it_names_the_url_and_the_flag(library, cache, monkeyp
     assert os.listdir(cache) == []
 
 
-def test_a_silent_network_is_waited_for_only_so_long(library, cache, monkeypatch):
+def test_a_hanging_weights_download_times_out_and_leaves_no_file(library, cache, monkeypatch):
     monkeypatch.setattr(module, "_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:  # it never answers
         url = f"http://127.0.0.1:{server.getsockname()[1]}/weights-6726825d.pth"
@@ -207,7 +207,7 @@ def test_a_silent_network_is_waited_for_only_so_long(library, cache, monkeypatch
     assert os.listdir(cache) == []
 
 
-def test_a_download_that_is_not_the_weights_is_refused(library, cache, monkeypatch, tmp_path):
+def test_a_weights_download_with_a_wrong_hash_is_refused(library, cache, monkeypatch, tmp_path):
     (tmp_path / "weights-6726825d.pth").write_bytes(b"a login page")
     url = (tmp_path / "weights-6726825d.pth").as_uri()
     monkeypatch.setattr(library, "URL_INCEPTION_V3", url)
@@ -215,7 +215,7 @@ def test_a_download_that_is_not_the_weights_is_refused(library, cache, monkeypat
     assert os.listdir(cache) == []
 
 
-def test_weights_that_are_there_are_not_downloaded_again(library, weights, cache, monkeypatch):
+def test_cached_inception_weights_are_not_downloaded_again(library, weights, cache, monkeypatch):
     cache.mkdir(parents=True)
     name = library.URL_INCEPTION_V3.rpartition("/")[2]
     (cache / name).symlink_to(weights)
@@ -223,7 +223,7 @@ def test_weights_that_are_there_are_not_downloaded_again(library, weights, cache
     assert inception().fingerprint == inception(weights).fingerprint
 
 
-def test_a_damaged_download_is_named(library, cache):
+def test_a_damaged_cached_weights_file_is_named_in_the_error(library, cache):
     cache.mkdir(parents=True)
     path = cache / library.URL_INCEPTION_V3.rpartition("/")[2]
     path.write_bytes(b"PK\3\4")
@@ -232,7 +232,7 @@ def test_a_damaged_download_is_named(library, cache):
     )
 
 
-def test_a_missing_file_is_named(library, tmp_path):
+def test_a_missing_inception_weights_file_is_named_in_the_error(library, tmp_path):
     path = str(tmp_path / "missing.pth")
     expected = f"config.evaluation.inception_weights={path}: found No such file or directory; accepted: "
     assert message(path) == f"{expected}a copy of {library.URL_INCEPTION_V3}"
@@ -244,7 +244,7 @@ class Pickled:
         return os.mkdir, (self.path,)
 
 
-def test_no_code_of_a_file_is_run(library, tmp_path):
+def test_loading_inception_weights_runs_no_pickled_code(library, tmp_path):
     program = Pickled()
     program.path = str(tmp_path / "made")
     path = tmp_path / "program.pth"
@@ -260,20 +260,20 @@ def test_no_code_of_a_file_is_run(library, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x02", b"PK\3\4 and nothing more"])
-def test_a_file_of_something_else_is_refused(library, tmp_path, content):
+def test_a_weights_file_without_plain_tensors_is_refused(library, tmp_path, content):
     path = tmp_path / "other.pth"
     path.write_bytes(content)
     assert "found no file of plain tensors" in message(str(path))
 
 
-def test_other_checkpoints_are_refused(library, weights, tmp_path):
+def test_checkpoints_of_other_networks_are_refused_as_inception_weights(library, weights, tmp_path):
     import torch
 
     path = str(tmp_path / "other.pth")
     torch.save([torch.zeros(3)], path)
-    assert "found a list that isn't of tensors by name" in message(path)
+    assert "found a list that doesn't map names to tensors" in message(path)
     torch.save({"model": {"conv.weight": torch.zeros(3)}}, path)
-    assert "found a dict that isn't of tensors by name" in message(path)
+    assert "found a dict that doesn't map names to tensors" in message(path)
     torch.save({"conv.weight": torch.zeros(3), "conv.bias": torch.zeros(3)}, path)
     assert "found 2 tensors of another network, the first 'conv.weight'" in message(path)
     state = torch.load(weights, weights_only=True)

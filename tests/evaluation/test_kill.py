@@ -33,7 +33,7 @@ def files(workdir, pattern):
 
 
 def made(workdir):
-    """The parts there are, and when each was made."""
+    """Existing parts and their modification times."""
     return {path: path.stat().st_mtime_ns for path in (workdir / "eval").rglob("*.npz")}
 
 
@@ -45,7 +45,7 @@ def copies(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_evaluation_ends_as_an_uninterrupted_one(copies):
+def test_a_killed_evaluation_ends_equal_to_an_uninterrupted_one(copies):
     whole, killed = copies
     finish(start(whole))
     total = len(made(whole))
@@ -79,7 +79,7 @@ sys.exit(main.main(["main.py", *sys.argv[3:]]))
 
 
 @pytest.mark.slow
-def test_two_processes_measure_what_one_does(copies, unused_port):
+def test_two_processes_measure_the_same_results_as_one(copies, unused_port):
     whole, shared = copies
     finish(start(whole))
     flags = ["--mode=evaluate", f"--workdir={shared}"]

@@ -55,23 +55,23 @@ def by_exact_trace(dim):
 
 
 @pytest.mark.parametrize("dim", [2, 16])
-def test_the_likelihood_is_the_mixtures(dim):
+def test_log_likelihood_equals_the_exact_log_density_of_a_mixture(dim):
     error = (by_exact_trace(dim) - points(dim)[1]) / dim
     assert np.abs(error).max() < 5e-4  # nats a dimension
 
 
-def test_a_gaussian_prior_costs_little_at_large_noise():
-    """About ‖E x₀‖/σ nats, of all dimensions together."""
+def test_error_of_the_gaussian_prior_is_small_at_large_noise():
+    """About ‖E x₀‖/σ nats for all dimensions together."""
     x, exact = points(16)
     run = jax.jit(jax.vmap(functools.partial(log_likelihood, mixture(16).score), in_axes=(0, None, None)))
     np.testing.assert_allclose(np.std(run(x, START, 50.0) - exact), 2.466 / 50.0, rtol=0.3)
     assert np.abs(run(x, START, 1000.0) - exact).max() < 1e-2
 
 
-def test_a_gaussian_has_its_density_along_one_probe():
-    """Its Jacobian is diagonal, so signs see its trace.
+def test_one_probe_gives_the_exact_likelihood_of_a_gaussian():
+    """Its Jacobian is diagonal, so probes of signs give its trace exactly.
 
-    The integral is D/2 log((1 + stop²)/(1 + start²)), here 4.8: another sign or factor would be seen.
+    The integral is D/2 log((1 + stop²)/(1 + start²)), here 4.8: another sign or factor would fail.
     """
     x = jnp.array([[3.0], [-1.0], [0.5]])
 
@@ -86,8 +86,8 @@ def test_a_gaussian_has_its_density_along_one_probe():
     np.testing.assert_allclose(run(jax.random.key(0)), log_density(x, 0.1), atol=1e-3)
 
 
-def test_any_scores_density_is_one_in_all():
-    """Also if it is no density's score: the flow takes N(0, stop² I) to something that integrates to 1."""
+def test_flow_density_integrates_to_one_for_any_score_function():
+    """Even if it is not the score of a density: the flow maps N(0, stop² I) to a density of integral 1."""
 
     def score_fn(x, sigma):
         return -(x + 0.8 * jnp.sin(x)) / (1.0 + sigma**2)
@@ -98,7 +98,7 @@ def test_any_scores_density_is_one_in_all():
     np.testing.assert_allclose(np.trapezoid(density, dx=0.08), 1.0, atol=1e-3)
 
 
-def test_the_likelihood_along_probes_is_unbiased():
+def test_likelihood_estimated_with_probes_is_unbiased():
     p, x = mixture(16), points(16)[0][0]
 
     def run(key):
@@ -118,7 +118,7 @@ def test_the_likelihood_along_probes_is_unbiased():
 
 
 @pytest.mark.parametrize(("projection", "off_diagonal"), [("rademacher", True), ("gaussian", False)])
-def test_a_divergence_along_probes_has_the_mean_and_the_variance_it_should(projection, off_diagonal):
+def test_hutchinson_divergence_has_the_exact_mean_and_variance(projection, off_diagonal):
     x, fn = jnp.array([0.5, -1.0, 2.0]), functools.partial(correlated, sigma=0.5)
     jacobian = np.asarray(jax.jacfwd(fn)(x))
     variance = 2 / 4 * np.sum((jacobian - off_diagonal * np.diag(np.diag(jacobian))) ** 2)
@@ -132,7 +132,7 @@ def test_a_divergence_along_probes_has_the_mean_and_the_variance_it_should(proje
     np.testing.assert_allclose(np.var(estimates), variance, rtol=0.1)
 
 
-def test_the_likelihood_depends_on_its_key_alone():
+def test_likelihood_depends_on_its_own_key_and_not_on_the_batch():
     keys, x = jax.random.split(jax.random.key(4), 7), jax.random.normal(jax.random.key(5), (7, 3))
 
     @jax.jit
@@ -145,11 +145,11 @@ def test_the_likelihood_depends_on_its_key_alone():
     assert abs(run(keys[:1], x[3:4])[0] - together[3]) > 1e-2
 
 
-def test_a_solver_that_gives_up_returns_nan():
+def test_log_likelihood_is_nan_when_the_solver_runs_out_of_steps():
     assert np.isnan(log_likelihood(isotropic, jnp.ones(2), 0.1, 5.0, max_steps=2))
 
 
-def test_what_has_no_likelihood_is_refused():
+def test_log_likelihood_refuses_discrete_levels_and_zero_probes():
     x = jnp.zeros((8, 8, 1))
     with pytest.raises(ValueError, match="scores at any σ, found a network of 2 discrete levels"):
         log_likelihood(as_score_fn(NCSN(sigmas=(1.0, 0.5)), {}), x, 0.1, 1.0)
@@ -158,17 +158,17 @@ def test_what_has_no_likelihood_is_refused():
 
 
 @pytest.mark.parametrize("num_values", [2, 17, 256])
-def test_uniform_grey_values_have_the_logarithm_of_their_number(num_values):
+def test_uniform_grey_values_cost_log2_of_their_number_in_bits(num_values):
     np.testing.assert_allclose(bits_per_dim(0.0, 64, num_values=num_values), np.log2(num_values), rtol=1e-6)
 
 
-def test_bits_per_dim_bound_those_of_the_discrete_values():
+def test_bits_per_dim_bound_the_bits_of_the_discrete_values():
     """Exact if the density is constant in a cell, and more if it isn't; at one u it may be less."""
     p = np.array([0.1, 0.2, 0.3, 0.4])
     constant = [float(bits_per_dim(np.log(4 * mass), 1, num_values=4)) for mass in p]
     np.testing.assert_allclose(constant, -np.log2(p), rtol=1e-5)
 
-    # Of the density 2x, whose cells have the masses (2k + 1)/n².
+    # The density 2x, whose cells have the masses (2k + 1)/n².
     u = (np.arange(1000) + 0.5) / 1000
     bits = np.array(
         [bits_per_dim(jnp.float32(log_p), 1, num_values=4) for log_p in np.log(2 * (2 + u[::10]) / 4)]
@@ -178,7 +178,7 @@ def test_bits_per_dim_bound_those_of_the_discrete_values():
     assert np.min(bits) < discrete
 
 
-def test_a_density_has_the_bits_of_its_units():
+def test_bits_per_dim_of_a_density_depend_on_its_units():
     log_p = norm.logpdf(jnp.array([0.3, -0.2])).sum()
     np.testing.assert_allclose(bits_per_dim(log_p, 2), -log_p / 2 / np.log(2), rtol=1e-6)
     np.testing.assert_allclose(
@@ -186,7 +186,7 @@ def test_a_density_has_the_bits_of_its_units():
     )
 
 
-def test_the_jacobians_of_the_transforms():
+def test_log_jacobian_of_each_transform_equals_its_formula():
     x = jax.random.uniform(jax.random.key(6), (4, 4, 3))
     assert log_jacobian(TRANSFORMS["none"].forward, x) == 0.0
     np.testing.assert_allclose(log_jacobian(TRANSFORMS["rescale"].forward, x), 48 * np.log(2.0), rtol=1e-6)
@@ -196,7 +196,7 @@ def test_the_jacobians_of_the_transforms():
 
 
 @pytest.mark.parametrize(("transform", "mass"), [("none", 0.341345), ("rescale", 0.682689), ("logit", 1.0)])
-def test_a_transformed_density_is_one_of_the_images(transform, mass):
+def test_density_behind_a_transform_has_the_right_mass_on_images(transform, mass):
     """N(0, 1) behind the transform; [0, 1] has the mass of its image."""
     forward = TRANSFORMS[transform].forward
 

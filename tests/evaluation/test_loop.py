@@ -1,4 +1,4 @@
-"""Evaluation end to end: a run on points, and images that something else has made."""
+"""Evaluation end to end, of a run on points and of images from outside."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def results(workdir):
 
 @pytest.fixture
 def computed(monkeypatch):
-    """The parts that are computed, as they are."""
+    """Paths of the parts, recorded as they are computed."""
     found = []
     original = parts.write_whole
 
@@ -51,7 +51,7 @@ def computed(monkeypatch):
     return found
 
 
-def test_every_checkpoint_gets_a_file_and_all_get_curves(evaluated):
+def test_evaluation_writes_a_file_for_each_checkpoint_and_curves_for_all(evaluated):
     workdir, _, subjects = evaluated
     assert [subject.step for subject in subjects] == STEPS
     assert sorted(results(workdir)) == [f"step_{step:08d}.json" for step in STEPS]
@@ -64,7 +64,7 @@ def test_every_checkpoint_gets_a_file_and_all_get_curves(evaluated):
         assert "FD-10 (pixels)" in subject.results
 
 
-def test_what_is_judged_are_the_samples_of_mode_sample(evaluated):
+def test_evaluation_measures_the_samples_that_mode_sample_draws(evaluated):
     workdir, config, subjects = evaluated
     score_fn = as_score_fn(*training.restore(workdir, step=20))
     settings, drawn = config.sampling, []
@@ -78,7 +78,7 @@ def test_what_is_judged_are_the_samples_of_mode_sample(evaluated):
     assert abs(found.value - metrics.frechet_distance(x[:8], dataset.train)) > 1e-3 * found.value
 
 
-def test_the_loss_at_a_level_is_the_objectives(evaluated):
+def test_evaluated_loss_at_each_level_equals_the_denoising_objective(evaluated):
     workdir, config, subjects = evaluated
     score_fn = as_score_fn(*training.restore(workdir, step=40))
     details = subjects[-1].metrics["loss"].details
@@ -93,7 +93,7 @@ def test_the_loss_at_a_level_is_the_objectives(evaluated):
     np.testing.assert_allclose(total.value, np.mean(details["loss"]), rtol=1e-6)
 
 
-def test_bits_are_those_of_the_log_likelihood(evaluated):
+def test_evaluated_bits_per_dim_equal_the_log_likelihood_in_bits(evaluated):
     workdir, config, subjects = evaluated
     score_fn = as_score_fn(*training.restore(workdir, step=30))
     x, levels = jnp.asarray(data.load(config.data).test[:6]), config.model.noise_levels
@@ -112,7 +112,7 @@ def test_a_second_evaluation_computes_nothing(evaluated, computed, monkeypatch):
     assert computed == []
 
 
-def test_what_has_changed_is_measured_anew_and_the_rest_is_kept(evaluated, computed, tmp_path):
+def test_changed_evaluation_settings_remeasure_only_the_affected_metrics(evaluated, computed, tmp_path):
     workdir, config, subjects = evaluated
     shutil.copytree(workdir, tmp_path / "run")
     more = changed(config, num_samples=11, metrics=("frechet", "loss"))
@@ -127,7 +127,7 @@ def test_what_has_changed_is_measured_anew_and_the_rest_is_kept(evaluated, compu
     assert of != parts.fingerprint(training.restore(tmp_path / "run", step=30)[1])
 
 
-def test_an_interrupted_evaluation_ends_as_the_whole_one_and_repeats_nothing(
+def test_an_interrupted_evaluation_ends_equal_to_a_whole_one_and_repeats_no_part(
     trained, evaluated, computed, tmp_path, monkeypatch
 ):
     workdir, config = trained
@@ -157,17 +157,16 @@ def test_an_interrupted_evaluation_ends_as_the_whole_one_and_repeats_nothing(
     assert results(tmp_path / "run") == results(evaluated[0])
 
 
-def test_samples_that_are_not_finite_are_said(trained, tmp_path):
+def test_evaluation_reports_samples_that_are_not_finite(trained, tmp_path):
     workdir, config = trained
     shutil.copytree(workdir, tmp_path / "run")
     wild = config.model_copy(update={"sampling": config.sampling.model_copy(update={"step_size": 1e38})})
-    with pytest.raises(
-        UserError, match=r"step_00000010: 4 of 4 samples are not finite: config\.sampling asks"
-    ):
+    message = r"step_00000010: 4 of 4 samples are not finite; make the steps of config\.sampling smaller"
+    with pytest.raises(UserError, match=message):
         evaluation.evaluate(wild, tmp_path / "run", steps=[10])
 
 
-def test_what_cannot_be_measured_is_a_line_and_the_rest_goes_on(trained, tmp_path):
+def test_a_metric_that_fails_is_reported_and_the_other_metrics_continue(trained, tmp_path):
     shutil.copytree(trained[0], tmp_path / "run")
     strict = trained[1].sampling.model_copy(update={"rtol": 1e-20, "atol": 1e-20})
     few = changed(
@@ -176,27 +175,27 @@ def test_what_cannot_be_measured_is_a_line_and_the_rest_goes_on(trained, tmp_pat
         metrics=("kernel", "likelihood", "frechet"),
     )
     (subject,) = evaluation.evaluate(few, tmp_path / "run", steps=[10])
-    assert subject.problems["KD-2 (pixels)"] == "a set takes at least 3 examples, found 2 and 500"
-    assert "the solver gave up on 6 of 6 test examples, with config.samp" in subject.problems["likelihood"]
+    assert subject.problems["KD-2 (pixels)"] == "each set needs at least 3 examples, found 2 and 500"
+    assert "the solver failed on 6 of 6 test examples; increase config.samp" in subject.problems["likelihood"]
     assert list(subject.results) == ["FD-2 (pixels)"]
     *_, line, last = evaluation.table([subject]).splitlines()
-    assert line == "KD-2 (pixels): not measured (a set takes at least 3 examples, found 2 and 500)"
-    assert last.startswith("likelihood: not measured (the solver gave up")
+    assert line == "KD-2 (pixels): not measured (each set needs at least 3 examples, found 2 and 500)"
+    assert last.startswith("likelihood: not measured (the solver failed")
     page = evaluation.write_report(tmp_path / "run").read_text()
-    assert "KD-2 (pixels): not measured (a set takes at least 3 examples" in page
+    assert "KD-2 (pixels): not measured (each set needs at least 3 examples" in page
 
 
-def test_data_that_the_run_was_not_trained_on_are_refused(trained, tmp_path, monkeypatch):
+def test_evaluation_refuses_data_that_the_run_was_not_trained_on(trained, tmp_path, monkeypatch):
     shutil.copytree(trained[0], tmp_path / "run")
     monkeypatch.setattr("ncsn_jax.data.fingerprint", lambda dataset: {"train": {"examples": 7}})
-    with pytest.raises(UserError, match=r"checkpoints/20 was trained on .* and there is .*: 7"):
+    with pytest.raises(UserError, match=r"checkpoints/20 was trained on .*, but the data are .*: 7.* now"):
         evaluation.evaluate(trained[1], tmp_path / "run", steps=[20])
     assert not (tmp_path / "run" / "eval").exists()
 
 
 @pytest.mark.parametrize("count", [2, 8])
-def test_a_small_folder_is_evaluated(count, tmp_path, caplog, monkeypatch):
-    """Without torch in pixels, and a line says what Inception's features would take."""
+def test_a_small_folder_is_evaluated_in_pixels_without_torch(count, tmp_path, caplog, monkeypatch):
+    """Without torch it uses pixels and logs how to install Inception's features."""
     monkeypatch.setattr("ncsn_jax.evaluation.real.is_installed", lambda: False)
     rng = np.random.default_rng(0)
     for i in range(count):
@@ -210,33 +209,58 @@ def test_a_small_folder_is_evaluated(count, tmp_path, caplog, monkeypatch):
     assert "nearest training example, relative distance-20 (pixels)" in subject.results
     assert ("FD-20 (pixels)" in subject.results) == (count == 8)  # 2 images are 1 to train on, 1 to test
     assert "KD-1 (pixels)" in subject.problems or "KD-2 (pixels)" in subject.problems
-    assert "'folder' are compared in pixels; pip install -e '.[fid]' brings the features of" in caplog.text
+    assert "'folder' are compared in pixels; pip install -e '.[fid]' for the features of" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("settings", "options", "message"),
     [
-        ({}, {"steps": [11]}, r"--steps: .* holds no checkpoint of step 11, but of \[10, 20, 30, 40\]"),
-        ({"metrics": ("classes",)}, {}, "metrics: classes: pixels and points are in no classes"),
+        ({}, {"steps": [11]}, r"--steps: .* holds no checkpoint of step 11; accepted: \[10, 20, 30, 40\]"),
+        ({"metrics": ("classes",)}, {}, "metrics: classes: pixels and points have no classes"),
         ({"features": "inception"}, {}, "features='inception': config.data.name='two_moons' are points"),
         ({}, {"images": "nowhere"}, "--images: config.data.name='two_moons' are points"),
     ],
 )
-def test_what_cannot_be_measured_is_said(trained, settings, options, message):
+def test_evaluation_refuses_invalid_steps_metrics_features_and_images(trained, settings, options, message):
     workdir, config = trained
     with pytest.raises(UserError, match=message):
         evaluation.evaluate(changed(config, **settings), workdir, **options)
     assert not (workdir / "eval").exists()
 
 
-def test_networks_of_discrete_levels_have_no_likelihood(tmp_path):
+def test_evaluation_refuses_likelihood_of_discrete_networks_and_runs_without_checkpoints(tmp_path):
     config = Config(
         data=Data(name="digits"), model=NcsnModel(), evaluation=Evaluation(metrics=("likelihood",))
     )
-    with pytest.raises(UserError, match=r"likelihood: it asks .* any σ, found model\.name='ncsn'"):
+    with pytest.raises(UserError, match=r"likelihood: it needs .* any σ, found model\.name='ncsn'"):
         evaluation.evaluate(config, tmp_path)
-    with pytest.raises(UserError, match="holds no checkpoint yet: train on"):
+    with pytest.raises(UserError, match="holds no checkpoint yet: continue training"):
         evaluation.evaluate(config.model_copy(update={"evaluation": Evaluation()}), tmp_path)
+
+
+def test_a_damaged_checkpoint_is_reported_and_the_others_are_measured(trained, tmp_path, caplog):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    (workdir / "checkpoints" / "20" / "record" / "metadata").write_bytes(b"")
+    for array in (workdir / "checkpoints" / "30" / "state").rglob("d/*"):
+        array.write_bytes(array.read_bytes()[:9])
+    config = changed(trained[1], metrics=("loss",))
+    assert [subject.step for subject in evaluation.evaluate(config, workdir)] == [10, 40]
+    for step in (20, 30):
+        assert f"checkpoints/{step} is damaged" in caplog.text
+        with pytest.raises(UserError, match=f"checkpoints/{step} is damaged"):
+            evaluation.evaluate(config, workdir, steps=[step])
+
+
+def test_a_damaged_part_of_an_evaluation_is_named(evaluated, tmp_path):
+    workdir, config, _ = evaluated
+    shutil.copytree(workdir, tmp_path / "run")
+    (tmp_path / "run" / "eval" / "parts" / "real.json").write_text("[]")
+    assert evaluation.about_real(tmp_path / "run" / "eval" / "parts") == ""
+    for part in (tmp_path / "run" / "eval" / "parts").glob("train-*/000000.npz"):
+        part.write_bytes(part.read_bytes()[:300])
+    with pytest.raises(UserError, match=r"000000\.npz is damaged \(BadZipFile\): delete it, then rerun"):
+        evaluation.evaluate(changed(config, num_samples=9), tmp_path / "run", steps=[10])
 
 
 # --- images ---
@@ -251,7 +275,7 @@ def digits(data_dir):
     )
 
 
-def test_images_that_something_else_has_made_are_measured(digits, tmp_path):
+def test_images_from_outside_are_measured_from_an_array_or_a_folder(digits, tmp_path):
     dataset = data.load(digits.data)
     pictures = data.as_bytes(dataset.train[:300], dataset.info)
     np.savez(tmp_path / "copies.npz", pictures)
@@ -280,7 +304,7 @@ def test_images_that_something_else_has_made_are_measured(digits, tmp_path):
         np.testing.assert_array_equal(pixels[:side, :side], pixels[:side, 2 * side : 3 * side])
 
 
-def test_a_users_own_features_take_the_place_of_the_configs(digits, tmp_path):
+def test_features_passed_by_the_user_override_the_configs(digits, tmp_path):
     np.save(tmp_path / "noise.npy", np.random.default_rng(0).uniform(size=(50, 8, 8, 1)).astype(np.float32))
 
     def brightness(images):
@@ -291,7 +315,7 @@ def test_a_users_own_features_take_the_place_of_the_configs(digits, tmp_path):
     images = str(tmp_path / "noise.npy")
     (subject,) = evaluation.evaluate(digits, tmp_path, images=images, features=mine)
     assert set(subject.metrics) == {"frechet", "kernel", "coverage", "neighbours"}  # it tells no classes
-    with pytest.raises(UserError, match="metrics: classes: 'brightness' tells no classes"):
+    with pytest.raises(UserError, match="metrics: classes: 'brightness' has no classes"):
         evaluation.evaluate(changed(digits, metrics=("classes",)), tmp_path, images=images, features=mine)
     dataset = data.load(digits.data)
     noise = data.quantize(digits.data, dataset.info)(np.load(images)).mean((1, 2)) / 16
@@ -299,7 +323,7 @@ def test_a_users_own_features_take_the_place_of_the_configs(digits, tmp_path):
     np.testing.assert_allclose(subject.results["FD-50 (brightness)"].value, expected, rtol=0.05)
 
 
-def test_the_classifier_knows_digits_and_is_trained_once(digits, tmp_path, monkeypatch):
+def test_digits_classifier_is_accurate_and_trained_only_once(digits, tmp_path, monkeypatch):
     monkeypatch.setattr("ncsn_jax.evaluation.classifier.NUM_STEPS", 150)
     np.save(tmp_path / "ones.npy", np.zeros((20, 8, 8, 1), np.uint8))
     chosen = changed(digits, features="auto", metrics=("classes", "inception_score"))

@@ -1,6 +1,6 @@
-"""Metrics held to closed forms, to their definitions, and to torch-fidelity's numbers.
+"""Metrics compared with closed forms, their definitions and torch-fidelity's numbers.
 
-Those are in `tests/fixtures/torch_fidelity.json`, which an environment with the extra `fid` makes:
+The last are in `tests/fixtures/torch_fidelity.json`, made in an environment with the extra `fid`:
 
     python tests/evaluation/test_metrics.py > tests/fixtures/torch_fidelity.json
 """
@@ -77,7 +77,7 @@ def torch_fidelity(request):
 
 
 @pytest.mark.parametrize("name", FEATURES)
-def test_distances_are_torch_fidelitys(name, torch_fidelity):
+def test_distances_equal_torch_fidelitys(name, torch_fidelity):
     expected = torch_fidelity(name)
     fake, real = features(*FEATURES[name])
     assert frechet_distance(fake, real) == pytest.approx(expected["frechet_inception_distance"], rel=1e-3)
@@ -91,7 +91,7 @@ def test_distances_are_torch_fidelitys(name, torch_fidelity):
     assert found.recall == pytest.approx(expected["recall"], rel=1e-6)
 
 
-def test_the_inception_score_is_torch_fidelitys(torch_fidelity):
+def test_inception_score_equals_torch_fidelitys(torch_fidelity):
     expected = torch_fidelity("classes")
     value, standard_error = inception_score(probabilities(*CLASSES))
     assert value == pytest.approx(expected["inception_score_mean"], rel=1e-6)
@@ -112,7 +112,7 @@ def closed_form(mean_a, cov_a, mean_b, cov_b):
     return np.sum((mean_a - mean_b) ** 2) + np.trace(cov_a + cov_b - 2 * sqrtm(cov_a @ cov_b).real)
 
 
-def test_frechet_distance_of_given_moments():
+def test_frechet_distance_equals_the_closed_form_of_given_moments():
     rng = np.random.default_rng(0)
     mean_a, mean_b = rng.standard_normal((2, 5))
     root_a, root_b = rng.standard_normal((2, 5, 5))
@@ -125,7 +125,7 @@ def test_frechet_distance_of_given_moments():
 
 
 @pytest.mark.parametrize("count", [2, 5, 50])
-def test_frechet_distance_of_singular_covariances(count):
+def test_frechet_distance_equals_the_closed_form_for_singular_covariances(count):
     """tr (Σ v vᵀ)^½ = (vᵀ Σ v)^½: in eight dimensions one set lies on a line, the other in two to five."""
     rng = np.random.default_rng(1)
     mean_a, mean_b, v = rng.standard_normal((3, 8))
@@ -136,7 +136,7 @@ def test_frechet_distance_of_singular_covariances(count):
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
 
 
-def test_frechet_distance_of_a_set_and_a_moved_or_scaled_one():
+def test_frechet_distance_of_a_shifted_or_scaled_copy_equals_the_closed_form():
     a, _ = features(60, 128)
     trace = a.var(axis=0, ddof=1, dtype=np.float64).sum()
     assert frechet_distance(a, a) <= 1e-12 * trace
@@ -146,21 +146,21 @@ def test_frechet_distance_of_a_set_and_a_moved_or_scaled_one():
 
 
 @pytest.mark.parametrize("count", [3, 30])
-def test_frechet_distance_of_points_that_coincide(count):
+def test_frechet_distance_of_coinciding_points_equals_the_closed_form(count):
     a, b = np.full((count, 4), 0.1), np.random.default_rng(14).standard_normal((50, 4))
     assert frechet_distance(a, a + 2) == pytest.approx(16, rel=1e-12)
     expected = np.sum((b.mean(axis=0) - 0.1) ** 2) + b.var(axis=0, ddof=1).sum()
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
 
 
-def test_frechet_distance_of_many_rows_is_that_of_one_block(monkeypatch):
+def test_frechet_distance_computed_by_blocks_equals_one_block(monkeypatch):
     a, b = features(400, 16)
     expected = frechet_distance(a, b)
     monkeypatch.setattr(metrics, "_ROWS", 3)
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
 
 
-def test_frechet_distance_of_gaussians():
+def test_frechet_distance_of_gaussian_samples_estimates_the_closed_form():
     """Within four standard errors of the mean of 40 pairs, which are 0.1 % of the distance."""
     rng = np.random.default_rng(2)
     mean_a, mean_b = rng.standard_normal((2, 4))
@@ -177,7 +177,7 @@ def test_frechet_distance_of_gaussians():
     assert abs(found.mean() - truth) < 4 * standard_error
 
 
-def test_frechet_distance_is_biased_as_one_over_the_number_of_samples():
+def test_frechet_distance_bias_is_inverse_to_the_number_of_samples():
     rng = np.random.default_rng(3)
     few, many = (
         np.mean([frechet_distance(*rng.standard_normal((2, count, 16))) for _ in range(20)])
@@ -199,7 +199,7 @@ def naive_kernel_distance(a, b):
     return within_a + within_b - 2 * np.mean([kernel(x, y) for x in a for y in b])
 
 
-def test_kernel_distance_and_its_jackknife_by_definition():
+def test_kernel_distance_and_its_jackknife_error_equal_their_definitions():
     a, b = features(60, 128)
     a, b = a[:9].astype(np.float64), b[:6].astype(np.float64)
     found = kernel_distance(a, b)
@@ -210,7 +210,7 @@ def test_kernel_distance_and_its_jackknife_by_definition():
     assert found.standard_error == pytest.approx(math.sqrt(variance), rel=1e-9)
 
 
-def test_kernel_distance_by_blocks_is_that_of_the_whole_matrix(monkeypatch):
+def test_kernel_distance_computed_by_blocks_equals_the_whole_matrix(monkeypatch):
     a, b = features(400, 16)
     b = b[:301]
     expected = kernel_distance(a, b)
@@ -238,7 +238,7 @@ def cubed_product(x, y):
 
 
 def gaussians():
-    """Two, how to draw from each, and their squared MMD in closed form."""
+    """Functions that draw from two Gaussians, and their squared MMD in closed form."""
     rng = np.random.default_rng(4)
     means = np.array([[0.0, 0.5, 1.0, -0.5], [0.3, 0.5, 0.7, -0.2]])
     roots = rng.standard_normal((2, 4, 4)) / 2
@@ -252,7 +252,7 @@ def gaussians():
 
 
 def discrete():
-    """Two distributions on the same five points, how to draw from each, and their squared MMD."""
+    """Functions that draw from two distributions on the same five points, and their squared MMD."""
     points = np.random.default_rng(5).standard_normal((5, 3))
     weights = np.array([[0.4, 0.1, 0.2, 0.2, 0.1], [0.1, 0.3, 0.1, 0.2, 0.3]])
     kernel = (points @ points.T / 3 + 1) ** 3
@@ -267,18 +267,18 @@ def repeated(draw_a, draw_b, n, m, repeats):
 
 
 @pytest.mark.parametrize("distributions", [gaussians, discrete])
-def test_kernel_distance_has_no_bias(distributions):
-    """Of 5 and 8 examples, where a biased estimate would be far off: within four standard errors."""
+def test_kernel_distance_of_different_distributions_is_unbiased(distributions):
+    """With 5 and 8 examples, where a biased estimate would be far off: within four standard errors."""
     draw_a, draw_b, truth = distributions()
     found, _ = repeated(draw_a, draw_b, 5, 8, 3000).T
     standard_error = found.std(ddof=1) / math.sqrt(len(found))
     assert abs(found.mean() - truth) < 4 * standard_error
-    # What leaving i = j in the sums would add is seen.
+    # The test would notice terms i = j left in the sums.
     on_diagonal = np.mean([(x @ x / len(x) + 1) ** 3 for x in draw_a(np.random.default_rng(7), 2000)])
     assert on_diagonal / 5 > 20 * standard_error
 
 
-def test_kernel_distance_of_equal_distributions_has_no_bias():
+def test_kernel_distance_of_equal_distributions_is_unbiased():
     draw, _, _ = gaussians()
     found, _ = repeated(draw, draw, 5, 8, 3000).T
     assert abs(found.mean()) < 4 * found.std(ddof=1) / math.sqrt(len(found))
@@ -290,19 +290,19 @@ def covered(draw_a, draw_b, truth, repeats):
 
 
 @pytest.mark.parametrize("distributions", [gaussians, discrete])
-def test_the_interval_of_the_kernel_distance(distributions):
+def test_kernel_distance_interval_covers_the_truth_in_95_percent_of_600_repeats(distributions):
     """95 ± 3 % of 600 intervals: 3 % are 3.4 standard errors."""
     assert covered(*distributions(), repeats=600) == pytest.approx(0.95, abs=0.03)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("distributions", [gaussians, discrete])
-def test_the_interval_of_the_kernel_distance_in_many_repeats(distributions):
+def test_kernel_distance_interval_covers_the_truth_in_95_percent_of_5000_repeats(distributions):
     """95 ± 1.5 % of 5,000 intervals: 1.5 % are 5 standard errors."""
     assert covered(*distributions(), repeats=5000) == pytest.approx(0.95, abs=0.015)
 
 
-def test_the_standard_error_of_equal_distributions_is_too_large():
+def test_kernel_distance_error_is_sqrt_2_too_large_for_equal_distributions():
     """By about √2, as the docstring says; 2,000 repeats know the standard deviation to a few per cent."""
     draw, _, _ = gaussians()
     found, error = repeated(draw, draw, 100, 100, 2000).T
@@ -312,14 +312,14 @@ def test_the_standard_error_of_equal_distributions_is_too_large():
 # --- the inception score ---
 
 
-def test_the_inception_score_of_even_and_of_unsure_classes():
+def test_inception_score_of_sure_unsure_and_single_classes_is_exact():
     sure = np.tile(np.eye(4), (30, 1))
     assert inception_score(sure) == pytest.approx((4, 0), abs=1e-12)
     assert inception_score(np.full((30, 4), 0.25)) == pytest.approx((1, 0), abs=1e-12)
     assert inception_score(np.tile(np.eye(4)[:1], (30, 1))) == pytest.approx((1, 0), abs=1e-12)
 
 
-def test_the_inception_score_by_hand():
+def test_inception_score_of_two_splits_equals_the_value_by_hand():
     """Two parts: e^KL of ¼ and ¾ against ½, twice; and 1."""
     p = np.array([[0.25, 0.75], [0.75, 0.25], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5]])
     first = math.exp(0.25 * math.log(0.5) + 0.75 * math.log(1.5))
@@ -328,8 +328,8 @@ def test_the_inception_score_by_hand():
     assert standard_error == pytest.approx((first - 1) / 2, rel=1e-12)
 
 
-def test_the_inception_score_leaves_no_example_out():
-    """Of 13 even examples, the last one alone is sure: it changes the score, and so does the first."""
+def test_inception_score_uses_every_example():
+    """Making any one of 13 even examples sure changes the score."""
     even = np.full((13, 3), 1 / 3)
     for index in range(13):
         p = even.copy()
@@ -340,7 +340,7 @@ def test_the_inception_score_leaves_no_example_out():
 # --- precision, recall, density and coverage ---
 
 
-def test_coverage_by_hand():
+def test_precision_recall_density_and_coverage_equal_values_by_hand():
     """Real neighbourhoods: 0 ± 1, 1 ± 1, 3 ± 2, 6 ± 3, −10 ± 10. Others: 0.5 ± 4, 4.5 ± 4, 10 ± 1, 11 ± 1."""
     real = np.array([[0.0], [1.0], [3.0], [6.0], [-10.0]])
     fake = np.array([[0.5], [4.5], [10.0], [11.0]])
@@ -352,7 +352,7 @@ def test_coverage_by_hand():
     assert found == Coverage(precision=4 / 5, recall=2 / 4, density=6 / 5, coverage=2 / 4)
 
 
-def test_a_tie_lies_inside():
+def test_an_example_at_exactly_the_neighbourhood_radius_counts_as_inside():
     real, at_surface, beyond = (np.array(x)[:, None] for x in ([0.0, 2.0], [-2.0, 4.0], [-2.001, 4.001]))
     inside = precision_recall_density_coverage(real, at_surface, num_neighbours=1)
     assert (inside.precision, inside.density, inside.coverage) == (1, 1, 1)
@@ -361,14 +361,14 @@ def test_a_tie_lies_inside():
 
 
 @pytest.mark.parametrize("offset", [0, 1000])
-def test_coverage_of_a_set_by_itself(offset):
+def test_coverage_of_a_set_by_its_copy_is_complete(offset):
     """Each example lies in its own neighbourhood and, as a tie, k others do: also far from the origin."""
     x = (offset + np.random.default_rng(8).standard_normal((200, 64))).astype(np.float32)
     found = precision_recall_density_coverage(x, x.copy(), num_neighbours=5)
     assert found == Coverage(precision=1, recall=1, density=pytest.approx(6 / 5, rel=1e-12), coverage=1)
 
 
-def test_coverage_of_copies_of_one_real_example():
+def test_copies_of_one_real_example_recall_only_that_example():
     """A collapsed model's neighbourhoods are points: it recalls the one example that it copies."""
     real = (1000 + np.random.default_rng(9).standard_normal((50, 64))).astype(np.float32)
     found = precision_recall_density_coverage(real, np.repeat(real[7:8], 20, axis=0))
@@ -376,12 +376,12 @@ def test_coverage_of_copies_of_one_real_example():
     assert found.coverage == np.mean(np.sort(cdist(real, real), axis=1)[:, 5] >= cdist(real, real)[:, 7])
 
 
-def test_coverage_of_disjoint_sets():
+def test_precision_recall_density_and_coverage_of_disjoint_sets_are_zero():
     real, fake = np.random.default_rng(10).standard_normal((2, 40, 3))
     assert precision_recall_density_coverage(real, fake + 100) == Coverage(0, 0, 0, 0)
 
 
-def test_coverage_by_definition(monkeypatch):
+def test_precision_recall_density_and_coverage_equal_their_definitions(monkeypatch):
     rng = np.random.default_rng(11)
     real, fake = rng.standard_normal((150, 4)), 0.4 + 0.8 * rng.standard_normal((90, 4))
     across = cdist(real, fake)
@@ -398,7 +398,7 @@ def test_coverage_by_definition(monkeypatch):
     assert precision_recall_density_coverage(real, fake) == pytest.approx(expected, rel=1e-12)
 
 
-def test_density_and_coverage_of_one_distribution():
+def test_density_and_coverage_of_equal_distributions_have_expected_values():
     """About 1 and 1 − 2⁻ᵏ, as the docstring says."""
     found = [
         precision_recall_density_coverage(*np.random.default_rng(seed).standard_normal((2, 500, 2)))
@@ -408,7 +408,7 @@ def test_density_and_coverage_of_one_distribution():
     assert np.mean([f.coverage for f in found]) == pytest.approx(1 - 2**-5, abs=0.01)
 
 
-def test_coverage_takes_chunks(monkeypatch):
+def test_coverage_computed_in_chunks_equals_coverage_at_once(monkeypatch):
     """A megabyte holds 131 rows of the 1,000 × 1,000 distances."""
     chunks = []
     whole = sklearn.metrics.pairwise_distances_chunked
@@ -431,7 +431,7 @@ def test_coverage_takes_chunks(monkeypatch):
 # --- nearest neighbours ---
 
 
-def test_nearest_neighbours_by_hand():
+def test_nearest_neighbours_equal_distances_and_indices_by_hand():
     training = np.array([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0], [0.0, 1.0]])
     distances, indices = nearest_neighbours(np.array([[0.0, 0.0], [6.0, 7.0]]), training, count=3)
     np.testing.assert_array_equal(indices, [[0, 3, 1], [2, 1, 3]])
@@ -439,7 +439,7 @@ def test_nearest_neighbours_by_hand():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_copy_is_its_own_nearest_neighbour_at_distance_zero(dtype):
+def test_nearest_neighbour_of_a_copy_is_its_original_at_distance_zero(dtype):
     training = (1000 + np.random.default_rng(13).standard_normal((500, 64))).astype(dtype)
     distances, indices = nearest_neighbours(training[::7].copy(), training, count=2)
     np.testing.assert_array_equal(indices[:, 0], np.arange(500)[::7])
@@ -458,29 +458,29 @@ TOO_FEW = [
 
 
 @pytest.mark.parametrize(("metric", "count", "message"), TOO_FEW)
-def test_too_few_examples_are_refused(metric, count, message):
+def test_metrics_refuse_too_few_examples(metric, count, message):
     metric(np.eye(10)[: count + 1], np.eye(10)[:9])
     with pytest.raises(ValueError, match=message):
         metric(np.eye(10)[:count], np.eye(10)[:9])
 
 
 OF_TWO_SETS = [
-    lambda module: module.frechet_distance,
-    lambda module: module.kernel_distance,
-    lambda module: module.precision_recall_density_coverage,
-    lambda module: lambda a, b: module.nearest_neighbours(a, b, count=1),
+    pytest.param(lambda module: module.frechet_distance, id="frechet"),
+    pytest.param(lambda module: module.kernel_distance, id="kernel"),
+    pytest.param(lambda module: module.precision_recall_density_coverage, id="coverage"),
+    pytest.param(lambda module: lambda a, b: module.nearest_neighbours(a, b, count=1), id="neighbours"),
 ]
 
 
 @pytest.mark.parametrize("of", OF_TWO_SETS)
-def test_other_dimensions_are_refused(of, unchecked):
+def test_metrics_refuse_sets_of_different_dimensions(of, unchecked):
     with pytest.raises(ValueError, match="same dimension, found 10 and 9"):
         of(unchecked(metrics))(np.eye(10), np.eye(10)[:, :9])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("of", OF_TWO_SETS)
-def test_features_that_are_not_finite_are_refused(of, value):
+def test_metrics_refuse_features_that_are_not_finite(of, value):
     for place in range(2):
         sets = [np.eye(10), np.eye(10)]
         sets[place][3, 4] = value
@@ -489,13 +489,13 @@ def test_features_that_are_not_finite_are_refused(of, value):
 
 
 @pytest.mark.parametrize("num_splits", [1, 31])
-def test_numbers_of_parts_that_cannot_be_are_refused(num_splits):
+def test_inception_score_refuses_an_impossible_number_of_splits(num_splits):
     with pytest.raises(ValueError, match=f"between 2 and the number of examples, 30, found {num_splits}"):
         inception_score(np.full((30, 2), 0.5), num_splits=num_splits)
 
 
 @pytest.mark.parametrize("row", [[0.5, 0.6], [-0.5, 1.5], [np.nan, 1.0]])
-def test_rows_that_are_no_probabilities_are_refused(row):
+def test_inception_score_refuses_rows_that_are_not_probabilities(row):
     p = np.full((30, 2), 0.5)
     p[4] = row
     with pytest.raises(ValueError, match="probabilities"):
@@ -503,7 +503,7 @@ def test_rows_that_are_no_probabilities_are_refused(row):
 
 
 @pytest.mark.parametrize("count", [0, 5])
-def test_numbers_of_neighbours_that_cannot_be_are_refused(count):
+def test_an_impossible_number_of_neighbours_is_refused(count):
     with pytest.raises(ValueError, match=f"between 1 and the 4 training examples, found {count}"):
         nearest_neighbours(np.eye(4), np.eye(4), count=count)
     with pytest.raises(ValueError, match="at least 1, found 0"):

@@ -17,7 +17,7 @@ def squares(computed):
     return compute
 
 
-def test_parts_are_computed_once_and_read_in_order(tmp_path):
+def test_parts_are_computed_once_and_returned_in_order(tmp_path):
     computed = []
     found = compute_parts(tmp_path / "a", 12, squares(computed), desc="squares")
     assert computed == list(range(12))
@@ -29,7 +29,7 @@ def test_parts_are_computed_once_and_read_in_order(tmp_path):
     assert computed == [*range(12), 3, 12]
 
 
-def test_an_interruption_loses_only_the_part_at_hand(tmp_path):
+def test_an_interruption_loses_only_the_part_being_computed(tmp_path):
     computed = []
 
     def interrupted(number):
@@ -43,7 +43,7 @@ def test_an_interruption_loses_only_the_part_at_hand(tmp_path):
     assert computed == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_file_is_there_whole_or_not_at_all(tmp_path):
+def test_an_interrupted_write_leaves_no_file(tmp_path):
     path = tmp_path / "000000.npz"
 
     def killed(file):
@@ -58,13 +58,13 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     assert computed == [0]
 
 
-def test_processes_share_the_parts_and_miss_those_they_cannot_see(tmp_path, monkeypatch):
+def test_processes_share_parts_and_report_parts_missing_from_their_workdir(tmp_path, monkeypatch):
     monkeypatch.setattr(parts.jax, "process_count", lambda: 2)
     monkeypatch.setattr(parts, "wait_for_all", lambda what: None)
     computed = []
     monkeypatch.setattr(parts.jax, "process_index", lambda: 1)
     with pytest.raises(
-        UserError, match=r"000000\.npz: another process's part isn't here; accepted: a workdir"
+        UserError, match=r"000000\.npz: another process's part is missing; accepted: a workdir"
     ):
         compute_parts(tmp_path, 5, squares(computed), desc="squares")
     assert computed == [1, 3]
@@ -73,7 +73,7 @@ def test_processes_share_the_parts_and_miss_those_they_cannot_see(tmp_path, monk
     assert computed == [1, 3, 0, 2, 4]
 
 
-def test_fingerprints_tell_values_apart():
+def test_fingerprints_differ_by_value_type_name_dtype_and_shape():
     values = [
         (1, 2),
         (2, 1),

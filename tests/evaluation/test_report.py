@@ -1,4 +1,4 @@
-"""The report of a run: what is on the page, and that it needs nothing else."""
+"""The report of a run: its contents, and that the page is self-contained."""
 
 import json
 import os
@@ -13,13 +13,14 @@ from ncsn_jax.errors import UserError
 from ncsn_jax.evaluation import report, results
 from ncsn_jax.evaluation.report import write_report
 from ncsn_jax.evaluation.results import Measured, Result, Subject
+from ncsn_jax.paths import absolute
 
 HOSTILE = "<script>alert('x')</script>\"&<img src=http://example.org/x>"
 VOID = {"meta", "img", "br", "hr", "link", "input", "base"}
 
 
 class Page(HTMLParser):
-    """Reads a page; fails where a tag isn't closed, or closed by another."""
+    """Parses a page; fails at unclosed or mismatched tags."""
 
     def __init__(self, text):
         super().__init__()
@@ -90,7 +91,7 @@ def subject(step, value, *, name=None):
 
 @pytest.fixture
 def empty(tmp_path, tiny_config):
-    """A run of which there is nothing but its config."""
+    """A run that holds only its config."""
     workdir = tmp_path / "run"
     workdir.mkdir()
     (workdir / "config.json").write_text(tiny_config.model_dump_json())
@@ -99,7 +100,7 @@ def empty(tmp_path, tiny_config):
 
 @pytest.fixture
 def full(empty):
-    """A run that has everything, and whose log was torn."""
+    """A complete run whose log ends in a torn line."""
     lines = [{"step": 1, "first_step_seconds": 6.0}]
     lines += [
         {"step": step, "loss": 2.0 / step, "gradient_norm": 1.0, "examples_per_second": 80.0 / 60}
@@ -137,7 +138,7 @@ def words(page, section):
     return " ".join(page.text[section].split())
 
 
-def test_all_of_a_run_is_on_the_page(full):
+def test_report_shows_every_section_of_a_complete_run(full):
     page = page_of(full)
     sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
     assert sections == ["training", "samples", "metrics", "neighbours", "restorations", "cost", "config"]
@@ -156,12 +157,12 @@ def test_all_of_a_run_is_on_the_page(full):
     assert "step 40: sample | nearest in pixels | nearest in features" in words(page, "neighbours")
     restored = words(page, "restorations")
     assert all(title in restored for title in report.RESTORATIONS.values())
-    assert "the original, what was seen of it, then restorations" in restored
-    assert "what was seen of the image, its expectation E[x₀ | y], then restorations" in restored
+    assert "the original, its observation, then restorations" in restored
+    assert "the observation, its expectation E[x₀ | y], then restorations" in restored
     assert len(page.images()) == 2 + 2 + 1 + 5
 
 
-def test_the_cost_is_counted(full):
+def test_report_counts_steps_examples_time_and_parameters(full):
     cost = words(page_of(full), "cost")
     # The layers are (x, log σ) → 8 → 8 → 2, with biases; 40 steps of 8 examples, 4/3 a second, after 6 s.
     assert "training steps 40" in cost
@@ -173,7 +174,7 @@ def test_the_cost_is_counted(full):
     assert f"parameters {(3 + 1) * 8 + (8 + 1) * 8 + (8 + 1) * 2} " in cost
 
 
-def test_settings_that_differ_come_first(full):
+def test_report_lists_settings_that_differ_from_the_defaults_first(full):
     text = words(page_of(full), "config")
     before, after = text.split("All settings")
     assert "training.num_steps 40 200000" in before
@@ -183,7 +184,7 @@ def test_settings_that_differ_come_first(full):
     assert '"dequantization": "uniform"' in after
 
 
-def test_the_page_is_complete_in_itself(full):
+def test_report_page_needs_no_other_file_and_no_script(full):
     page = page_of(full)
     assert page.links
     assert all(link.startswith(("data:image/", "#")) for link in page.links)
@@ -200,20 +201,20 @@ def test_the_page_is_complete_in_itself(full):
     assert "@import" not in text
 
 
-def test_the_same_run_gives_the_same_bytes(full):
+def test_report_of_the_same_run_has_the_same_bytes(full):
     first = write_report(full).read_bytes()
     assert write_report(full).read_bytes() == first
     assert not list(full.glob("*.partial"))
 
 
-def test_only_the_report_is_written(full):
+def test_writing_a_report_changes_no_other_file(full):
     before = {path: path.stat().st_mtime_ns for path in full.rglob("*") if path.is_file()}
     write_report(full)
     after = {path: path.stat().st_mtime_ns for path in full.rglob("*") if path.is_file()}
     assert after == before | {full / "report.html": after[full / "report.html"]}
 
 
-def test_hostile_names_are_text(tmp_path):
+def test_report_escapes_hostile_names(tmp_path):
     workdir = tmp_path / "<script>alert('x')<" / 'a "run" & <b onclick=x>'
     (workdir / "eval").mkdir(parents=True)
     config = Config(data=Data(name="folder", data_dir=HOSTILE, image_size=8), model=Ncsnv2Model())
@@ -230,14 +231,14 @@ def test_hostile_names_are_text(tmp_path):
     assert all(image["src"].startswith("data:") for image in page.images())
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert 'a "run" & <b onclick=x>' in words(page, None)
-    assert f"dataset folder {HOSTILE}" in words(page, None)
+    assert f"dataset folder {absolute(HOSTILE)}" in words(page, None)
     assert HOSTILE in words(page, "metrics")
 
 
-def test_what_is_missing_is_named_with_its_command(empty):
+def test_report_names_missing_parts_with_the_command_that_makes_them(empty):
     page = page_of(empty)
     command = f"python main.py --workdir {empty}"
-    assert f"this trains on: {command}" in words(page, "training")
+    assert f"Continue the training with {command}" in words(page, "training")
     assert f"{command} --mode sample" in words(page, "samples")
     assert f"{command} --mode evaluate" in words(page, "metrics")
     assert not {"neighbours", "restorations"} & set(page.ids)
@@ -246,7 +247,7 @@ def test_what_is_missing_is_named_with_its_command(empty):
     assert "checkpoints" not in words(page, "cost")
 
 
-def test_no_run_is_refused(tmp_path):
+def test_report_refuses_a_directory_without_a_run(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         write_report(tmp_path)
     assert not list(tmp_path.iterdir())
@@ -256,7 +257,7 @@ def test_no_run_is_refused(tmp_path):
     "torn",
     [b'{"step": 20, "loss": ', b'{"step": 20, "loss": "x"}\n', b'{"loss": 3.0}\n', b"[1]\n", b"\xff\xfe\n"],
 )
-def test_lines_that_are_torn_are_passed_over(tmp_path, torn):
+def test_reading_metrics_skips_torn_lines(tmp_path, torn):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 10, "loss": 2.0, "gradient_norm": NaN}\n' + torn)
     found = report.read_metrics(path)
@@ -264,17 +265,17 @@ def test_lines_that_are_torn_are_passed_over(tmp_path, torn):
     np.testing.assert_array_equal(found["loss"], [[10, 2.0]])
 
 
-def test_no_log_is_an_empty_one(tmp_path):
+def test_reading_metrics_without_a_log_returns_nothing(tmp_path):
     assert report.read_metrics(tmp_path / "metrics.jsonl") == {}
 
 
-def test_pictures_that_are_not_whole_are_left_out(full):
+def test_report_leaves_out_truncated_pictures(full):
     (full / "samples" / "grid.png").write_bytes(b"\x89PNG\r\n")
     (full / "samples" / "step_00000020.png").write_bytes(b"")
     assert len(page_of(full).images()) == 10 - 2
 
 
-def test_of_many_previews_some_are_shown(full):
+def test_report_shows_only_some_of_many_previews(full):
     for step in range(1, 31):
         picture(full / "samples" / f"step_{step:08d}.png")
     text = words(page_of(full), "samples")
@@ -283,7 +284,7 @@ def test_of_many_previews_some_are_shown(full):
     assert "step 40" in text
 
 
-def test_the_newest_data_are_dated(full):
+def test_report_shows_the_modification_time_of_the_newest_data(full):
     for path in full.rglob("*.*"):
         os.utime(path, (0, 0))
     os.utime(full / "metrics.jsonl", (86_400, 86_400))
@@ -291,12 +292,12 @@ def test_the_newest_data_are_dated(full):
 
 
 @pytest.mark.parametrize("elsewhere", ["ck", "gs://bucket/run"])
-def test_checkpoints_are_looked_for_where_the_run_keeps_them(empty, tiny_config, elsewhere, tmp_path):
-    """A bucket that can't be read, for want of an extra, leaves a page without them."""
+def test_report_counts_checkpoints_in_the_configured_checkpoint_dir(empty, tiny_config, elsewhere, tmp_path):
+    """A bucket that can't be read without an extra gives a page without them."""
     place = elsewhere if "://" in elsewhere else str(tmp_path / elsewhere)
     (tmp_path / "ck" / "30").mkdir(parents=True)
     (tmp_path / "ck" / "30" / "array").write_bytes(b"x" * 2000)
-    (empty / "checkpoints" / "40").mkdir(parents=True)  # of an earlier run, say
+    (empty / "checkpoints" / "40").mkdir(parents=True)  # such as an earlier run's
     moved = tiny_config.training.model_copy(update={"checkpoint_dir": place})
     config = tiny_config.model_copy(update={"training": moved})
     (empty / "config.json").write_text(config.model_dump_json())

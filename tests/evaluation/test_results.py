@@ -14,7 +14,7 @@ def subject(step, value, **fields):
     return Subject(name=f"step_{step:08d}", step=step, metrics={"frechet": measured})
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_written_results_are_read_back_in_order_of_their_steps(tmp_path):
     for step in (20, 5):
         results.write(tmp_path / f"step_{step:08d}.json", subject(step, 1 / 3))
     results.write(tmp_path / "images_a.json", Subject(name="images_a"))
@@ -24,13 +24,13 @@ def test_what_is_written_is_read(tmp_path):
     assert results.read(tmp_path / "step_00000007.json") is None
 
 
-def test_other_files_are_refused(tmp_path):
+def test_reading_results_refuses_files_of_another_format(tmp_path):
     (tmp_path / "step_00000005.json").write_text('{"name": 3}')
-    with pytest.raises(UserError, match="is not this program's evaluation: move it away"):
+    with pytest.raises(UserError, match="is not an evaluation of this program; move it away"):
         results.read_all(tmp_path)
 
 
-def test_the_table_shows_all_and_marks_the_best():
+def test_results_table_shows_every_subject_and_marks_the_best():
     subjects = [subject(5, 2.0), subject(10, 1.0), subject(15, 3.0), Subject(name="images_a")]
     lines = table(subjects, columns=2).splitlines()
     assert len(lines) == 4
@@ -42,7 +42,7 @@ def test_the_table_shows_all_and_marks_the_best():
     assert table([]) == "nothing was measured"
 
 
-def test_curves_pass_through_the_results():
+def test_curves_pass_through_the_results_of_two_or_more_steps():
     assert results.curves([subject(5, 2.0)]) is None
     figure = results.curves([subject(5, 2.0), subject(10, 1.0), Subject(name="images_a")])
     assert len(figure.axes) == 1
@@ -54,9 +54,9 @@ def test_curves_pass_through_the_results():
 @pytest.mark.parametrize(
     ("count", "name"), [(50_000, "50k"), (1000, "1k"), (1500, "1.5k"), (999, "999"), (1024, "1024")]
 )
-def test_counts_are_named_exactly(count, name):
+def test_counts_are_abbreviated_only_where_that_is_exact(count, name):
     assert results.count_name(count) == name
 
 
-def test_file_names_have_no_surprises():
+def test_result_file_names_replace_spaces_and_slashes():
     assert results.file_name("my samples/../ü 2.npz") == "my_samples_.._ü_2.npz"

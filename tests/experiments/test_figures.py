@@ -1,4 +1,4 @@
-"""The paper's toy experiments by their commands: what their numbers show, and the documents with them."""
+"""The paper's toy experiments, run by their commands and compared with the committed numbers."""
 
 import importlib
 import json
@@ -14,7 +14,7 @@ IMAGES = Path(__file__).parents[2] / "docs" / "images"
 
 @pytest.fixture(scope="module")
 def numbers(tmp_path_factory):
-    """Runs an experiment's command; returns what its JSON holds, and what the committed one does."""
+    """Run an experiment's command; return the contents of its JSON and of the committed JSON."""
 
     def run(name):
         directory = tmp_path_factory.mktemp(name)
@@ -29,7 +29,7 @@ def numbers(tmp_path_factory):
     return run
 
 
-def test_only_noise_lets_the_loss_of_data_on_a_manifold_converge(numbers):
+def test_loss_of_data_on_a_manifold_converges_only_with_noise(numbers):
     found, committed = numbers("manifold")
     for data in ("moons in 10 dimensions", "digits"):
         without, noisy = found[data]["without noise"], found[data]["with noise"]
@@ -46,7 +46,7 @@ def test_only_noise_lets_the_loss_of_data_on_a_manifold_converge(numbers):
     assert digits["lowest with noise"] == pytest.approx(-320_000, rel=0.02)
 
 
-def test_the_learned_score_is_wrong_where_there_are_no_data(numbers):
+def test_learned_score_is_wrong_in_regions_without_data(numbers):
     found, committed = numbers("low_density")
     assert found["relative error over the data"] < 0.05
     assert found["relative error where the density is low"] > 0.3
@@ -56,7 +56,7 @@ def test_the_learned_score_is_wrong_where_there_are_no_data(numbers):
     assert 0.5 < found["share of the square where the density is low"] < 0.8
 
 
-def test_annealing_recovers_the_weights_that_langevin_dynamics_loses(numbers):
+def test_annealing_recovers_the_mode_weights_that_plain_langevin_loses(numbers):
     found, committed = numbers("slow_mixing")
     assert abs(found["exact samples"]["weight"] - 0.8) < 0.025
     assert abs(found["annealed Langevin"]["weight"] - 0.8) < 0.03

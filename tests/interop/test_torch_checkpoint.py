@@ -37,7 +37,7 @@ MIB = 2**20
 
 
 def checkpoint(tensors):
-    """What the official code saves: the model's state, with its modules' metadata, and the optimizer's."""
+    """The model's state, with its modules' metadata, and the optimizer's, as the official code saves them."""
     model = OrderedDict(
         (f"module.{name}", whole(values, str(i))) for i, (name, values) in enumerate(tensors.items())
     )
@@ -65,7 +65,7 @@ both = pytest.mark.parametrize("write", [as_zip, as_stream])
 
 
 @both
-def test_an_official_checkpoint(write, load, weights):
+def test_an_official_checkpoint_is_read_with_its_optimizer_state(write, load, weights):
     model, optimizer = load(write(checkpoint(weights)))
     assert type(model) is dict
     assert list(model) == [f"module.{name}" for name in weights]
@@ -84,7 +84,7 @@ def test_an_official_checkpoint(write, load, weights):
 
 @both
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_every_kind_of_tensor(write, protocol, load):
+def test_every_kind_of_tensor_is_read_in_every_pickle_protocol(write, protocol, load):
     values = np.arange(24, dtype=np.float32)
     shared = Storage(values, "shared")
     # Long enough that protocol 4 begins frames and memoizes beyond one byte.
@@ -147,8 +147,8 @@ def test_every_kind_of_tensor(write, protocol, load):
     assert loaded["whole"][2, 1] == loaded["parameter"][13] == loaded["offset"][0, 0] == -1
 
 
-def test_views_of_a_storage(load):
-    """Streams have storages that are parts of another."""
+def test_views_of_one_storage_in_a_stream_share_memory(load):
+    """In streams a storage can be part of another."""
     values = np.arange(10, dtype=np.float32)
     saved = [tensor(Storage(values, "0", view=("v", 4, 6)), (2, 3), (3, 1)), whole(values, "0")]
     part, all_values = load(as_stream(saved))
@@ -156,12 +156,12 @@ def test_views_of_a_storage(load):
     assert np.shares_memory(part, all_values)
 
 
-def test_a_file_that_cannot_be_opened(tmp_path):
+def test_a_missing_checkpoint_raises_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError):
         load_torch_checkpoint(tmp_path / "none.pth")
 
 
-# What follows is refused.
+# Everything below is refused.
 
 P2 = b"\x80\x02"
 REBUILD_NAME = b"ctorch._utils\n_rebuild_tensor_v2\n"
@@ -262,7 +262,7 @@ SYSTEM = f"touch {MARKER}".encode()
 FEW_NESTED = b"".join(b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(100))
 
 HOSTILE = {
-    # What would execute.
+    # Code that would be executed.
     "os.system": (zipped(b"cos\nsystem\n" + text(SYSTEM) + b"\x85R"), "the global 'os.system'"),
     "posix.system, protocol 4": (
         zipped(b"\x8c\x05posix\x8c\x06system\x93" + text(SYSTEM) + b"\x85R"),
@@ -315,7 +315,7 @@ HOSTILE = {
     "an int of a million digits": (zipped(b"I" + b"9" * (MIB - 100) + b"\n"), "damaged or longer"),
     "an append to a tuple": (zipped(b")Na"), "appends to a tuple"),
     "an item of a list": (zipped(b"]NNs"), "items of a list"),
-    "half an item": (zipped(b"}(Nu"), "items of a dict"),
+    "a dict item without a value": (zipped(b"}(Nu"), "items of a dict"),
     "a tuple as a key": (zipped(b"})Ns"), r"the key \(\)"),
     "a nested tuple as a key": (zipped(b"}" + b")" + b"\x85" * 10**6 + b"Ns"), "the key"),
     "exponential tuples as a key": (zipped(b"Nq\x00" + FEW_NESTED + b"}h\x64Ns"), "the key"),
@@ -328,18 +328,18 @@ HOSTILE = {
     ),
     "bytes after the pickle": (zipped(b"N.N"), "2 bytes follow"),
     # Pickles that fill their MiB.
-    "all dicts": (repeated(b"}"), "one object"),
-    "all marks": (repeated(b"("), "one object"),
-    "all memoized": (repeated(b"}\x94"), "one object"),
-    "all memo puts": (repeated(b"\x94", before=b"N", after=b"N"), "one object"),
-    "all ints": (repeated(b"\x8a\xff" + b"\x7f" * 255), "one object"),
+    "a pickle full of dicts": (repeated(b"}"), "one object"),
+    "a pickle full of marks": (repeated(b"("), "one object"),
+    "a pickle full of memoized dicts": (repeated(b"}\x94"), "one object"),
+    "a pickle full of memo puts": (repeated(b"\x94", before=b"N", after=b"N"), "one object"),
+    "a pickle full of ints": (repeated(b"\x8a\xff" + b"\x7f" * 255), "one object"),
     "deep tuples": (repeated(b"\x85", before=b")", after=b"N"), "one object"),
     "deep lists": (zipped(b"N" + b"]" * 400_000 + b"a" * 399_999), "one object"),
     "deep tuples in a tensor": (
         repeated(b"\x85", before=REBUILD_NAME + b"(" + reference() + b")", after=b"))tR"),
         "doesn't fit",
     ),
-    "all tensors": (
+    "a pickle full of tensors": (
         repeated(
             b"h\x00h\x01R",
             before=REBUILD_NAME
@@ -387,9 +387,12 @@ HOSTILE = {
     "a huge count": (zipped(reference(2**40 - 1)), "data/0.* has 16 bytes"),
     "a wrapping count": (zipped(reference(2**62 + 4)), "refers to"),
     "a negative count": (zipped(reference(-4)), "refers to"),
-    "another count": (zipped(reference(3)), "data/0.* has 16 bytes"),
+    "a storage count that differs from its record": (zipped(reference(3)), "data/0.* has 16 bytes"),
     "a missing storage": (zipped(reference(key=b"1")), "data/1.* is missing"),
-    "a storage elsewhere": (zipped(reference(key=b"../data.pkl")), "data/../data.pkl.* is missing"),
+    "a storage outside the data directory": (
+        zipped(reference(key=b"../data.pkl")),
+        "data/../data.pkl.* is missing",
+    ),
     "an int as a key of a storage": (zipped(reference(key=b"K\x00")), "refers to"),
     "a device of another kind": (zipped(reference(device=b"meta")), "refers to .*'meta'"),
     "a reference to a module": (zipped(b"\x8c\x06moduleNN\x87Q"), "refers to .*'module'"),
@@ -419,8 +422,8 @@ HOSTILE = {
         patched(patched(ZIP, b"PK\1\2", 20, b"\xfe" * 4), b"PK\1\2", 24, b"\xfe" * 4),
         "lies outside",
     ),
-    "a record elsewhere": (patched(ZIP, b"PK\1\2", 42, b"\xfe" * 4), "lies outside"),
-    "a record that begins with none": (
+    "a record beyond the file": (patched(ZIP, b"PK\1\2", 42, b"\xfe" * 4), "lies outside"),
+    "a record without its magic number": (
         patched(zipped(reference()), b"PK\1\2", 42, b"\1"),
         "Bad magic number",
     ),
@@ -435,7 +438,10 @@ HOSTILE = {
     "a backslash": (named("a/data.pkl", "a\\b/c"), "name"),
     "a name without a root": (named("data.pkl"), "name 'data.pkl'"),
     "a name with a null byte": (named("a/data.pkl", "a/nullxb").replace(b"nullx", b"null\0"), "name"),
-    "a name that differs": (patched(named("a/data.pkl"), b"PK\1\2", 46, b"b"), "name in directory"),
+    "a record name that differs from the directory": (
+        patched(named("a/data.pkl"), b"PK\1\2", 46, b"b"),
+        "name in directory",
+    ),
     "no data.pkl": (archive({"data/0": b""}), "no data.pkl"),
     "numpy's archive": (archive({"weight.npy": b""}), "no data.pkl"),
     "TorchScript": (archive({"data.pkl": P2 + b"N.", "constants.pkl": b"", "code/a.py": b""}), "TorchScript"),
@@ -443,32 +449,32 @@ HOSTILE = {
     "bytes after an archive": (ZIP + b"\0", "doesn't end with its directory"),
     "a zip's first bytes alone": (b"PK\3\4", "doesn't end with its directory"),
     # Streams.
-    "a pickle": (pickle.dumps({"a": 1}, 2), "none of torch.save"),
+    "a pickle": (pickle.dumps({"a": 1}, 2), "not from torch.save"),
     "a pickle of an array": (pickle.dumps(ONE, 2), "global 'numpy"),
-    "another magic number": (stream(*dumps(1), magic=True), "none of torch.save"),
-    "another protocol": (stream(*dumps(1), protocol=1000), "protocol 1000, not 1001"),
+    "another magic number": (stream(*dumps(1), magic=True), "not from torch.save"),
+    "another protocol": (stream(*dumps(1), protocol=1000), "protocol 1000; accepted: 1001"),
     "a big-endian stream": (stream(*dumps(1), little=False), "little-endian"),
-    "a missing storage key": (stream(*dumps(whole(ONE, "0"), legacy=True), keys=[]), "it lists"),
-    "a storage key twice": (stream(*dumps(whole(ONE, "0"), legacy=True), keys=["0", "0"]), "it lists"),
-    "a storage key of another type": (stream(*dumps(whole(ONE, "0"), legacy=True), keys=[0]), "it lists"),
-    "another count in a stream": (
+    "a missing storage key": (stream(*dumps(whole(ONE, "0"), legacy=True), keys=[]), "but lists"),
+    "a storage key twice": (stream(*dumps(whole(ONE, "0"), legacy=True), keys=["0", "0"]), "but lists"),
+    "a storage key of another type": (stream(*dumps(whole(ONE, "0"), legacy=True), keys=[0]), "but lists"),
+    "a storage count that differs from its stream": (
         STREAM.replace(struct.pack("<q", 4), struct.pack("<q", 5)),
         "has 5 elements",
     ),
-    "a huge count in a stream": (stream(P2 + reference(2**38) + b".", {"0": ONE}), "doesn't fit into it"),
+    "a huge count in a stream": (stream(P2 + reference(2**38) + b".", {"0": ONE}), "doesn't fit in the file"),
     "huge counts in a stream": (
         stream(P2 + b"".join(reference(2**20, key=b"%d" % i) for i in range(1000)) + b".", {}),
-        "doesn't fit into it",
+        "doesn't fit in the file",
     ),
     "bytes after a stream": (STREAM + b"\0", "storages end at"),
     "a doubled stream": (STREAM + STREAM, "storages end at"),
     "a stream of 2 MiB of pickles": (stream(P2 + b"}" * 2 * MIB + b".", {}), "longer than 1048576 bytes"),
     # Other files.
-    "an empty file": (b"", "is no PyTorch checkpoint"),
-    "a PNG": (b"\x89PNG\r\n\x1a\n" + bytes(100), "is no PyTorch checkpoint.*x89PNG"),
-    "a text": (b"import torch\n", "is no PyTorch checkpoint"),
-    "a tar": (b"sys_info".ljust(512, b"\0"), "is no PyTorch checkpoint"),
-    "safetensors": (struct.pack("<Q", 2) + b"{}", "is no PyTorch checkpoint"),
+    "an empty file": (b"", "is not a PyTorch checkpoint"),
+    "a PNG": (b"\x89PNG\r\n\x1a\n" + bytes(100), "is not a PyTorch checkpoint.*x89PNG"),
+    "a text": (b"import torch\n", "is not a PyTorch checkpoint"),
+    "a tar": (b"sys_info".ljust(512, b"\0"), "is not a PyTorch checkpoint"),
+    "safetensors": (struct.pack("<Q", 2) + b"{}", "is not a PyTorch checkpoint"),
 }
 
 READER = """
@@ -494,7 +500,7 @@ for path in sys.argv[2:]:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """What reading each file gives in a process that may take 200 MB, and the directory it ran in."""
+    """Results of reading each file in a process limited to 200 MB, and the directory it ran in."""
     directory = tmp_path_factory.mktemp("hostile")
     paths = []
     for i, (data, _) in enumerate(HOSTILE.values()):
@@ -507,7 +513,7 @@ def outcomes(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_and_damaged_files_are_refused(name, outcomes):
+def test_hostile_and_damaged_checkpoints_are_refused_without_running_code(name, outcomes):
     directory, by_name = outcomes
     path, (kind, message, seconds) = by_name[name]
     assert kind == "ValueError", message
@@ -520,7 +526,7 @@ def test_hostile_and_damaged_files_are_refused(name, outcomes):
 
 
 @both
-def test_truncated_files_are_refused(write, tmp_path, load, weights):
+def test_truncated_checkpoints_are_refused(write, tmp_path, load, weights):
     data = write(checkpoint(weights))
     for percent in range(100):
         with pytest.raises(ValueError, match=r"checkpoint\.pth (is|has) "):
@@ -528,7 +534,7 @@ def test_truncated_files_are_refused(write, tmp_path, load, weights):
 
 
 @both
-def test_flipped_bytes_load_or_are_refused(write, load):
+def test_checkpoints_with_flipped_bytes_load_or_are_refused(write, load):
     """No other exception, whatever the bytes say; they mostly hit the pickle and the directory."""
     saved = OrderedDict(a=whole(ONE, "0"), b=[1, 2.5, "text", (True, None)], c=Call(SIZE, ((2,),)))
     saved._metadata = OrderedDict(version=1)
@@ -547,15 +553,15 @@ def test_flipped_bytes_load_or_are_refused(write, load):
     assert all(len(message.splitlines()) == 1 for message in messages)
 
 
-def test_only_regular_files_are_read(tmp_path):
+def test_only_regular_files_are_read_as_checkpoints(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path, tmp_path / "fifo", "/dev/zero"):
-        with pytest.raises(ValueError, match=f"^{path} is no regular file$"):
+        with pytest.raises(ValueError, match=f"^{path} is not a regular file$"):
             load_torch_checkpoint(path)
 
 
-def test_a_path_of_two_lines_is_named_in_one(tmp_path):
+def test_a_checkpoint_path_with_a_newline_is_escaped_in_the_error(tmp_path):
     path = tmp_path / "two\nlines.pth"
     path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"^'.*/two\\nlines.pth' is no PyTorch checkpoint"):
+    with pytest.raises(ValueError, match=r"^'.*/two\\nlines.pth' is not a PyTorch checkpoint"):
         load_torch_checkpoint(path)

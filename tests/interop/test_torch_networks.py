@@ -27,12 +27,12 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
-def test_there_and_back(state_dict, prefix, dtype):
+def test_a_state_dict_survives_the_round_trip_through_flax(state_dict, prefix, dtype):
     state_dict = {prefix + name: value.astype(dtype) for name, value in state_dict.items()}
     assert_same(to_torch(*from_torch(state_dict)), state_dict)
 
 
-def test_a_prefixed_network_computes_the_same(state_dict):
+def test_a_module_prefix_does_not_change_the_network_outputs(state_dict):
     channels = state_dict["begin_conv.weight"].shape[1]
     x = jax.random.uniform(jax.random.key(0), (1, 8, 8, channels))
     plain, prefixed = (
@@ -56,7 +56,7 @@ def test_a_prefixed_network_computes_the_same(state_dict):
     ],
     ids=repr,
 )
-def test_networks_are_recognised(model):
+def test_from_torch_recognises_every_network_by_its_state_dict(model):
     x = jnp.zeros((1, 8, 8, 2))
     variables = jax.eval_shape(model.init, jax.random.key(0), x, jnp.ones(1))
     rng = np.random.default_rng(0)
@@ -71,14 +71,14 @@ def test_networks_are_recognised(model):
     jax.tree.map(np.testing.assert_array_equal, again, variables)
 
 
-def test_names_come_in_the_official_order(fixture):
+def test_to_torch_orders_names_as_the_official_code(fixture):
     for name in ("ncsn_28x1_ngf8.npz", "ncsnv2_32x3_ngf8_L12.npz"):
         numbers = fixture(name)
         state_dict = {name: numbers[name] for name in sorted(numbers["state_dict_names"])}
         assert list(to_torch(*from_torch(state_dict))) == numbers["state_dict_names"].tolist()
 
 
-def test_levels_are_the_arguments_then_the_entry_then_the_official_ones(state_dict):
+def test_from_torch_prefers_given_sigmas_then_the_entry_then_official_levels(state_dict):
     if "sigmas" in state_dict:
         _, variables = from_torch(state_dict)
         np.testing.assert_array_equal(variables["buffers"]["sigmas"], state_dict["sigmas"])
@@ -98,34 +98,34 @@ def test_levels_are_the_arguments_then_the_entry_then_the_official_ones(state_di
     ("change", "message"),
     [
         (lambda d: d.pop("res3.0.conv1.bias"), r"lacks res3\.0\.conv1\.bias$"),
-        (lambda d: d.update(foo=np.zeros(1)), "doesn't know foo$"),
+        (lambda d: d.update(foo=np.zeros(1)), "but has the unknown foo$"),
         (
             lambda d: d.update({"end_conv.bias": np.zeros(9)}),
-            r"shape for end_conv\.bias: \(.,\), not \(9,\)$",
+            r"shape for end_conv\.bias: \(9,\), not \(.,\)$",
         ),
         (lambda d: d.update({"begin_conv.bias": np.zeros(8, int)}), "floating numbers for begin_conv.bias"),
-        (lambda d: d.pop("begin_conv.weight"), "no begin_conv.weight of four axes, but "),
-        (lambda d: d.update({"begin_conv.weight": np.zeros(3)}), "no begin_conv.weight of four axes, but "),
-        (lambda d: d.clear(), "but no entries$"),
+        (lambda d: d.pop("begin_conv.weight"), "no begin_conv.weight with four axes, found "),
+        (lambda d: d.update({"begin_conv.weight": np.zeros(3)}), "no begin_conv.weight with four axes, "),
+        (lambda d: d.clear(), "found no entries$"),
         (
             lambda d: d.update({"end_conv.bias": [0.0]}),
-            "arrays by name, found a list by 'end_conv.bias'",
+            "numpy arrays, found a list for 'end_conv.bias'",
         ),
-        (lambda d: d.update({7: np.zeros(1)}), "numpy arrays by name, found a ndarray by '7'"),
+        (lambda d: d.update({7: np.zeros(1)}), "map strings to numpy arrays, found a ndarray for '7'"),
         (lambda d: d.update({"sigmas": np.array(["auto"])}), "sigmas must be numbers"),
         (lambda d: d.update({"sigmas": np.zeros(3)}), "row of positive noise levels, found 0.0, 0.0, 0.0$"),
         (lambda d: d.update({"sigmas": np.zeros(0)}), "row of positive noise levels, found no entries"),
         (lambda d: d.update({"sigmas": np.array([np.inf])}), "row of positive noise levels, found inf"),
-        (lambda d: d.update({"begin_conv.weight": np.zeros((0, 3, 3, 3))}), "no begin_conv.weight of four"),
-        (lambda d: d.update({"module.end_conv.bias": np.zeros(1)}), "doesn't know module.end_conv.bias"),
+        (lambda d: d.update({"begin_conv.weight": np.zeros((0, 3, 3, 3))}), "no begin_conv.weight with four"),
+        (lambda d: d.update({"module.end_conv.bias": np.zeros(1)}), "has the unknown module.end_conv.bias"),
         (lambda d: d.update({"res5.0.conv1.bias": np.zeros(8)}), "depth=5 .* lacks "),
         (
             lambda d: d.update({"begin_conv.weight": np.broadcast_to(np.float32(0), (10**9, 3, 3, 3))}),
-            "num_filters=1000000000, which has another shape for",
+            "num_filters=1000000000, but has the wrong shape for",
         ),
     ],
 )
-def test_other_state_dicts_are_refused_in_one_line(state_dict, change, message, unchecked):
+def test_from_torch_refuses_invalid_state_dicts_in_one_line(state_dict, change, message, unchecked):
     from ncsn_jax.interop import torch_networks
 
     change(state_dict)
@@ -135,7 +135,7 @@ def test_other_state_dicts_are_refused_in_one_line(state_dict, change, message, 
     assert "\n" not in str(error.value)
 
 
-def test_a_list_and_another_network_are_refused(state_dict, unchecked):
+def test_conversion_refuses_checkpoint_lists_and_unsupported_networks(state_dict, unchecked):
     from ncsn_jax.interop import torch_networks
 
     with pytest.raises(ValueError, match="found a list; an official checkpoint is a list"):
@@ -143,9 +143,9 @@ def test_a_list_and_another_network_are_refused(state_dict, unchecked):
     with pytest.raises(ValueError, match=r"only NCSN and NCSNv2 .* found MLP"):
         to_torch(MLP(), {"params": {}})
     model, variables = from_torch(state_dict)
-    with pytest.raises(ValueError, match=r"variables are \{'params': \.\.\.\}, found begin_conv"):
+    with pytest.raises(ValueError, match=r"variables must be \{'params': \.\.\.\}, found begin_conv"):
         to_torch(model, variables["params"])
-    with pytest.raises(ValueError, match="which has another shape for"):
+    with pytest.raises(ValueError, match="but has the wrong shape for"):
         to_torch(model.copy(num_filters=4), variables)
-    with pytest.raises(ValueError, match=r"which lacks"):
+    with pytest.raises(ValueError, match=r"but lacks"):
         to_torch(model, {"params": {"Dense_0": {"kernel": np.zeros((2, 2))}}})

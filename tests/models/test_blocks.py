@@ -10,8 +10,6 @@ from flax import linen as nn
 from ncsn_jax.interop.torch_names import params_from_torch
 from ncsn_jax.models import layers
 
-pytestmark = pytest.mark.usefixtures("strict")
-
 INSTANCE_NORM_PLUS = functools.partial(layers.ConditionalInstanceNormPlus, num_levels=3)
 
 
@@ -66,13 +64,13 @@ def channels_last(images):
     return jnp.asarray(images.transpose(0, 2, 3, 1))
 
 
-def test_every_block_of_the_fixture_is_here(numbers):
+def test_every_block_of_the_fixture_is_tested(numbers):
     names = {name.split("/")[0] for name in numbers if "/" in name}
     assert names == BLOCKS.keys() | FUNCTIONS.keys()
 
 
 @pytest.mark.parametrize("name", [*BLOCKS, *FUNCTIONS])
-def test_a_block_is_the_official_one(name, numbers):
+def test_block_output_equals_the_official_code(name, numbers):
     x, x2 = channels_last(numbers["x"]), channels_last(numbers["x2"])
     if name in FUNCTIONS:
         out = FUNCTIONS[name](x, x2)

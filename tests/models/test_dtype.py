@@ -30,7 +30,7 @@ def types(operation, text):
     return set(re.findall(rf":(\w+)\[[\d,]*\] = {operation}\b", text))
 
 
-def test_only_features_are_narrow(case):
+def test_only_features_are_bfloat16_and_the_rest_is_float32(case):
     network, params, x, sigma = case
     text = str(jax.make_jaxpr(network.apply)(params, x, sigma))
     assert types("conv_general_dilated", text) == {"bf16"}
@@ -39,7 +39,7 @@ def test_only_features_are_narrow(case):
     assert jax.eval_shape(network.apply, params, x, sigma).dtype == jnp.float32
 
 
-def test_scores_are_near_those_of_float32(case):
+def test_bfloat16_scores_are_near_float32_scores(case):
     network, params, x, sigma = case
     narrow, wide = (jax.jit(n.apply)(params, x, sigma) for n in (network, network.copy(dtype=None)))
     assert 1e-3 < jnp.linalg.norm(narrow - wide) / jnp.linalg.norm(wide) < 5e-2

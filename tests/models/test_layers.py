@@ -16,8 +16,6 @@ from ncsn_jax.models.layers import (
     resize_bilinear,
 )
 
-pytestmark = pytest.mark.usefixtures("strict")
-
 
 @pytest.fixture
 def x():
@@ -31,7 +29,7 @@ def test_average_pool_counts_the_padding(x):
 
 
 @pytest.mark.parametrize("size", [(12, 18), (6, 9), (4, 5), (11, 9), (1, 1)])
-def test_resize_aligns_the_corners(x, size):
+def test_bilinear_resize_aligns_the_corners(x, size):
     height, width = size
     rows = np.linspace(0, 5, height) if height > 1 else np.zeros(1)
     columns = np.linspace(0, 8, width) if width > 1 else np.zeros(1)
@@ -44,13 +42,13 @@ def test_resize_aligns_the_corners(x, size):
     np.testing.assert_allclose(resize_bilinear(x, height, width), np.moveaxis(expected, 1, -1), atol=1e-5)
 
 
-def test_a_single_pixel_is_spread():
+def test_bilinear_resize_spreads_a_single_pixel():
     x = jnp.array([2.0, -3.0]).reshape(1, 1, 1, 2)
     np.testing.assert_allclose(resize_bilinear(x, 4, 4), np.broadcast_to(x, (1, 4, 4, 2)))
 
 
 @pytest.mark.parametrize(("axes", "ddof"), [((1, 2), 0), ((1, 2), 1), ((3,), 1)])
-def test_the_inverse_deviation_has_the_derivatives_of_its_formula(x, axes, ddof):
+def test_inverse_deviation_has_the_first_two_derivatives_of_its_formula(x, axes, ddof):
     """The first two: losses of score matching differentiate the network twice."""
 
     def formula(x, axes, ddof):
@@ -72,7 +70,7 @@ def test_the_inverse_deviation_has_the_derivatives_of_its_formula(x, axes, ddof)
         np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_the_levels_rows_are_exact():
+def test_level_rows_are_looked_up_exactly():
     table = jax.random.normal(jax.random.key(0), (7, 6))
     level = jnp.array([6, 0, 3])
     first, second = level_rows(table, level, parts=2)
@@ -80,7 +78,7 @@ def test_the_levels_rows_are_exact():
     np.testing.assert_array_equal(second, table[level][:, None, None, 3:])
 
 
-def test_instance_norm_plus_is_its_formula(x):
+def test_instance_norm_plus_equals_its_formula(x):
     norm = ConditionalInstanceNormPlus(num_levels=4)
     level = jnp.array([3, 1])
     table = jax.random.normal(jax.random.key(1), (4, 9))
@@ -102,7 +100,7 @@ def test_instance_norm_plus_starts_near_the_identity(x):
     np.testing.assert_allclose(np.std(table[:, :6]), 0.02, rtol=0.2)
 
 
-def test_convolutions_start_uniform_in_the_inverse_root_of_their_inputs(x):
+def test_convolutions_are_initialised_uniformly_as_in_torch(x):
     from flax import linen as nn
 
     class Module(nn.Module):

@@ -1,4 +1,4 @@
-"""What is NCSN's own; test_official.py holds it to the official network."""
+"""NCSN alone; test_official.py compares it with the official network."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,6 @@ import pytest
 from ncsn_jax import NCSN, as_score_fn
 from ncsn_jax.interop.torch_names import params_from_torch
 from ncsn_jax.models import ncsn
-
-pytestmark = pytest.mark.usefixtures("strict")
 
 
 def channels_last(images):
@@ -33,11 +31,11 @@ def score_fn(model, params):
 
 @pytest.fixture(scope="module")
 def score(model, params):
-    """The batched network as the official weights have it, compiled once."""
+    """The batched network with the official weights, compiled once."""
     return jax.jit(lambda x, sigma: model.apply({"params": params}, x, sigma))
 
 
-def test_sigma_is_looked_up_as_the_nearest_level_in_its_logarithm(official, score):
+def test_ncsn_looks_up_sigma_as_the_nearest_level_in_log_scale(official, score):
     sigmas = official["sigmas"]
     x = channels_last(official["x"])
     near = score(x, sigmas[official["y"]] * np.array([1.2, 0.8, 1.25], np.float32))
@@ -49,20 +47,20 @@ def test_sigma_is_looked_up_as_the_nearest_level_in_its_logarithm(official, scor
     np.testing.assert_array_equal(score(x, beside), score(x, np.array(levels)))
 
 
-def test_the_single_example_view_is_the_batched_network(official, score_fn, score):
+def test_single_example_score_equals_the_batched_network(official, score_fn, score):
     x, sigma = channels_last(official["x"]), official["sigmas"][official["y"]]
     out = jax.jit(jax.vmap(score_fn))(x, sigma)
     expected = score(x, sigma)
     np.testing.assert_allclose(out, expected, atol=2e-5 * float(np.abs(expected).max()))
 
 
-def test_odd_images_are_refused():
+def test_ncsn_refuses_images_of_odd_size():
     model = NCSN((1.0, 0.1), num_filters=2)
     with pytest.raises(ValueError, match="even there, found 27×28"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 27, 28, 1)), jnp.ones(1))
 
 
-def test_vectors_are_refused(unchecked):
+def test_ncsn_refuses_vectors(unchecked):
     model = unchecked(ncsn).NCSN(sigmas=(1.0, 0.1))
     with pytest.raises(ValueError, match=r"network takes images, .* found an x of shape \(1, 2\)"):
         model.init(jax.random.key(0), jnp.zeros((1, 2)), jnp.ones(1))

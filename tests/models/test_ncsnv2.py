@@ -1,4 +1,4 @@
-"""What is NCSNv2's own; test_official.py holds it to the official network."""
+"""NCSNv2 alone; test_official.py compares it with the official network."""
 
 import functools
 
@@ -11,10 +11,8 @@ from ncsn_jax import NCSNv2
 from ncsn_jax.models import refinenet
 from ncsn_jax.training.state import initial_params
 
-pytestmark = pytest.mark.usefixtures("strict")
 
-
-def test_it_takes_any_sigma():
+def test_ncsnv2_output_is_inverse_to_any_sigma():
     model = NCSNv2(num_filters=2)
     x = jax.random.uniform(jax.random.key(0), (3, 8, 8, 1))
     _, draw = initial_params(jax.random.key(1), model, x.shape[1:])
@@ -26,8 +24,8 @@ def test_it_takes_any_sigma():
 
 
 @pytest.mark.parametrize(("depth", "halvings"), [(4, 1), (5, 2), (6, 3)])
-def test_depth_is_the_number_of_stages(depth, halvings):
-    """Every stage is of use: the chain reads each of them once, and its own last output."""
+def test_ncsnv2_depth_sets_the_number_of_stages_and_halvings(depth, halvings):
+    """Every stage is used: the chain reads each stage once, and its own outputs."""
     stages, chain = refinenet.STAGES[depth], refinenet.CHAIN[depth]
     assert len(stages) == len(chain) == depth
     assert sum(stage.down and stage.dilation == 1 for stage in stages) == halvings
@@ -42,6 +40,6 @@ def test_depth_is_the_number_of_stages(depth, halvings):
         jax.eval_shape(NCSNv2(4, depth).init, jax.random.key(0), odd, jnp.ones(1))
 
 
-def test_other_depths_are_refused(unchecked):
+def test_ncsnv2_refuses_unsupported_depths(unchecked):
     with pytest.raises(ValueError, match=r"depth must be one of 4, 5, 6 .* found 7"):
         jax.eval_shape(NCSNv2(4, 7).init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.ones(1))

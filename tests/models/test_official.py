@@ -32,7 +32,7 @@ def channels_last(images):
 
 
 def relative_error(x, expected):
-    """Of each sample, relative to its largest entry."""
+    """Largest error of a sample, relative to its largest entry."""
     axes = (1, 2, 3)
     return np.max(np.abs(x - expected).max(axes) / np.abs(expected).max(axes))
 
@@ -47,7 +47,7 @@ def network(numbers):
     return from_torch({name: numbers[name] for name in numbers["state_dict_names"]})
 
 
-def test_outputs_and_activations_are_the_official_ones(numbers, network):
+def test_outputs_and_activations_equal_the_official_code(numbers, network):
     model, variables = network
 
     @jax.jit
@@ -66,7 +66,7 @@ def test_outputs_and_activations_are_the_official_ones(numbers, network):
         assert relative_error(activation[:1], channels_last(numbers[name])) < 2e-5, name
 
 
-def test_losses_and_gradients_are_the_official_ones(numbers, network):
+def test_losses_and_gradients_equal_the_official_code(numbers, network):
     model, variables = network
     x, noise = channels_last(numbers["dsm_x"]), channels_last(numbers["dsm_noise"])
     sigmas = jnp.asarray(numbers["sigmas"])[numbers["dsm_labels"]]
@@ -95,7 +95,7 @@ def test_losses_and_gradients_are_the_official_ones(numbers, network):
         np.testing.assert_allclose(np.linalg.norm(gradient[name]), norm, rtol=1e-4, err_msg=name)
 
 
-def test_the_sliced_loss_is_the_official_one(official):
+def test_sliced_loss_equals_the_official_code(official):
     """Its `ssm` option: σ² times sliced score matching of the perturbed image, along N(0, I)."""
     score_fn = as_score_fn(*from_torch({name: official[name] for name in official["state_dict_names"]}))
     x, noise, vectors = (channels_last(official[name]) for name in ("dsm_x", "dsm_noise", "ssm_vectors"))
@@ -166,7 +166,7 @@ def by_hand(params, x, *, deepest):
 
 
 @pytest.mark.parametrize("depth", [pytest.param(5, marks=pytest.mark.slow), 6])
-def test_deeper_networks_are_wired_as_the_official_ones(depth):
+def test_deeper_ncsnv2_networks_are_wired_as_the_official_ones(depth):
     model = NCSNv2(num_filters=2, depth=depth)
     x = jax.random.uniform(jax.random.key(0), (2, 16, 24, 1))
     _, draw = initial_params(jax.random.key(1), model, x.shape[1:])

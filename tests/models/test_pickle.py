@@ -1,4 +1,4 @@
-"""Networks travel between processes, as multiprocessing and Ray send them."""
+"""Networks can be sent between processes, as multiprocessing and Ray do."""
 
 import pickle
 
@@ -10,8 +10,6 @@ import pytest
 from ncsn_jax import MLP, NCSN, NCSNv2, as_score_fn
 from ncsn_jax.config import ACTIVATIONS, Config, MlpModel, NcsnModel, Ncsnv2Model
 
-pytestmark = pytest.mark.usefixtures("strict")
-
 NETWORKS = [NCSN((1.0, 0.1)), NCSNv2(), MLP()]
 NETWORKS += [
     Config(model=kind(act=act)).network() for kind in (NcsnModel, Ncsnv2Model) for act in ACTIVATIONS
@@ -20,11 +18,11 @@ NETWORKS += [Config(model=MlpModel()).network()]
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda n: f"{type(n).__name__} {n.act.__name__}")
-def test_a_network_is_the_same_after_pickling(network):
+def test_a_network_is_equal_after_pickling(network):
     assert pickle.loads(pickle.dumps(network)) == network
 
 
-def test_a_score_is_the_same_after_pickling():
+def test_a_score_function_computes_the_same_after_pickling():
     model = MLP(num_features=4, num_layers=1)
     score_fn = as_score_fn(model, model.init(jax.random.key(0), jnp.zeros((1, 2)), jnp.ones(1)))
     again = pickle.loads(pickle.dumps(score_fn))

@@ -10,13 +10,15 @@ import pytest
 from etils import epath
 
 from ncsn_jax import data, training
-from ncsn_jax.config import MlpModel
-from ncsn_jax.errors import UserError
+from ncsn_jax.config import MlpModel, Training
+from ncsn_jax.errors import PreemptedError, UserError
 from ncsn_jax.training import saving
 from ncsn_jax.training import workdir as directory_of_run
 from ncsn_jax.training.checkpoints import Checkpoints, DamagedError
 from ncsn_jax.training.loop import _restored
+from ncsn_jax.training.parallel import replicate
 from ncsn_jax.training.record import run_facts
+from ncsn_jax.training.state import TrainState
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +60,8 @@ def flipped(path: Path):
 
 
 @pytest.mark.parametrize("damage", [truncated, emptied, deleted, flipped])
-def test_damage_is_never_used_and_loses_nothing(trained, tiny_config, tmp_path, damage):
-    """Every file of the newest checkpoint: either its values are right, or the one before it is taken."""
+def test_a_damaged_checkpoint_is_never_used_and_never_deleted(trained, tiny_config, tmp_path, damage):
+    """For each file of the newest checkpoint: its values are right, or the checkpoint before it is used."""
     original, params = trained
     facts = run_facts(tiny_config, data.fingerprint(data.load(tiny_config.data)))
     names = sorted(files(original / "checkpoints" / "40"))
@@ -72,9 +74,9 @@ def test_damage_is_never_used_and_loses_nothing(trained, tiny_config, tmp_path, 
         damage(directory / "40" / name)
         damaged = files(directory)
         _, found = training.restore(workdir, ema=False)
-        assert files(directory) == damaged, name  # to sample renames nothing
+        assert files(directory) == damaged, name  # sampling renames nothing
         restored = _restored(epath.Path(directory), tiny_config, facts)
-        assert files(directory) == damaged, name  # nor does it to look what there is to go on from
+        assert files(directory) == damaged, name  # looking for the state to resume from renames nothing
         state, step = restored.state, int(restored.state.step)
         with Checkpoints(directory, keep=2) as checkpoints:
             checkpoints.set_aside(list(restored.damaged))
@@ -90,37 +92,39 @@ def test_damage_is_never_used_and_loses_nothing(trained, tiny_config, tmp_path, 
             }
         assert files(directory) == damaged, name
         shutil.rmtree(workdir)
-    assert fell_back  # the arrays' own files, whatever else is tolerated
+    assert fell_back  # at least for the files of the arrays
     assert any(name.parts[:2] == ("state", "ocdbt.process_0") for name in fell_back)
     assert any(name.parts[0] == "record" for name in fell_back)
 
 
-def test_training_goes_on_from_the_sound_checkpoint_to_the_same_end(trained, tiny_config, tmp_path, caplog):
+def test_training_resumes_from_the_newest_sound_checkpoint_to_the_same_end(
+    trained, tiny_config, tmp_path, caplog
+):
     original, params = trained
     shutil.copytree(original, tmp_path / "run")
     directory = tmp_path / "run" / "checkpoints"
-    shutil.copytree(directory / "40", directory / "40.damaged-1")  # of an earlier accident
+    shutil.copytree(directory / "40", directory / "40.damaged-1")  # from earlier damage
     for array in (directory / "40").rglob("ocdbt.process_0/d/*"):
         emptied(array)
     state = training.train_and_evaluate(tiny_config, tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, {"params": state.params}, params[40])
     assert {p.name for p in directory.iterdir()} == {"30", "40", "40.damaged-1", "40.damaged-2"}
     assert "40 is damaged (its arrays can't be read" in caplog.text
-    assert "it is called 40.damaged-2 now" in caplog.text
-    assert "goes on from step 30" in caplog.text
+    assert "; renamed to 40.damaged-2" in caplog.text
+    assert "resumes from step 30" in caplog.text
 
 
-def test_an_array_that_can_be_read_but_has_other_values_is_damage(trained, tiny_config):
+def test_a_readable_array_with_wrong_values_counts_as_damage(trained, tiny_config):
     workdir, _ = trained
     facts = run_facts(tiny_config, data.fingerprint(data.load(tiny_config.data)))
     like = _restored(epath.Path(workdir / "checkpoints"), tiny_config, facts).state
     with Checkpoints(workdir / "checkpoints", keep=2) as checkpoints:
         record = checkpoints.read_record(30)
-        with pytest.raises(DamagedError, match=r"^the array \.step isn't as it was written$"):
+        with pytest.raises(DamagedError, match=r"^the array \.step doesn't match its checksum$"):
             checkpoints.restore(40, like, record)
 
 
-def test_where_no_checkpoint_is_whole_nothing_is_touched(trained, tiny_config, tmp_path):
+def test_nothing_is_changed_when_every_checkpoint_is_damaged(trained, tiny_config, tmp_path):
     shutil.copytree(trained[0], tmp_path / "run")
     for step in ("30", "40"):
         shutil.rmtree(tmp_path / "run" / "checkpoints" / step / "state")
@@ -129,7 +133,7 @@ def test_where_no_checkpoint_is_whole_nothing_is_touched(trained, tiny_config, t
         lambda: training.train_and_evaluate(tiny_config, tmp_path / "run"),
         lambda: training.restore(tmp_path / "run"),
     ):
-        with pytest.raises(UserError, match=r"no checkpoint is whole \(40: .*; 30: .*\): bring one back"):
+        with pytest.raises(UserError, match=r"no checkpoint is intact \(40: .*; 30: .*\): restore one"):
             go_on()
     with pytest.raises(UserError, match="30 is damaged: "):
         training.restore(tmp_path / "run", step=30)
@@ -138,8 +142,8 @@ def test_where_no_checkpoint_is_whole_nothing_is_touched(trained, tiny_config, t
     }
 
 
-def test_damage_to_an_older_checkpoint_stops_nothing(trained, tiny_config, tmp_path):
-    """Not even where all records are read, to keep the best."""
+def test_a_damaged_older_checkpoint_does_not_stop_training(trained, tiny_config, tmp_path):
+    """Not even with keep_best, which reads all records."""
     shutil.copytree(trained[0], tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "30" / "record" / "metadata").write_bytes(b"")
     longer = tiny_config.training.model_copy(update={"num_steps": 50, "keep_best": 1, "keep_checkpoints": 3})
@@ -152,7 +156,7 @@ def test_damage_to_an_older_checkpoint_stops_nothing(trained, tiny_config, tmp_p
     [({"seed": 4}, "holds a run with seed=3, not 4"), ({}, "was trained on .*'examples': 50000")],
 )
 def test_a_checkpoint_of_another_run_is_refused(trained, tiny_config, tmp_path, monkeypatch, change, message):
-    """Its config, its seed and its data are its own, whatever config.json lies beside it."""
+    """A checkpoint records its own config, seed and data, whatever config.json is next to it."""
     shutil.copytree(trained[0] / "checkpoints", tmp_path / "run" / "checkpoints")
     before = files(tmp_path / "run" / "checkpoints")
     if not change:
@@ -164,8 +168,8 @@ def test_a_checkpoint_of_another_run_is_refused(trained, tiny_config, tmp_path, 
 
 
 @pytest.mark.parametrize("reason", ["data", "metrics", "curves", "precision"])
-def test_a_refused_resume_leaves_the_run_its_settings(trained, tiny_config, tmp_path, monkeypatch, reason):
-    """Also those that may change: nothing is written before everything is checked."""
+def test_a_refused_resume_changes_no_file_of_the_run(trained, tiny_config, tmp_path, monkeypatch, reason):
+    """Nothing is written before everything is checked, including settings that may change."""
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)
     if reason == "metrics":
@@ -193,12 +197,12 @@ def test_a_refused_resume_leaves_the_run_its_settings(trained, tiny_config, tmp_
     }
 
 
-def test_a_step_that_is_no_int_is_refused(trained, unchecked):
+def test_restoring_a_step_that_is_not_an_int_is_refused(trained, unchecked):
     with pytest.raises(UserError, match="step='30': accepted: an int, or None for the newest checkpoint"):
         unchecked(directory_of_run).restore(trained[0], step="30")
 
 
-def test_a_run_whose_directory_is_lost_goes_on_from_its_checkpoints(trained, tiny_config, tmp_path):
+def test_a_run_resumes_from_its_checkpoint_dir_when_the_workdir_is_lost(trained, tiny_config, tmp_path):
     """As on a new machine, with checkpoints in a bucket."""
     shutil.copytree(trained[0] / "checkpoints", tmp_path / "bucket")
     elsewhere = tiny_config.training.model_copy(update={"checkpoint_dir": str(tmp_path / "bucket")})
@@ -211,7 +215,7 @@ def test_a_run_whose_directory_is_lost_goes_on_from_its_checkpoints(trained, tin
 
 @pytest.fixture
 def failing(monkeypatch):
-    """Makes some of the saves fail, as on a full disk; tells which steps were asked to be saved."""
+    """Make some saves fail, as on a full disk; return the steps of all attempts."""
     asked = []
     original = Checkpoints.save
 
@@ -229,29 +233,50 @@ def failing(monkeypatch):
     return at
 
 
-def test_a_failed_save_is_made_up_for_at_the_next_line_of_the_log(
-    trained, tiny_config, tmp_path, failing, caplog
-):
+def test_a_failed_save_is_retried_at_the_next_log_line(trained, tiny_config, tmp_path, failing, caplog):
     asked = failing(2)
     often = tiny_config.training.model_copy(update={"log_every": 5})
     state = training.train_and_evaluate(tiny_config.model_copy(update={"training": often}), tmp_path / "run")
     assert asked == [10, 20, 25, 30, 40]
-    assert "the state of step 20 can't be saved (No space left on device); training goes on" in caplog.text
+    assert "the state of step 20 can't be saved (No space left on device); training continues" in caplog.text
     jax.tree.map(np.testing.assert_array_equal, {"params": state.params}, trained[1][40])
 
 
-def test_too_many_failed_saves_end_the_run_with_what_was_saved(tiny_config, tmp_path, failing):
+def test_too_many_failed_saves_end_the_run_and_keep_earlier_checkpoints(tiny_config, tmp_path, failing):
     asked = failing(2, 3, 4)
     few = tiny_config.training.model_copy(update={"max_failed_saves": 2})
-    with pytest.raises(UserError, match=r"the state of step 40 .*No space left.*2 attempts before.*step 10"):
+    with pytest.raises(
+        UserError, match=r"the state of step 40 .*No space left.*failure 3 in a row .*=2; .* step 10; fix"
+    ):
         training.train_and_evaluate(tiny_config.model_copy(update={"training": few}), tmp_path / "run")
     assert asked == [10, 20, 30, 40]
     training.restore(tmp_path / "run", step=10)
 
 
-def test_the_last_state_is_saved_as_soon_as_it_can_be(trained, tiny_config, tmp_path, failing):
+def test_saving_the_last_state_is_retried_until_it_succeeds(trained, tiny_config, tmp_path, failing):
     asked = failing(4, 6)
     training.train_and_evaluate(tiny_config, tmp_path / "run")
     assert asked == [10, 20, 30, 40, 0.5, 40, 1.0, 40]
     _, found = training.restore(tmp_path / "run", ema=False)
     jax.tree.map(np.testing.assert_array_equal, found, trained[1][40])
+
+
+def test_a_preempted_run_stops_retrying_its_last_save(tmp_path, failing):
+    """SIGTERM must end a run whose disk never comes back."""
+    asked = failing(*range(1, 50))
+    with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
+        saver = saving.Saver(checkpoints, Training(), {}, lambda: None, lambda: True)
+        state = TrainState(np.int32(7), {"a": np.zeros(2)}, (), {"a": np.zeros(2)}, np.int32(0))
+        with pytest.raises(PreemptedError, match="preempted: the state of step 7 couldn't be saved in "):
+            saver.finish(7, replicate(state))
+    assert asked.count(7) == saving.FEW_RETRIES
+    assert not (tmp_path / "checkpoints" / "7").exists()
+
+
+def test_locks_of_a_refused_command_do_not_block_a_new_run(tiny_config, tmp_path):
+    (tmp_path / "eval.lock").touch()
+    (tmp_path / "lock").touch()
+    directory_of_run.check(tmp_path, tiny_config)
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="is not empty and holds no run"):
+        directory_of_run.check(tmp_path, tiny_config)

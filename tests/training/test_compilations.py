@@ -1,4 +1,4 @@
-"""What a run compiles, and when: every program once, in its first round."""
+"""Compilations of a run: every program once, in its first round."""
 
 import jax
 import pytest
@@ -11,7 +11,7 @@ from ncsn_jax.training import loop
 
 @pytest.fixture
 def compiled():
-    """The names of the programs that XLA was asked for since, in their order."""
+    """Names of the programs compiled since, in their order."""
     names = []
 
     def listen(event, duration, fun_name="", **_):
@@ -25,7 +25,7 @@ def compiled():
 
 @pytest.fixture(scope="module")
 def tiny_config(tiny_config):
-    """Of a width that no other test compiles."""
+    """A config of a width that no other test compiles."""
     return tiny_config.model_copy(update={"model": MlpModel(num_features=7, num_layers=2, num_scales=3)})
 
 
@@ -40,14 +40,14 @@ def test_a_run_compiles_nothing_after_its_first_round(tiny_config, tmp_path, mon
 
     monkeypatch.setattr(loop.StepLog, "add", counting)
     training.train_and_evaluate(tiny_config, tmp_path / "run")
-    # The step's two programs compile ahead, and not again; "_fun" is what jax calls a function under pmap.
+    # The step's two programs compile ahead, and not again; jax calls a function under pmap "_fun".
     assert sum("_fun" in name or "loss_and_gradient" in name for name in compiled[: until[1]]) == 1
     assert sum("update" in name for name in compiled[: until[1]]) == 1
     assert until[21] > until[20]  # the first round's other programs
     assert len(compiled) == until[21], compiled[until[21] :]
 
 
-def test_another_number_of_samples_compiles_nothing(tiny_config, tmp_path, compiled):
+def test_sampling_another_number_of_samples_compiles_nothing(tiny_config, tmp_path, compiled):
     network = tiny_config.network()
     params = network.init(jax.random.key(0), jax.numpy.zeros((1, 2)), jax.numpy.ones(1))
     settings = Sampling(batch_size=8, steps_per_scale=2, denoise=True)

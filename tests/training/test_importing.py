@@ -1,4 +1,4 @@
-"""Runs made of official checkpoints, in both containers."""
+"""Runs made from official checkpoints, in both file formats."""
 
 import functools
 from collections import OrderedDict
@@ -69,7 +69,7 @@ def official_checkpoint(numbers, *, ema=False, modern=False):
 
 @pytest.fixture(scope="module", params=[("ncsn", as_stream), ("ncsnv2", as_zip)])
 def imported(request, fixture, tmp_path_factory):
-    """The numbers, and the run that was made of a checkpoint that has them."""
+    """The numbers, and a run imported from a checkpoint with them."""
     name, write = request.param
     numbers = fixture(FILES[name])
     directory = tmp_path_factory.mktemp("imported")
@@ -82,7 +82,7 @@ def imported(request, fixture, tmp_path_factory):
     return numbers, directory / "run"
 
 
-def test_a_run_computes_the_official_outputs(imported):
+def test_an_imported_run_computes_the_official_outputs(imported):
     numbers, workdir = imported
     model, variables = training.restore(workdir, ema=False)
     x, sigma = numbers["x"].transpose(0, 2, 3, 1), numbers["sigmas"][numbers["y"]]
@@ -92,7 +92,7 @@ def test_a_run_computes_the_official_outputs(imported):
     assert error.max() < 2e-5
 
 
-def test_a_run_has_the_checkpoints_settings(imported):
+def test_an_imported_run_has_the_settings_of_its_checkpoint(imported):
     numbers, workdir = imported
     config = run.load_run(workdir)
     assert config.model.num_filters == 8
@@ -109,7 +109,7 @@ def test_a_run_has_the_checkpoints_settings(imported):
     assert settings.ema_rate == (0.0 if config.model.name == "ncsn" else 0.999)
 
 
-def test_the_moving_average_is_what_is_sampled(imported):
+def test_an_imported_run_is_restored_with_its_moving_average(imported):
     numbers, workdir = imported
     factor = 1.0 if run.load_run(workdir).model.name == "ncsn" else 0.5
     _, average = training.restore(workdir)
@@ -117,7 +117,7 @@ def test_the_moving_average_is_what_is_sampled(imported):
         np.testing.assert_array_equal(value, factor * numbers[name])
 
 
-def test_training_goes_on_with_the_step_that_torch_would_make(imported):
+def test_an_imported_run_takes_the_adam_step_that_torch_would_take(imported):
     """Adam as torch.optim documents it, in double precision, from the checkpoint's moments."""
     numbers, workdir = imported
     config = run.load_run(workdir)
@@ -149,24 +149,30 @@ def read(tmp_path, checkpoint):
 
 
 KEPT = ("it has made no step", "it has 172 moments for 173 parameters")
-"""Why a state may be missing while the settings are there."""
+"""Reasons for a missing state whose settings are still imported."""
 
 
 @pytest.mark.parametrize(
     ("change", "dropped"),
     [
-        (lambda c: c.pop(1), "the file has none"),
+        (lambda c: c.pop(1), "the file holds no state"),
         (lambda c: c[1]["param_groups"][0].update(weight_decay=0.1), "it was made with weight_decay=0.1"),
         (lambda c: c[1]["param_groups"][0].update(amsgrad=True), "it was made with amsgrad=True"),
-        (lambda c: c[1].pop("state"), "it isn't Adam's, of one group"),
-        (lambda c: [s.pop("exp_avg") for s in c[1]["state"].values()], "it isn't Adam's, of one group"),
-        (lambda c: c[1].update(param_groups=[{}, {}]), "it isn't Adam's, of one group"),
-        (lambda c: c[1]["param_groups"][0].update(betas=(0.9,)), "it isn't Adam's, of one group"),
+        (lambda c: c[1].pop("state"), "it isn't an Adam state with one group"),
+        (
+            lambda c: [s.pop("exp_avg") for s in c[1]["state"].values()],
+            "it isn't an Adam state with one group",
+        ),
+        (lambda c: c[1].update(param_groups=[{}, {}]), "it isn't an Adam state with one group"),
+        (
+            lambda c: c[1]["param_groups"][0].update(betas=(0.9,)),
+            "it isn't an Adam state with one group",
+        ),
         (lambda c: c[1].update(state={}), "it has made no step"),
         (lambda c: c[1]["state"].popitem(), "it has 172 moments for 173 parameters"),
     ],
 )
-def test_another_optimizers_state_is_left(tmp_path, official, change, dropped):
+def test_the_state_of_another_optimizer_is_not_imported(tmp_path, official, change, dropped):
     checkpoint = official_checkpoint(official)
     change(checkpoint)
     found = read(tmp_path, checkpoint[0] if len(checkpoint) == 1 else checkpoint)
@@ -178,12 +184,12 @@ def test_another_optimizers_state_is_left(tmp_path, official, change, dropped):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.append(1), r"or a state dict: found a list of 3$"),
-        (lambda c: c.clear(), r"found a list of 0$"),
-        (lambda c: c[0].popitem(), r"which lacks refine4\.crp\.norms\.1\.embed\.weight$"),
+        (lambda c: c.append(1), r"found a list of 3; accepted: a list .*, or a state dict$"),
+        (lambda c: c.clear(), r"found a list of 0; accepted: "),
+        (lambda c: c[0].popitem(), r"but lacks refine4\.crp\.norms\.1\.embed\.weight$"),
         (
             lambda c: c[1]["state"][FIRST_ID].update(step=9),
-            r"has made \[7, 9\] steps; one number was expected",
+            r"has several step counts, \[7, 9\]; accepted: one$",
         ),
         (
             lambda c: c[1]["state"][FIRST_ID].update(exp_avg=whole(np.zeros(3, np.float32), "x")),
@@ -195,7 +201,7 @@ def test_another_optimizers_state_is_left(tmp_path, official, change, dropped):
         (lambda c: c.extend([1, 2, {}]), "no begin_conv.weight"),
     ],
 )
-def test_checkpoints_that_make_no_sense_are_refused(tmp_path, official, change, message):
+def test_inconsistent_official_checkpoints_are_refused_in_one_line(tmp_path, official, change, message):
     checkpoint = official_checkpoint(official)
     change(checkpoint)
     with pytest.raises(UserError, match=message) as error:
@@ -204,10 +210,10 @@ def test_checkpoints_that_make_no_sense_are_refused(tmp_path, official, change, 
     assert "\n" not in str(error.value)
 
 
-def test_a_dataset_of_other_channels_is_refused(tmp_path, official):
+def test_importing_refuses_a_dataset_of_other_channels_or_odd_size(tmp_path, official):
     found = read(tmp_path, official_checkpoint(official))
     config = importing.imported_config(found, Config(data=Data(name="cifar10")))
-    with pytest.raises(UserError, match=r"takes images of 1 channels, and config\.data\.name='cifar10'"):
+    with pytest.raises(UserError, match=r"takes images of 1 channels, but config\.data\.name='cifar10'"):
         importing.import_run(found, config, tmp_path / "run")
     config = importing.imported_config(found, Config(data=Data(name="mnist", image_size=9)))
     with pytest.raises(UserError, match="must be even there, found 9×9"):
@@ -221,11 +227,14 @@ def test_a_dataset_of_other_channels_is_refused(tmp_path, official):
         ({"model": {"num_filters": 4}}, r"config\.model\.num_filters=4: the checkpoint's network has 8"),
         ({"model": {"depth": 5}}, r"config\.model\.depth=5: the checkpoint's network has 4"),
         ({"model": {"num_scales": 4}}, r"config\.model\.num_scales=4: the checkpoint's network has 10"),
-        ({"model": {"sigmas": "auto"}}, "a trained network has its noise levels"),
-        ({"training": {"num_steps": 5}}, r"config\.training\.num_steps=5: the checkpoint is at step 7"),
+        ({"model": {"sigmas": "auto"}}, "a trained network already has noise levels; omit this"),
+        (
+            {"training": {"num_steps": 5}},
+            r"config\.training\.num_steps=5: the checkpoint is at step 7; use at least that",
+        ),
     ],
 )
-def test_settings_that_do_not_fit_the_checkpoint_are_refused(tmp_path, official, change, message):
+def test_importing_refuses_settings_that_contradict_the_checkpoint(tmp_path, official, change, message):
     found = read(tmp_path, official_checkpoint(official))
     settings = importing.imported_config(found, Config()).model_dump()
     for group, values in change.items():
@@ -245,14 +254,14 @@ def test_settings_that_do_not_fit_the_checkpoint_are_refused(tmp_path, official,
         ),
     ],
 )
-def test_values_that_no_config_takes_are_named(tmp_path, official, change, message):
+def test_importing_refuses_checkpoint_values_that_no_config_accepts(tmp_path, official, change, message):
     checkpoint = official_checkpoint(official)
     change(checkpoint)
     with pytest.raises(UserError, match=message):
         importing.imported_config(read(tmp_path, checkpoint), Config())
 
 
-def test_half_precision_and_levels_of_any_spacing(tmp_path, fixture):
+def test_half_precision_weights_and_unevenly_spaced_levels_are_imported(tmp_path, fixture):
     numbers = fixture(FILES["ncsnv2"])
     levels = np.linspace(50.0, 0.01, 12, dtype=np.float32)
     half = {name: numbers[name].astype(np.float16) for name in numbers["state_dict_names"]}
@@ -264,7 +273,7 @@ def test_half_precision_and_levels_of_any_spacing(tmp_path, fixture):
     assert run.load_run(tmp_path / "run") == settings
 
 
-def test_a_directory_that_holds_something_is_refused(tmp_path, official):
+def test_importing_refuses_a_workdir_that_is_not_empty(tmp_path, official):
     found = read(tmp_path, official_checkpoint(official))
     config = importing.imported_config(found, Config())
     with pytest.raises(UserError, match="is not empty and holds no run"):
@@ -274,7 +283,7 @@ def test_a_directory_that_holds_something_is_refused(tmp_path, official):
         importing.import_run(found, config, tmp_path)
 
 
-def test_levels_are_the_files_then_the_configs_then_the_official_ones(tmp_path, official):
+def test_imported_levels_are_the_files_then_the_configs_then_the_official_ones(tmp_path, official):
     found = read(tmp_path, official_checkpoint(official)[0])
     base = functools.partial(importing.imported_config, found)
     assert base(Config(model=MlpModel(num_scales=3))).model == NcsnModel(num_filters=8)
@@ -286,10 +295,10 @@ def test_levels_are_the_files_then_the_configs_then_the_official_ones(tmp_path, 
     assert importing.imported_config(found, Config()).model.noise_levels == tuple(levels.tolist())
 
 
-def test_a_shadow_alone_takes_the_configs_levels(tmp_path, fixture):
+def test_a_moving_average_alone_takes_the_noise_levels_of_the_config(tmp_path, fixture):
     shadow = official_checkpoint(fixture(FILES["ncsnv2"]), ema=True)[4]
     found = read(tmp_path, shadow)
-    with pytest.raises(UserError, match=r"which would tell the experiment: name it by --config"):
+    with pytest.raises(UserError, match=r"so the experiment is unknown: name it with --config"):
         importing.experiment_of(found)
     given = Ncsnv2Model(sigma_begin=50.0, num_scales=12)
     config = importing.imported_config(found, Config(model=given))
@@ -298,7 +307,7 @@ def test_a_shadow_alone_takes_the_configs_levels(tmp_path, fixture):
         importing.imported_config(found, Config(model=Ncsnv2Model(sigmas="auto")))
 
 
-def test_a_workdir_may_be_an_empty_directory_or_a_link_to_one(tmp_path, official):
+def test_importing_accepts_a_workdir_that_links_to_an_empty_directory(tmp_path, official):
     found = read(tmp_path, official_checkpoint(official))
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "elsewhere")
@@ -324,7 +333,9 @@ def test_a_workdir_may_be_an_empty_directory_or_a_link_to_one(tmp_path, official
         (Ncsnv2Model(depth=6), 3, 348.0, ("ffhq",)),
     ],
 )
-def test_experiments_are_recognised(model, channels, sigma_begin, experiment):
+def test_official_experiments_are_recognised_by_their_network_and_levels(
+    model, channels, sigma_begin, experiment
+):
     params = {"begin_conv": {"kernel": np.zeros((3, 3, channels, 8))}}
     sigmas = sigma_begin and (sigma_begin, 0.01)
     network = model.build(rescaled=False)

@@ -1,4 +1,4 @@
-"""Whole runs of the tiny config: what they write, how they go on, and how they stop."""
+"""Whole runs of the tiny config: their files, how they resume, and how they stop."""
 
 import json
 
@@ -56,14 +56,14 @@ def uninterrupted(tiny_config, tmp_path_factory, traces):
 
 
 class StoppedError(Exception):
-    """Ends a run between two steps; test_kill.py does it by kill -9."""
+    """Ends a run between two steps; benchmarks/kills.py uses kill -9."""
 
 
 def test_each_function_compiles_once_in_a_run(uninterrupted, traces):
     assert traces == {"training": 1, "update": 1, "evaluation": 1}
 
 
-def test_a_run_leaves_its_config_checkpoints_metrics_and_pictures(uninterrupted, tiny_config):
+def test_a_run_writes_its_config_checkpoints_curves_and_pictures(uninterrupted, tiny_config):
     _, workdir = uninterrupted
     assert json.loads((workdir / "config.json").read_text()) == tiny_config.model_dump()
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["30", "40"]
@@ -73,7 +73,7 @@ def test_a_run_leaves_its_config_checkpoints_metrics_and_pictures(uninterrupted,
             assert image.size[0] > 300
 
 
-def test_metrics_hold_losses_and_speed(uninterrupted):
+def test_metrics_file_holds_losses_and_speed(uninterrupted):
     _, workdir = uninterrupted
     written = lines(workdir)
     assert [line["step"] for line in written if "loss" in line] == [10, 20, 30, 40]
@@ -84,7 +84,7 @@ def test_metrics_hold_losses_and_speed(uninterrupted):
 
 
 @pytest.mark.parametrize("last_step", [20, 27])
-def test_an_interrupted_run_ends_bit_for_bit_as_the_whole_one(
+def test_an_interrupted_run_ends_bit_for_bit_equal_to_a_whole_one(
     uninterrupted, tiny_config, tmp_path, monkeypatch, last_step
 ):
     whole, whole_workdir = uninterrupted
@@ -108,21 +108,21 @@ def test_an_interrupted_run_ends_bit_for_bit_as_the_whole_one(
     assert losses(tmp_path / "run") == losses(whole_workdir)
 
 
-def test_a_run_under_other_settings_of_jax_is_the_same_run(uninterrupted, tiny_config, tmp_path):
-    """As a `ConfigDict`, and in a process that works in double precision with other random numbers."""
+def test_a_run_does_not_depend_on_jax_precision_and_random_settings(uninterrupted, tiny_config, tmp_path):
+    """With a `ConfigDict`, in a process set to double precision and other random numbers."""
     with jax.enable_x64(True), jax.threefry_partitionable(False), jax.numpy_dtype_promotion("strict"):
         state = training.train_and_evaluate(overridable(tiny_config), tmp_path)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), uninterrupted[0])
 
 
-def test_a_finished_run_may_be_made_longer(uninterrupted, tiny_config, tmp_path):
+def test_a_finished_run_can_be_extended(uninterrupted, tiny_config, tmp_path):
     whole, _ = uninterrupted
     training.train_and_evaluate(changed(tiny_config, num_steps=20), tmp_path / "run")
     state = training.train_and_evaluate(tiny_config, tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), whole)
 
 
-def test_a_finished_run_trains_no_further(uninterrupted, tiny_config):
+def test_restarting_a_finished_run_trains_no_further(uninterrupted, tiny_config):
     whole, workdir = uninterrupted
     before = lines(workdir)
     state = training.train_and_evaluate(tiny_config, workdir)
@@ -130,7 +130,7 @@ def test_a_finished_run_trains_no_further(uninterrupted, tiny_config):
     assert lines(workdir) == before
 
 
-def test_restore_gives_the_average_or_the_parameters(uninterrupted, tiny_config):
+def test_restore_returns_the_average_or_the_parameters_of_a_step(uninterrupted, tiny_config):
     whole, workdir = uninterrupted
     model, variables = training.restore(workdir)
     assert model == tiny_config.network()
@@ -141,8 +141,8 @@ def test_restore_gives_the_average_or_the_parameters(uninterrupted, tiny_config)
     assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (earlier, variables)), strict=True))
 
 
-def test_a_missing_step_is_named(uninterrupted):
-    with pytest.raises(UserError, match=r"no checkpoint of step 7, but of \[30, 40\]"):
+def test_restoring_a_missing_step_names_the_available_steps(uninterrupted):
+    with pytest.raises(UserError, match=r"no checkpoint of step 7; accepted: \[30, 40\]"):
         training.restore(uninterrupted[1], step=7)
 
 
@@ -168,7 +168,7 @@ def not_finite(monkeypatch):
     return at
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_is_met_again(tiny_config, tmp_path, not_finite):
+def test_a_non_finite_loss_stops_the_run_again_at_every_restart(tiny_config, tmp_path, not_finite):
     not_finite(16)
     for _ in range(2):
         with pytest.raises(UserError, match=r"the loss of step 16 is inf.*: stopped"):
@@ -179,12 +179,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_met_again(tiny_config, t
         ]
     _, variables = training.restore(tmp_path / "run")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
-    # What stopped it may be skipped then.
+    # The step can be skipped on the next start.
     allowed = changed(tiny_config, max_skipped_steps=1)
     assert int(training.train_and_evaluate(allowed, tmp_path / "run").step) == 40
 
 
-def test_steps_that_are_not_finite_change_nothing_but_the_count(
+def test_a_skipped_step_changes_only_the_count_of_skipped_steps(
     uninterrupted, tiny_config, tmp_path, not_finite, caplog
 ):
     """The last step is skipped: the state is the one before it."""
@@ -192,7 +192,7 @@ def test_steps_that_are_not_finite_change_nothing_but_the_count(
     state = training.train_and_evaluate(changed(tiny_config, max_skipped_steps=2), tmp_path / "run")
     assert int(state.num_skipped) == 1
     assert "the loss of step 40 is inf" in caplog.text
-    assert "the step is skipped, 1 of at most 2" in caplog.text
+    assert ": step skipped, 1 of at most 2" in caplog.text
     assert {"step": 40, "skipped_steps": 1.0} in lines(tmp_path / "run")
     not_finite()
     before = training.train_and_evaluate(changed(tiny_config, num_steps=39), tmp_path / "before")
@@ -200,7 +200,7 @@ def test_steps_that_are_not_finite_change_nothing_but_the_count(
         jax.tree.map(np.testing.assert_array_equal, getattr(state, name), getattr(before, name))
 
 
-def test_skipped_steps_are_counted_over_resumes(tiny_config, tmp_path, not_finite):
+def test_skipped_steps_are_counted_across_restarts(tiny_config, tmp_path, not_finite):
     not_finite(5, 16, 27)
     with pytest.raises(UserError, match="the loss of step 27 is inf"):
         training.train_and_evaluate(changed(tiny_config, max_skipped_steps=2), tmp_path / "run")
@@ -216,7 +216,9 @@ def test_skipped_steps_are_counted_over_resumes(tiny_config, tmp_path, not_finit
         ({"schedule": "cosine", "num_steps": 50}, r"num_steps=40, not 50"),
     ],
 )
-def test_another_configs_run_is_refused_and_kept(uninterrupted, tiny_config, change, message):
+def test_resuming_with_another_config_is_refused_and_changes_no_file(
+    uninterrupted, tiny_config, change, message
+):
     _, workdir = uninterrupted
     before = files(workdir)
     with pytest.raises(UserError, match=message):
@@ -224,7 +226,7 @@ def test_another_configs_run_is_refused_and_kept(uninterrupted, tiny_config, cha
     assert files(workdir) == before
 
 
-def test_a_run_is_not_made_shorter(uninterrupted, tiny_config):
+def test_shortening_a_run_is_refused_and_changes_no_file(uninterrupted, tiny_config):
     _, workdir = uninterrupted
     before = files(workdir)
     with pytest.raises(UserError, match=r"trained to step 40, more than .*num_steps=30"):
@@ -232,20 +234,20 @@ def test_a_run_is_not_made_shorter(uninterrupted, tiny_config):
     assert files(workdir) == before
 
 
-def test_a_run_killed_before_its_first_file_was_whole_goes_on(tiny_config, tmp_path):
+def test_a_run_killed_while_writing_its_config_can_be_restarted(tiny_config, tmp_path):
     (tmp_path / "config.json.partial").write_text("{")
     check(tmp_path, tiny_config)
 
 
-def test_a_sampler_that_cannot_be_is_refused_before_the_first_step(tiny_config, tmp_path):
+def test_an_impossible_sampler_is_refused_before_the_first_step(tiny_config, tmp_path):
     sampler = tiny_config.sampling.model_copy(update={"method": "consistent", "eta": 0.01})
     with pytest.raises(UserError, match=r"method='consistent': eta=0\.01"):
         training.train_and_evaluate(tiny_config.model_copy(update={"sampling": sampler}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_batch_that_devices_do_not_divide_is_refused(tiny_config, tmp_path):
-    with pytest.raises(UserError, match=r"batch_size=6 is not divisible by .* devices, 4"):
+def test_a_batch_size_not_divisible_by_the_devices_is_refused(tiny_config, tmp_path):
+    with pytest.raises(UserError, match=r"batch_size=6 is not divisible by 4 devices; use a multiple of 4"):
         training.train_and_evaluate(changed(tiny_config, batch_size=6), tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
@@ -256,14 +258,14 @@ def test_a_batch_larger_than_the_dataset_is_refused(tiny_config, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_directory_of_other_things_is_refused(tiny_config, tmp_path):
+def test_training_refuses_a_directory_of_other_files(tiny_config, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match="not empty and holds no run"):
         training.train_and_evaluate(tiny_config, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_the_best_checkpoints_are_kept_beside_the_newest(tiny_config, tmp_path, monkeypatch):
+def test_keep_best_keeps_the_best_checkpoints_and_the_newest(tiny_config, tmp_path, monkeypatch):
     """Held-out losses are given: the least is of step 20, the second of step 10; the newest is 40's."""
     losses = {5: 9.0, 10: 2.0, 15: 8.0, 20: 1.0, 25: 7.0, 30: 6.0, 35: 5.0, 40: 4.0}
     asked = []
@@ -283,5 +285,5 @@ def test_the_best_checkpoints_are_kept_beside_the_newest(tiny_config, tmp_path, 
     training.restore(tmp_path / "run", step=20)
 
 
-def test_without_a_best_only_the_newest_are_kept(uninterrupted, tiny_config):
+def test_without_keep_best_only_the_newest_checkpoints_are_kept(uninterrupted, tiny_config):
     assert checkpoint_steps(uninterrupted[1], tiny_config) == [30, 40]

@@ -1,4 +1,4 @@
-"""The objectives of training, with the exact score in the network's place."""
+"""The objectives of training, with the exact score instead of a network."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def losses(settings, score_fn, number=0):
     return np.asarray(jax.jit(jax.vmap(lambda key, x: loss(key, score_fn, x)))(keys, x), np.float64)
 
 
-def test_denoising_is_the_loss_of_the_paper():
+def test_denoising_objective_equals_ncsn_loss():
     key, x = jax.random.key(0), jnp.array([0.3, -1.0])
     expected = ncsn_loss(key, P.score, x, jnp.asarray(SIGMAS), power=1.0)
     assert objective(SIGMAS, Training(power=1.0))(key, P.score, x) == expected
@@ -29,7 +29,7 @@ def test_denoising_is_the_loss_of_the_paper():
 
 @pytest.mark.parametrize("power", [0.0, 2.0])
 @pytest.mark.parametrize("projection", ["gaussian", "rademacher"])
-def test_sliced_is_weighted_at_every_level_alike(projection, power):
+def test_sliced_objective_weights_every_level_alike(projection, power):
     """At the exact score its mean is −½ σ^power E‖∇log p_σ‖², averaged over the levels."""
     keys = jax.random.split(jax.random.key(7), COUNT)
 
@@ -47,8 +47,8 @@ def test_sliced_is_weighted_at_every_level_alike(projection, power):
     assert standard_error < 0.02 * squares.mean()
 
 
-def test_sliced_and_denoising_differ_by_a_constant_in_the_score():
-    """What one score loses to another is the same by both: training pulls the same way."""
+def test_sliced_and_denoising_objectives_differ_by_a_constant_in_the_score():
+    """Two scores differ by the same loss under both, so training pulls the same way."""
 
     def other(x, sigma):
         return 0.5 * P.score(x, sigma) + jnp.sin(x)
@@ -65,7 +65,7 @@ def test_sliced_and_denoising_differ_by_a_constant_in_the_score():
 
 @pytest.mark.parametrize("name", ["denoising", "sliced"])
 def test_continuous_noise_is_log_uniform_between_the_levels(name):
-    """The mean loss is that of many geometric levels, each as likely as the other."""
+    """The mean loss equals the mean over many equally likely geometric levels."""
     many = tuple(geometric_sigmas(SIGMAS[0], SIGMAS[-1], 200).tolist())
     settings = Training(objective=name, noise="continuous")
 
@@ -73,7 +73,7 @@ def test_continuous_noise_is_log_uniform_between_the_levels(name):
         keys = jax.random.split(jax.random.key(number), COUNT)
         x = jax.vmap(P.sample)(jax.random.split(jax.random.key(100), COUNT))
         loss = objective(sigmas, settings)
-        # A score that depends on σ in another way than the exact one: every level has another loss.
+        # This score is not exact, so every level has a different loss.
         values = jax.jit(jax.vmap(lambda key, x: loss(key, lambda x, sigma: -x / sigma, x)))(keys, x)
         values = np.asarray(values, np.float64)
         return np.mean(values), np.var(values) / COUNT

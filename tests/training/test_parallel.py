@@ -1,4 +1,4 @@
-"""What the step's programs exchange between devices, and that accelerators get the same program."""
+"""Communication of the step between devices, and export for accelerators."""
 
 import functools
 from collections import Counter
@@ -40,7 +40,7 @@ def training(request, tiny_score):
 
 
 def assert_each_parameter_is_reduced_once(program, state):
-    """And no more than 4 scalars."""
+    """Check that every parameter is reduced once, with at most 4 scalars."""
     reduced = Counter(array for arrays in all_reduces(program) for array in arrays)
     parameters = Counter(("f32", leaf.size) for leaf in jax.tree.leaves(state.params))
     assert parameters <= reduced
@@ -50,7 +50,7 @@ def assert_each_parameter_is_reduced_once(program, state):
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
-def test_the_step_exports_for_accelerators(training, platform):
+def test_training_step_exports_for_accelerators(training, platform):
     step, arguments = training
     exported = export.export(jax.jit(step), platforms=[platform])(*arguments)
     assert exported.platforms == (platform,)
@@ -58,7 +58,7 @@ def test_the_step_exports_for_accelerators(training, platform):
     assert_each_parameter_is_reduced_once(exported.mlir_module(), arguments[0])
 
 
-def test_the_compiler_combines_all_reduces(training):
+def test_compiler_combines_the_all_reduces_of_a_step_into_one(training):
     step, arguments = training
     program = next(step.lowered(*arguments)).compile().as_text()
     assert_each_parameter_is_reduced_once(program, arguments[0])

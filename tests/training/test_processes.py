@@ -1,4 +1,4 @@
-"""Real processes: several as one, SIGTERM, and what stops them all."""
+"""Real processes: several in one run, SIGTERM, and errors that stop them all."""
 
 import contextlib
 import itertools
@@ -60,14 +60,14 @@ def whole(tmp_path_factory):
     return directory
 
 
-def test_two_processes_train_as_one(tmp_path):
+def test_two_processes_train_one_run_together(tmp_path):
     processes.finish(processes.start(arguments(tmp_path, "--config.training.num_steps=3"), processes=2))
     assert len(losses(tmp_path)) == 3
     assert checkpoint_steps(tmp_path, load_run(tmp_path)) == [3]
 
 
 @pytest.mark.slow
-def test_losses_do_not_depend_on_the_topology(whole):
+def test_losses_do_not_depend_on_the_number_of_processes_and_devices(whole):
     found = {topology: losses(whole / topology) for topology in TOPOLOGIES}
     assert len(found["1×1"]) == 20
     for topology in TOPOLOGIES:
@@ -77,13 +77,13 @@ def test_losses_do_not_depend_on_the_topology(whole):
 
 @pytest.mark.parametrize(("first", "then"), list(itertools.permutations(TOPOLOGIES, 2)))
 @pytest.mark.slow
-def test_checkpoints_are_exchanged(whole, tmp_path, first, then):
-    """Half of the steps on one topology, half on another: the losses are those of the whole run."""
+def test_a_run_resumes_on_another_number_of_processes_and_devices(whole, tmp_path, first, then):
+    """Half of the steps on one topology, half on another: the losses equal the whole run's."""
     run(first, *arguments(tmp_path, "--config.training.num_steps=10"))
     (error, *_) = run(then, *arguments(tmp_path))
-    assert "goes on from step 10, with training.num_steps=20, not 10" in error
+    assert "resumes from step 10, with training.num_steps=20 (was 10)" in error
     if (TOPOLOGIES[first][0]) != TOPOLOGIES[then][0]:
-        assert f"processes {TOPOLOGIES[then][0]}, not {TOPOLOGIES[first][0]}" in error
+        assert f"processes {TOPOLOGIES[then][0]} (was {TOPOLOGIES[first][0]})" in error
     np.testing.assert_allclose(losses(tmp_path), losses(whole / "1×1"), rtol=1e-5)
 
 
@@ -95,13 +95,13 @@ def test_processes_with_different_configs_stop_before_the_first_step(tmp_path, d
     for error in processes.finish(started, status=1):
         (line,) = [line for line in error.splitlines() if line.startswith("main.py")]
         assert f"process 1 has {name}=" in line
-        assert "as process 0 has" in line
+        assert "like process 0: run the same version" in line
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_the_mistake_of_one_process_ends_all(tmp_path):
-    """The first process's workdir is a file; the other's isn't looked at."""
+def test_an_error_in_one_process_ends_all_processes(tmp_path):
+    """The first process's workdir is a file; the other's is not read."""
     (tmp_path / "file").write_text("precious")
     started = processes.start(
         arguments(tmp_path / "file"), processes=2, of_last=[f"--workdir={tmp_path}/run"]
@@ -112,7 +112,7 @@ def test_the_mistake_of_one_process_ends_all(tmp_path):
 
 
 def until(started, workdir, step):
-    """Waits until a line of the metrics tells of a step."""
+    """Wait until the metrics hold a line of a step."""
     metrics = workdir / "metrics.jsonl"
     while not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
         assert [process.poll() for process in started] == [None] * len(started)
@@ -121,8 +121,8 @@ def until(started, workdir, step):
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.slow
-def test_sigterm_saves_and_ends(tmp_path, count):
-    """The last process gets the signal; all save the same step, and the same command makes the others."""
+def test_sigterm_saves_a_checkpoint_and_ends_every_process(tmp_path, count):
+    """Only the last process gets the signal; all of them save the same step."""
     command = arguments(
         tmp_path, "--config.training.num_steps=100000", "--config.training.checkpoint_every=100000"
     )
@@ -135,13 +135,13 @@ def test_sigterm_saves_and_ends(tmp_path, count):
     (step,) = checkpoint_steps(tmp_path, load_run(tmp_path))
     assert step >= 30
     for error in errors:
-        assert f"saved at step {step}, as the machine is wanted back; the same command goes on" in error
+        assert f"preempted: saved at step {step}; rerun to resume" in error
     assert lines(tmp_path)[-1]["step"] == step  # none was lost
     training.restore(tmp_path)
 
 
 @pytest.mark.slow
-def test_sigterm_before_the_first_step_just_ends(tmp_path):
+def test_sigterm_before_the_first_step_ends_without_a_checkpoint(tmp_path):
     (process,) = processes.start(arguments(tmp_path / "run"))
     while not (tmp_path / "run" / "config.json").exists():
         assert process.poll() is None
@@ -152,8 +152,8 @@ def test_sigterm_before_the_first_step_just_ends(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_preempted_run_ends_as_an_uninterrupted_one(whole, tmp_path):
-    """Stopped between two checkpoints, it goes on from where it was."""
+def test_a_preempted_run_ends_equal_to_an_uninterrupted_one(whole, tmp_path):
+    """Stopped between two checkpoints, it resumes from the saved step."""
     (process,) = processes.start(arguments(tmp_path, "--config.training.num_steps=3000"))
     until([process], tmp_path, 100)
     process.send_signal(signal.SIGTERM)
@@ -176,8 +176,8 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_stops_nothing(small_disk):
-    """Full from step 100 on until saves have failed; then training goes on to the end, with every line."""
+def test_training_continues_while_the_disk_is_full(small_disk):
+    """The disk is full from step 100 until saves have failed; training ends with every line of its log."""
     workdir = small_disk / "run"
     intervals = [
         f"--config.training.{name}={every}" for name, every in (("log_every", 50), ("preview_every", 150))
@@ -188,14 +188,14 @@ def test_a_full_disk_stops_nothing(small_disk):
         while True:
             file.write(bytes(4096))
     said = ""
-    while "attempt 2 of 100" not in said:
+    while "failure 2 of at most 100" not in said:
         assert process.poll() is None, said
         said += process.stderr.readline()
     training.restore(workdir)
     (small_disk / "filling").unlink()
     (rest,) = processes.finish([process])
     assert "the state of step" in said
-    assert "can't be saved (No space left on device); training goes on and tries again" in said
+    assert "can't be saved (No space left on device); training continues and will retry" in said
     assert "Traceback" not in said + rest
     assert [line["step"] for line in lines(workdir) if "loss" in line][-1] == 3000
     steps = [line["step"] for line in lines(workdir) if "loss" in line]

@@ -46,7 +46,7 @@ def adam_by_hand(rates, gradients):
     return np.stack(made)
 
 
-def test_the_first_parameters_are_those_of_init():
+def test_initial_parameters_and_average_equal_flax_init():
     network = NCSN(sigmas=(1.0, 0.1), num_filters=4)
     expected = network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.ones(1))["params"]
     state = create_state(jax.random.key(0), network, (8, 8, 1), optax.identity())
@@ -54,7 +54,7 @@ def test_the_first_parameters_are_those_of_init():
     jax.tree.map(np.testing.assert_array_equal, state.ema_params, expected)
 
 
-def test_the_shapes_are_those_of_the_state():
+def test_shapes_of_the_first_state_equal_the_created_state():
     network, optimizer = NCSN(sigmas=(1.0, 0.1), num_filters=4), adam(**OFFICIAL)
     state = create_state(jax.random.key(0), network, (8, 8, 1), optimizer)
     params, _ = initial_params(jax.random.key(0), network, (8, 8, 1))
@@ -62,16 +62,16 @@ def test_the_shapes_are_those_of_the_state():
     assert shapes == jax.eval_shape(lambda: state)
 
 
-def test_it_is_adam():
+def test_optimizer_updates_equal_adam_by_hand():
     np.testing.assert_allclose(updates(), adam_by_hand([1e-3] * 3, GRADIENTS), rtol=RTOL)
 
 
-def test_the_warm_up_is_linear():
+def test_learning_rate_warm_up_is_linear():
     rates = [0.0, 2.5e-4, 5e-4]
     np.testing.assert_allclose(updates(warmup_steps=4), adam_by_hand(rates, GRADIENTS), rtol=RTOL, atol=1e-12)
 
 
-def test_the_cosine_ends_at_zero():
+def test_cosine_schedule_ends_at_zero():
     rates = [1e-3 * (1 + np.cos(np.pi * t / 2)) / 2 for t in range(3)]
     made = updates(schedule="cosine", num_steps=2)
     np.testing.assert_allclose(made, adam_by_hand(rates, GRADIENTS), rtol=RTOL, atol=1e-10)
@@ -79,18 +79,18 @@ def test_the_cosine_ends_at_zero():
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_a_run_may_end_before_its_warm_up(schedule):
+def test_a_run_can_end_before_its_warm_up(schedule):
     made = updates(schedule=schedule, num_steps=2, warmup_steps=4)
     np.testing.assert_array_equal(made, updates(warmup_steps=4))
 
 
 @pytest.mark.parametrize("clip", [0.5, 3.0])
-def test_long_gradients_are_clipped_to_their_norm(clip):
+def test_long_gradients_are_clipped_to_the_given_norm(clip):
     clipped = [g * min(1, clip / np.linalg.norm(g)) for g in GRADIENTS]
     np.testing.assert_allclose(updates(gradient_clip=clip), adam_by_hand([1e-3] * 3, clipped), rtol=RTOL)
 
 
-def test_it_takes_any_tree():
+def test_adam_takes_any_pytree():
     tree = {"a": jnp.ones(2), "b": [jnp.ones((2, 2))]}
     optimizer = adam(**OFFICIAL)
     update, _ = optimizer.update(tree, optimizer.init(tree), tree)

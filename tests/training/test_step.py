@@ -29,14 +29,14 @@ def loss(tiny_score):
 
 
 def layout(images, devices, index=None):
-    """A global batch as its devices get it."""
+    """Lay a global batch out for its devices."""
     index = np.arange(BATCH) if index is None else index
     batch = {"x": images, "index": index, "weight": index < BATCH}
     return jax.tree.map(lambda a: a.reshape(devices, -1, *a.shape[1:]), batch)
 
 
 def run(loss, model, images, *, devices=1, index=None, steps=1, optimizer=None, ema_rate=0.5):
-    """The states after each step of training on one and the same batch."""
+    """Return the states after each step of training on the same batch."""
     optimizer = optimizer or optax.sgd(1e-3)
     devices = jax.devices()[:devices]
     state = create_state(jax.random.key(0), model, SHAPE, optimizer)
@@ -54,7 +54,7 @@ def norm_of_difference(a, b):
 
 
 @pytest.mark.parametrize("devices", [2, 4])
-def test_gradients_are_those_of_one_device(loss, tiny_score, images, devices):
+def test_gradients_on_several_devices_equal_gradients_on_one(loss, tiny_score, images, devices):
     """A step of SGD at rate 1e-3 moves the parameters by the gradient."""
     (start, one), value = run(loss, tiny_score, images)
     (_, several), other_value = run(loss, tiny_score, images, devices=devices)
@@ -64,8 +64,8 @@ def test_gradients_are_those_of_one_device(loss, tiny_score, images, devices):
     np.testing.assert_allclose(value["loss"], other_value["loss"], rtol=1e-5)
 
 
-def test_gradients_do_not_depend_on_who_holds_which_example(loss, tiny_score, images):
-    """An example's randomness is that of its index: a shuffled batch with its indices is the same batch."""
+def test_gradients_do_not_depend_on_which_device_holds_which_example(loss, tiny_score, images):
+    """An example's randomness depends on its index: a batch shuffled with its indices is the same batch."""
     order = np.random.default_rng(1).permutation(BATCH)
     (start, one), _ = run(loss, tiny_score, images)
     (_, shuffled), _ = run(loss, tiny_score, images[order], index=order, devices=4)
@@ -76,7 +76,7 @@ def test_gradients_do_not_depend_on_who_holds_which_example(loss, tiny_score, im
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_one_program_makes_the_step_of_the_two(loss, tiny_score, images, devices):
+def test_one_program_takes_the_same_step_as_the_two(loss, tiny_score, images, devices):
     optimizer = optax.adam(1e-3)
     (_, expected), expected_values = run(
         loss, tiny_score, images, devices=devices, optimizer=optimizer, ema_rate=0.9
@@ -94,14 +94,14 @@ def test_one_program_makes_the_step_of_the_two(loss, tiny_score, images, devices
     np.testing.assert_allclose(values["gradient_norm"], expected_values["gradient_norm"], rtol=1e-5)
 
 
-def test_noise_is_new_at_every_step(loss, tiny_score, images):
+def test_training_noise_is_new_at_every_step(loss, tiny_score, images):
     """At a learning rate of 0 nothing but the step's key can change the loss."""
     _, first = run(loss, tiny_score, images, optimizer=optax.sgd(0.0))
     _, second = run(loss, tiny_score, images, optimizer=optax.sgd(0.0), steps=2)
     assert first["loss"] != second["loss"]
 
 
-def test_the_average_follows_its_recurrence(loss, tiny_score, images):
+def test_parameter_average_follows_its_recurrence(loss, tiny_score, images):
     states, _ = run(loss, tiny_score, images, steps=3, ema_rate=0.8)
     average = states[0].params
     for state in states[1:]:
@@ -114,7 +114,7 @@ def test_the_average_follows_its_recurrence(loss, tiny_score, images):
     assert [int(state.step) for state in states] == [0, 1, 2, 3]
 
 
-def test_the_held_out_loss_is_the_mean_over_counted_examples(loss, tiny_score, images):
+def test_held_out_loss_sums_only_the_counted_examples(loss, tiny_score, images):
     state = create_state(jax.random.key(0), tiny_score, SHAPE, optax.identity())
     key = jax.random.key(2)
     step = functools.partial(evaluation_step, loss=loss)
