@@ -23,10 +23,11 @@ docs: .venv/installed  ## Runs the documents, which draw their figures, and the 
 		$(BIN)/python -m experiments.$$name && cp runs/experiments/$$name.png runs/experiments/$$name.json docs/images || exit 1; \
 	done
 
-lint: .venv/installed-dev  ## Format, lint and types, as the pre-commit hooks check them.
+lint: .venv/installed-dev  ## Format, lint, types and plain English, as the pre-commit hooks check them.
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright
+	$(BIN)/python .ci/plain_english.py
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix
