@@ -35,8 +35,8 @@ def chosen_images(
         dataset = load(settings)
         if dataset.info.shape != shape:
             raise UserError(
-                f"--images={images or '0:8'}: the test images have the shape {dataset.info.shape}, not {shape}; "
-                "accepted: a directory of images, or an image file"
+                f"--images={images or '0:8'}: the test images have the shape {dataset.info.shape}, not "
+                f"{shape}; accepted: a directory of images, or an image file"
             )
         count = len(dataset.test)
         numbers = range(min(8, count)) if images is None else _numbers(images, count)
