@@ -461,7 +461,7 @@ def main(argv: list[str]) -> int:
         print(f"main.py: {error}", file=sys.stderr)
         return STATUS
     except KeyboardInterrupt:
-        print("main.py: interrupted; rerun to resume from the last checkpoint", file=sys.stderr)
+        print("main.py: interrupted; rerun to resume from the last checkpoint, if any", file=sys.stderr)
         return 130
     return 0
 

@@ -30,6 +30,7 @@ TINY = [
 
 def commands(text: str) -> list[list[str]]:
     """The arguments of every `python main.py` in a document, in their order."""
+    text = re.sub(r"\\\n\s*", " ", text)  # a command may continue on the next line
     found = re.findall(r"`python (main\.py[^`]*)`|^python (main\.py[^#\n]*)", text, re.MULTILINE)
     return [shlex.split((inline or block).replace("\\|", "|")) for inline, block in found]
 

@@ -235,7 +235,7 @@ def test_an_interrupted_run_on_images_ends_bit_for_bit_equal_to_a_whole_one(
     arguments = (DIGITS, f"--workdir={tmp_path / 'run'}", *TINY, "--config.training.checkpoint_every=1")
     status, errors = run(*arguments)
     assert status == 130
-    assert errors[-1] == "main.py: interrupted; rerun to resume from the last checkpoint"
+    assert errors[-1] == "main.py: interrupted; rerun to resume from the last checkpoint, if any"
     monkeypatch.undo()
     assert run(*arguments)[0] == 0
     for ema in (True, False):

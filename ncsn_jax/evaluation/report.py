@@ -207,7 +207,7 @@ def _cost(workdir: Path, config: Config, metrics: Mapping[str, Rows]) -> dict[st
     compiled, speed = metrics.get("first_step_seconds"), metrics.get("examples_per_second")
     if compiled is not None:
         times = "" if len(compiled) == 1 else f", in {len(compiled)} starts"
-        cost["compilation and first step"] = f"{compiled[:, 1].sum():.3g} s{times}"
+        cost["first step"] = f"{compiled[:, 1].sum():.3g} s{times}"
     if speed is not None and (speed[:, 1] > 0).all():
         cost["examples a second (median)"] = f"{statistics.median(speed[:, 1].tolist()):.4g}"
         examples = np.diff(speed[:, 0], prepend=0) * batch_size

@@ -117,8 +117,8 @@ def _checked_dataset(config: Config, load_dataset: Callable[[], data.Dataset]) -
     dataset = load_dataset()
     if batch_size > len(dataset.train):
         raise UserError(
-            f"config.training.batch_size={batch_size} is more than "
-            f"the {len(dataset.train)} training examples of {config.data.name!r}"
+            f"config.training.batch_size={batch_size} is more than the {len(dataset.train)} training "
+            f"examples of {config.data.name!r}; use at most that"
         )
     return dataset
 

@@ -167,7 +167,7 @@ def test_report_counts_steps_examples_time_and_parameters(full):
     # The layers are (x, log σ) → 8 → 8 → 2, with biases; 40 steps of 8 examples, 4/3 a second, after 6 s.
     assert "training steps 40" in cost
     assert "examples seen 320, 8 a step" in cost
-    assert "compilation and first step 6 s" in cost
+    assert "first step 6 s" in cost
     assert "examples a second (median) 1.333" in cost
     assert "training took about 4.1 minutes" in cost
     assert "checkpoints on disk 2, 3 kB together" in cost
