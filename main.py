@@ -37,24 +37,14 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ncsn_jax import (
-    compiling,
-    config,
-    data,
-    determinism,
-    hosts,
-    interpolating,
-    restoring,
-    sampling,
-    suggest_noise,
-    training,
-)
-from ncsn_jax.errors import PreemptedError, UserError
-from ncsn_jax.files import limit_size
-from ncsn_jax.locking import first_is_only_writer, only_writer
+from ncsn_jax import config, data, interpolating, restoring, sampling, suggest_noise, training
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.models.score_fn import NetworkScore
-from ncsn_jax.paths import expanded, is_url
+from ncsn_jax.runtime import compiling, determinism, processes
+from ncsn_jax.runtime.errors import PreemptedError, UserError
+from ncsn_jax.runtime.files import limit_size
+from ncsn_jax.runtime.locking import first_is_only_writer, only_writer
+from ncsn_jax.runtime.paths import expanded, is_url
 from ncsn_jax.training import importing
 from ncsn_jax.training.preemption import STATUS
 from ncsn_jax.training.workdir import load_run
@@ -255,14 +245,14 @@ def with_overrides(base: config.Config, given: dict) -> config.Config:
 
 def train(workdir: Path, values: flags.FlagValues) -> None:
     """Train the run that the config describes, or the workdir's own run, then draw samples of it."""
-    parsed = hosts.together(lambda: with_overrides(run_config(workdir, values), num_samples(values)))
+    parsed = processes.together(lambda: with_overrides(run_config(workdir, values), num_samples(values)))
     state = training.train_and_evaluate(parsed, workdir)
 
     def draw_of_state() -> None:
         trained = load_run(workdir)  # with the noise levels that training chose
         draw(workdir, trained, as_score_fn(trained.network(), {"params": jax.device_get(state.ema_params)}))
 
-    hosts.by_first(draw_of_state)
+    processes.by_first(draw_of_state)
 
 
 def run_config(workdir: Path, values: flags.FlagValues) -> config.Config:
@@ -288,9 +278,9 @@ def run_config(workdir: Path, values: flags.FlagValues) -> config.Config:
 
 def sample(workdir: Path, values: flags.FlagValues) -> None:
     """Draw samples of the run in the workdir, with its own config."""
-    parsed = hosts.together(lambda: trained_config(workdir, values))
+    parsed = processes.together(lambda: trained_config(workdir, values))
     score_fn = restored(workdir, parsed)
-    hosts.by_first(lambda: draw(workdir, parsed, score_fn, values.out))
+    processes.by_first(lambda: draw(workdir, parsed, score_fn, values.out))
 
 
 def restored(workdir: Path, parsed: config.Config) -> NetworkScore:
@@ -301,7 +291,7 @@ def restored(workdir: Path, parsed: config.Config) -> NetworkScore:
 
 def restore(workdir: Path, values: flags.FlagValues) -> None:
     """Restore images, or interpolate between them, with the run in the workdir."""
-    parsed, mode = hosts.together(lambda: trained_config(workdir, values)), values.mode
+    parsed, mode = processes.together(lambda: trained_config(workdir, values)), values.mode
     score_fn = restored(workdir, parsed)
     directory = workdir / mode / (values.out or "")
 
@@ -315,7 +305,7 @@ def restore(workdir: Path, values: flags.FlagValues) -> None:
             f"{directory}: {', '.join(sorted(path.name for path in directory.iterdir() if path.is_file()))}"
         )
 
-    hosts.by_first(write)
+    processes.by_first(write)
 
 
 def evaluate(workdir: Path, values: flags.FlagValues) -> None:
@@ -329,10 +319,10 @@ def evaluate(workdir: Path, values: flags.FlagValues) -> None:
             return trained_config(workdir, values)
         return with_overrides(run_config(workdir, values), num_samples(values))
 
-    parsed, chosen = hosts.together(lambda: (configure(), steps(values)))
+    parsed, chosen = processes.together(lambda: (configure(), steps(values)))
     with first_is_only_writer(workdir, "eval"):
         subjects = evaluation.evaluate(parsed, workdir, steps=chosen, images=values.images)
-    if hosts.is_first():
+    if processes.is_first():
         directory = workdir / "eval"
         print(evaluation.table(subjects))
         print(evaluation.about_real(directory / "parts"))
@@ -346,7 +336,7 @@ def report(workdir: Path, values: flags.FlagValues) -> None:
     refuse_config(workdir, values)
     for name in config_flags.get_override_values(values["config"]):
         raise UserError(f"--config.{name}: --mode report shows a run as it is; accepted: --workdir")
-    hosts.by_first(lambda: print(evaluation.write_report(workdir)))
+    processes.by_first(lambda: print(evaluation.write_report(workdir)))
 
 
 def steps(values: flags.FlagValues) -> list[int] | None:
@@ -410,7 +400,7 @@ def suggest(workdir: Path, values: flags.FlagValues) -> None:
         dataset = data.load(parsed.data)
         print(suggest_noise.report(parsed, suggest_noise.for_config(parsed, dataset), dataset))
 
-    hosts.by_first(write)
+    processes.by_first(write)
 
 
 def num_samples(values: flags.FlagValues) -> dict[str, int]:
@@ -447,7 +437,7 @@ def main(argv: list[str]) -> int:
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs the errors that it also raises
     try:
         values = parse_flags(argv)
-        hosts.join(values.coordinator_address, values.num_processes, values.process_id)
+        processes.join(values.coordinator_address, values.num_processes, values.process_id)
         require_devices()
         keep_compilations()
         name = Path(config_flags.get_config_filename(values["config"])).name
@@ -503,14 +493,14 @@ def messages() -> Iterator[None]:
     """Write the package's messages to stderr, line by line, above any progress bar."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("main.py: %(message)s"))
-    hosts.logger.addHandler(handler)
-    hosts.logger.propagate = False
+    processes.logger.addHandler(handler)
+    processes.logger.propagate = False
     try:
-        with logging_redirect_tqdm([hosts.logger]):
+        with logging_redirect_tqdm([processes.logger]):
             yield
     finally:
-        hosts.logger.removeHandler(handler)
-        hosts.logger.propagate = True
+        processes.logger.removeHandler(handler)
+        processes.logger.propagate = True
 
 
 def _unraisable(unraisable) -> None:

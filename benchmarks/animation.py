@@ -18,9 +18,9 @@ import jax
 
 from benchmarks.speed import load
 from ncsn_jax import as_score_fn, data, sampling
-from ncsn_jax.compiling import set_xla_flags
 from ncsn_jax.config import Config
 from ncsn_jax.models.score_fn import NetworkScore
+from ncsn_jax.runtime.compiling import set_xla_flags
 from ncsn_jax.training.workdir import initial_state
 
 REPEATS = 15

@@ -25,7 +25,7 @@ from jax.extend.core import JaxprEqn, jaxprs_in_params
 from benchmarks.jax_worker import config_of
 from benchmarks.performance import CASES, TURNS, Case, Worker, print_table
 from benchmarks.speed import training
-from ncsn_jax.compiling import inference_options, set_xla_flags
+from ncsn_jax.runtime.compiling import inference_options, set_xla_flags
 from ncsn_jax.training.workdir import abstract_state
 
 RUNS = 5

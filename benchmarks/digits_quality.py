@@ -24,8 +24,8 @@ from sklearn.svm import SVC
 from ncsn_jax import as_score_fn, data, sampling, training
 from ncsn_jax.config import Data
 from ncsn_jax.data.digits import Digits
-from ncsn_jax.errors import UserError
-from ncsn_jax.evaluation.metrics import frechet_distance
+from ncsn_jax.evaluation.distances import frechet_distance
+from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.training.workdir import load_run
 
 

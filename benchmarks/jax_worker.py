@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from benchmarks.speed import load, training
 from benchmarks.worker import Work, serve
 from ncsn_jax import as_score_fn, sampling
-from ncsn_jax.compiling import give_memory_back_after_compilations, inference_options, set_xla_flags
 from ncsn_jax.config import Config
+from ncsn_jax.runtime.compiling import give_memory_back_after_compilations, inference_options, set_xla_flags
 from ncsn_jax.training.parallel import replicate
 from ncsn_jax.training.workdir import initial_state
 

@@ -27,7 +27,7 @@ from ncsn_jax import (
     predictor_corrector,
     sample_posterior,
 )
-from ncsn_jax.restoration import Mask
+from ncsn_jax.posterior import Mask
 from ncsn_jax.samplers import descend, diffuse, reverse_diffusion
 
 NUM_CHAINS = 4096

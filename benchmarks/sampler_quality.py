@@ -29,15 +29,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.digits_quality import real_digits
-from ncsn_jax import as_score_fn, data, geometric_sigmas, sampling, training, viz
+from ncsn_jax import as_score_fn, data, geometric_sigmas, sampling, training
 from ncsn_jax.config import Config, Sampling
-from ncsn_jax.errors import UserError
-from ncsn_jax.evaluation.metrics import frechet_distance
-from ncsn_jax.langevin import denoised
+from ncsn_jax.evaluation.distances import frechet_distance
 from ncsn_jax.noise import step_size_for
 from ncsn_jax.plan import Plan, plan
-from ncsn_jax.samplers import probability_flow
-from ncsn_jax.streams import stream
+from ncsn_jax.runtime import viz
+from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.streams import stream
+from ncsn_jax.samplers import denoised, probability_flow
 from ncsn_jax.training.workdir import load_run
 
 BUDGETS = (20, 50, 100, 200, 1000)

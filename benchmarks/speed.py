@@ -19,8 +19,8 @@ import jax
 import numpy as np
 
 from ncsn_jax import as_score_fn, config, data, sampling
-from ncsn_jax.batch_size import chains_at_once
-from ncsn_jax.compiling import set_xla_flags
+from ncsn_jax.runtime.batch_size import chains_at_once
+from ncsn_jax.runtime.compiling import set_xla_flags
 from ncsn_jax.training import example_loss
 from ncsn_jax.training.objective import objective
 from ncsn_jax.training.parallel import pmap_step, replicate
@@ -77,7 +77,7 @@ def measure(name: str, run: config.Config) -> None:
     first_step, step_seconds = seconds[0], np.median(seconds[1:])
 
     score_fn = as_score_fn(run.network(), {"params": state.ema_params})
-    size = chains_at_once(run.sampling, run.network(), shape)
+    size = chains_at_once(run.sampling.batch_size, run.network(), shape)
     (numbers,) = sampling.batches(size, size)
     draw = functools.partial(sampling.draw, score_fn, shape, sigmas, run.sampling, numbers)
     began = time.monotonic()

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 
 from experiments import output
 from experiments.fitting import fit, unconditional
-from ncsn_jax import MLP, sliced_score_matching, viz
+from ncsn_jax import MLP, sliced_score_matching
 from ncsn_jax.densities import two_gaussians
+from ncsn_jax.runtime import viz
 
 LOW, HIGH = -8.0, 8.0
 SPARSE = 1e-4

@@ -22,8 +22,9 @@ from sklearn.datasets import load_digits
 
 from experiments import output
 from experiments.fitting import fit, unconditional
-from ncsn_jax import MLP, GaussianMixture, sliced_score_matching, viz
+from ncsn_jax import MLP, GaussianMixture, sliced_score_matching
 from ncsn_jax.densities import two_moons
+from ncsn_jax.runtime import viz
 from ncsn_jax.typing import PRNGKey
 
 NOISE = 1e-2

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ncsn_jax import viz
+from ncsn_jax.runtime import viz
 
 
 def run(name: str, description: str, experiment: Callable[[], tuple[Figure, dict[str, Any]]]) -> None:

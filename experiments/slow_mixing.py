@@ -19,8 +19,9 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from experiments import output
-from ncsn_jax import annealed_langevin_dynamics, geometric_sigmas, langevin_dynamics, viz
+from ncsn_jax import annealed_langevin_dynamics, geometric_sigmas, langevin_dynamics
 from ncsn_jax.densities import two_gaussians
+from ncsn_jax.runtime import viz
 
 NUM_SAMPLES = 4096
 LOW, HIGH = -8.0, 8.0

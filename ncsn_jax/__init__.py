@@ -1,7 +1,8 @@
 """Noise Conditional Score Networks in JAX: score matching, score networks and Langevin samplers."""
 
 from ncsn_jax.densities import GaussianMixture, score_of
-from ncsn_jax.langevin import annealed_langevin_dynamics, langevin_dynamics, langevin_step
+from ncsn_jax.interpolation import interpolate, interpolate_latents
+from ncsn_jax.likelihood import log_likelihood
 from ncsn_jax.losses import (
     denoising_score_matching,
     explicit_score_matching,
@@ -11,17 +12,13 @@ from ncsn_jax.losses import (
 )
 from ncsn_jax.models import MLP, NCSN, NCSNv2, as_score_fn
 from ncsn_jax.noise import geometric_sigmas, karras_sigmas
-from ncsn_jax.restoration import (
-    Observation,
-    inpaint,
-    interpolate,
-    interpolate_latents,
-    posterior_score,
-    sample_posterior,
-)
+from ncsn_jax.posterior import Observation, inpaint, posterior_score, sample_posterior
 from ncsn_jax.samplers import (
+    annealed_langevin_dynamics,
     consistent_annealed_sampling,
     heun,
+    langevin_dynamics,
+    langevin_step,
     predictor_corrector,
     probability_flow,
 )
@@ -46,6 +43,7 @@ __all__ = [
     "karras_sigmas",
     "langevin_dynamics",
     "langevin_step",
+    "log_likelihood",
     "ncsn_loss",
     "posterior_score",
     "predictor_corrector",

@@ -27,7 +27,6 @@ from pydantic import (
     model_validator,
 )
 
-from ncsn_jax.errors import UserError
 from ncsn_jax.losses import Projection
 from ncsn_jax.models import MLP, NCSN, NCSNv2
 from ncsn_jax.models.layers import (
@@ -41,7 +40,8 @@ from ncsn_jax.models.layers import (
     swish,
 )
 from ncsn_jax.noise import geometric_levels
-from ncsn_jax.paths import absolute, expanded
+from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.paths import absolute, expanded
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ncsn_jax import data, sampling
-from ncsn_jax.batch_size import chains_at_once
 from ncsn_jax.config import Config
-from ncsn_jax.errors import UserError
+from ncsn_jax.interpolation import slerp
 from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.plan import interpolation, plan
-from ncsn_jax.restoration import slerp
 from ncsn_jax.restoring import MAX_IMAGES, described_settings, restoration_key, write_rows
+from ncsn_jax.runtime.batch_size import chains_at_once
+from ncsn_jax.runtime.errors import UserError
 
 
 def interpolate(directory: Path, score_fn: NetworkScore, config: Config, images: str | None) -> None:
@@ -52,7 +52,7 @@ def _through_noise(directory, score_fn, config, images) -> None:
     shape, transform = data.describe(config.data).shape, data.TRANSFORMS[config.data.transform]
     rows, length = config.restoration.num_samples, config.restoration.num_interpolations
     sampler = interpolation(config.sampling, config.model.noise_levels)
-    batch_size = chains_at_once(config.sampling, score_fn.model, shape)
+    batch_size = chains_at_once(config.sampling.batch_size, score_fn.model, shape)
 
     def run(numbers):
         keys = jax.vmap(jax.vmap(lambda row: restoration_key(config, row, 0)))(numbers)
@@ -92,7 +92,7 @@ def _through_latents(directory, score_fn, config, images) -> None:
     settings = config.sampling.model_copy(update={"method": "ode", "denoise": False})
     down = plan(settings, config.model.noise_levels)
     up = down._replace(levels=down.levels[::-1])
-    batch_size = chains_at_once(settings, score_fn.model, info.shape)
+    batch_size = chains_at_once(settings.batch_size, score_fn.model, info.shape)
     length, described = config.restoration.num_interpolations, described_settings(config, images)
 
     def follow(name, sampler, x, counts, inverse, num_shown=0):

@@ -10,10 +10,10 @@ from jax import Array
 
 from ncsn_jax import samplers
 from ncsn_jax.config import Sampling
-from ncsn_jax.errors import UserError
-from ncsn_jax.langevin import denoised, langevin_dynamics, level_step_size, repeat
+from ncsn_jax.interpolation import interpolation_update
 from ncsn_jax.noise import geometric_sigmas, karras_sigmas
-from ncsn_jax.restoration import interpolation_update
+from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.samplers import denoised, langevin_dynamics, level_step_size, repeat
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn
 
 Step = Callable[[PRNGKey, ScoreFn, Array, Scalar, Scalar], Array]
@@ -132,7 +132,7 @@ def _heun(settings: Sampling, sigmas: tuple[float, ...]) -> Plan:
 
 
 def interpolation(settings: Sampling, sigmas: tuple[float, ...]) -> Plan:
-    """Return the plan of `ncsn_jax.restoration.interpolate`, whose states are rows of images."""
+    """Return the plan of `ncsn_jax.posterior.interpolate`, whose states are rows of images."""
     levels = jnp.asarray(sigmas)
 
     def step(key, score_fn, row, sigma, next_sigma):

@@ -11,16 +11,17 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Key
 
-from ncsn_jax import data, sampling, viz
-from ncsn_jax.batch_size import chains_at_once
+from ncsn_jax import data, sampling
 from ncsn_jax.config import Config, Restoration, flatten
 from ncsn_jax.data.folder import read_images
-from ncsn_jax.errors import UserError
-from ncsn_jax.langevin import denoised
 from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.plan import Plan, plan
-from ncsn_jax.restoration import BlockAverage, Identity, Luma, Mask, Observation
-from ncsn_jax.streams import stream
+from ncsn_jax.posterior import BlockAverage, Identity, Luma, Mask, Observation
+from ncsn_jax.runtime import viz
+from ncsn_jax.runtime.batch_size import chains_at_once
+from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.streams import stream
+from ncsn_jax.samplers import denoised
 from ncsn_jax.typing import PRNGKey
 
 MODES = ("inpaint", "colorize", "superres", "denoise")
@@ -59,7 +60,7 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
     originals, observation = observe(mode, config, images)
     count = len(observation.y)
     sampler = plan(config.sampling, config.model.noise_levels)
-    batch_size = chains_at_once(config.sampling, score_fn.model, shape)
+    batch_size = chains_at_once(config.sampling.batch_size, score_fn.model, shape)
     if not config.restoration.noise:
         sampler = _agreeing(sampler)
 

@@ -1,8 +1,7 @@
 """The application's sampling: many samples by any sampler, step by step, written to files.
 
 A sampler here is a Python loop over one compiled step of its `Plan`, which allows progress bars and animation
-frames. It gives the same samples as the function in `ncsn_jax.langevin` or `ncsn_jax.samplers`, as a test
-checks.
+frames. It gives the same samples as the function in `ncsn_jax.samplers`, as a test checks.
 """
 
 import collections
@@ -21,17 +20,17 @@ from jax import Array
 from jaxtyping import Float, Int, Key
 from tqdm import tqdm
 
-from ncsn_jax import hosts, viz
-from ncsn_jax.batch_size import chains_at_once
-from ncsn_jax.compiling import inference_options
 from ncsn_jax.config import Sampling, flatten
 from ncsn_jax.data.preprocessing import TRANSFORMS, Transform
-from ncsn_jax.errors import UserError
-from ncsn_jax.files import write_whole
 from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.plan import Plan, Step, plan
-from ncsn_jax.restoration import Observation, posterior_score
-from ncsn_jax.streams import stream
+from ncsn_jax.posterior import Observation, posterior_score
+from ncsn_jax.runtime import processes, viz
+from ncsn_jax.runtime.batch_size import chains_at_once
+from ncsn_jax.runtime.compiling import inference_options
+from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.files import write_whole
+from ncsn_jax.runtime.streams import stream
 
 IDENTITY = TRANSFORMS["none"]
 SAMPLES, SETTINGS = "samples.npy", "settings.json"
@@ -139,7 +138,7 @@ def announce_replacement(directory: Path, settings: Mapping[str, Any]) -> None:
         old, earlier = known["settings"], f"{known['num_samples']} samples"
         names = [name for name in old | settings if old.get(name) != settings.get(name)]
         how = f"drawn with {', '.join(f'{n}={old.get(n)!r}' for n in names) or 'the same settings'}"
-    hosts.say(f"{directory}: replacing {earlier} {how}; --out=NAME keeps both")
+    processes.say(f"{directory}: replacing {earlier} {how}; --out=NAME keeps both")
 
 
 def write_samples(
@@ -175,7 +174,7 @@ def write_samples(
         directory / SAMPLES,
         described,
         lambda numbers: draw(score_fn, shape, sigmas, settings, numbers, transform=transform),
-        batches(settings.num_samples, chains_at_once(settings, score_fn.model, shape)),
+        batches(settings.num_samples, chains_at_once(settings.batch_size, score_fn.model, shape)),
         num_steps=sampler.num_steps,
         counts=(settings.num_samples,),
         shape=shape,

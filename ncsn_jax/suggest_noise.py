@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from ncsn_jax import data
 from ncsn_jax.config import Config, Sampling, load
-from ncsn_jax.errors import UserError
 from ncsn_jax.noise import EXACT_UP_TO, geometric_sigmas, largest_distance, num_scales_for, step_size_for
+from ncsn_jax.runtime.errors import UserError
 
 MAX_BYTES = 2**30
 """Largest memory of the examples whose distances are computed, in bytes."""

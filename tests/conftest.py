@@ -34,7 +34,7 @@ jaxtyping.install_import_hook("ncsn_jax", "beartype.beartype")
 
 from ncsn_jax import sampling
 from ncsn_jax.config import Config, Data, MlpModel, Sampling, Training
-from ncsn_jax.files import limit_size
+from ncsn_jax.runtime.files import limit_size
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compile much and compute little.
@@ -43,17 +43,11 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 TESTS = Path(__file__).parent
 OF_MATHEMATICS = {
-    TESTS / f"test_{name}.py"
-    for name in (
-        "noise",
-        "densities",
-        "losses",
-        "score_matching",
-        "langevin",
-        "samplers",
-        "restoration",
-        "strict",
-    )
+    *(
+        TESTS / f"test_{name}.py"
+        for name in ("noise", "densities", "losses", "score_matching", "posterior", "strict")
+    ),
+    *(TESTS / "samplers" / f"test_{name}.py" for name in ("langevin", "samplers")),
 }
 COMPARED = {TESTS / "models" / f"test_{name}.py" for name in ("dtype", "official")}
 """Whole networks whose numbers are compared; the leak checker would trace each of their layers again."""

@@ -12,7 +12,7 @@ from ncsn_jax import config as run_config
 from ncsn_jax import data
 from ncsn_jax.config import Config, MlpModel, NcsnModel
 from ncsn_jax.data.points import POINTS
-from ncsn_jax.errors import UserError
+from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.training import example_loss
 from ncsn_jax.training.objective import objective
 from ncsn_jax.training.parallel import pmap_step, replicate

@@ -1,5 +1,6 @@
 """Every public function keeps the dtype of x, whatever jax's default, and refuses x that isn't floating."""
 
+import importlib
 import types
 
 import jax
@@ -8,12 +9,18 @@ import numpy as np
 import pytest
 
 import ncsn_jax
-from ncsn_jax import densities, langevin, losses, restoration, samplers
+from ncsn_jax import likelihood, losses, posterior, samplers
 from ncsn_jax.densities import BoxUniform, GaussianMixture
-from ncsn_jax.evaluation import likelihood
-from ncsn_jax.models import mlp, ncsn, ncsnv2, score_fn
+from ncsn_jax.models import mlp, ncsn, ncsnv2
 
-MODULES = (densities, langevin, losses, restoration, samplers, likelihood, score_fn)
+SAMPLERS = ("langevin", "process", "consistent", "predictor_corrector", "heun", "probability_flow")
+MODULES = [
+    importlib.import_module(f"ncsn_jax.{name}")
+    for name in (
+        *("densities", "losses", "likelihood", "posterior", "interpolation", "models.score_fn"),
+        *(f"samplers.{name}" for name in SAMPLERS),
+    )
+]
 SIGMAS = (2.0, 1.0, 0.5)
 LANGEVIN = {"step_size": 0.1, "steps_per_scale": 2}
 MIXTURE = GaussianMixture([0.3, 0.7], [[-1.0, 0.0], [1.0, 2.0]], [0.5, 0.7])
@@ -32,7 +39,7 @@ def normal(x, sigma=0.0):
 
 
 def observation(lib, x, noise_std=0.5):
-    return lib.Observation(x + 1, restoration.Mask(jnp.array([True, False])), noise_std)
+    return lib.Observation(x + 1, posterior.Mask(jnp.array([True, False])), noise_std)
 
 
 def network(lib):
@@ -63,6 +70,7 @@ PUBLIC = {
     ),
     "langevin_dynamics": lambda lib, x: lib.langevin_dynamics(key(), normal, x, step_size=0.1, num_steps=2),
     "langevin_step": lambda lib, x: lib.langevin_step(key(), -x, x, 0.1, temperature=0.5),
+    "log_likelihood": lambda lib, x: lib.log_likelihood(normal, x, 0.5, 2.0),
     "ncsn_loss": lambda lib, x: lib.ncsn_loss(key(), normal, x, jnp.asarray(SIGMAS)),
     "posterior_score": lambda lib, x: lib.posterior_score(normal, observation(lib, x))(x, 0.5),
     "predictor_corrector": lambda lib, x: lib.predictor_corrector(key(), normal, x, SIGMAS, denoise=True),
@@ -84,7 +92,6 @@ OTHERS = {
     "diffuse": lambda lib, x: lib.diffuse(key(), x, 0.5, 1.0),
     "flow": lambda lib, x: lib.flow(normal, x, 0.5),
     "slerp": lambda lib, x: lib.slerp(x, x + 1, 3),
-    "log_likelihood": lambda lib, x: lib.log_likelihood(normal, x, 0.5, 2.0),
     "log_likelihood by probes": lambda lib, x: lib.log_likelihood(
         normal, x, 0.5, 2.0, divergence=lib.hutchinson(key(), x)
     ),
@@ -158,10 +165,10 @@ def test_half_precision_losses_do_not_overflow_where_their_value_fits():
 
 def test_coefficients_are_computed_in_at_least_float32():
     x = jnp.array([1.0, -3.0])
-    narrow = langevin.langevin_step(key(), 0 * x, 0 * x, np.float16(1e-5), temperature=0.01)
-    wide = langevin.langevin_step(key(), 0 * x, 0 * x, float(np.float16(1e-5)), temperature=0.01)
+    narrow = samplers.langevin_step(key(), 0 * x, 0 * x, np.float16(1e-5), temperature=0.01)
+    wide = samplers.langevin_step(key(), 0 * x, 0 * x, float(np.float16(1e-5)), temperature=0.01)
     np.testing.assert_allclose(narrow, wide, rtol=1e-6)
-    np.testing.assert_allclose(langevin.denoised(normal, x, np.uint8(20)), x / 401.0, rtol=1e-4)
+    np.testing.assert_allclose(samplers.denoised(normal, x, np.uint8(20)), x / 401.0, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +224,7 @@ def test_mixture_samples_are_equal_with_and_without_x64():
 def test_non_finite_inputs_give_nan_results():
     """Unchecked, conjugate gradients would return 0, and the flow its start."""
     x = jnp.array([1.0, -3.0])
-    seen = ncsn_jax.Observation(x + 1, restoration.Identity(), 0.1)
+    seen = ncsn_jax.Observation(x + 1, posterior.Identity(), 0.1)
     for pull in (
         seen.replace(y=x.at[0].set(jnp.nan)).pull(x, 1.0),
         seen.replace(noise_std=jnp.nan).pull(x, 1.0),
@@ -227,7 +234,7 @@ def test_non_finite_inputs_give_nan_results():
     ):
         assert jnp.isnan(pull).all()
     # Masked pixels aren't read.
-    hidden = ncsn_jax.Observation(x.at[1].set(jnp.nan), restoration.Mask(jnp.array([True, False])), 0.1)
+    hidden = ncsn_jax.Observation(x.at[1].set(jnp.nan), posterior.Mask(jnp.array([True, False])), 0.1)
     assert jnp.isfinite(hidden.pull(x, 1.0)).all()
     for start, stop in ((jnp.nan, 1.0), (-2.0, 1.0), (1.0, -1.0), (1.0, jnp.nan)):
         assert jnp.isnan(samplers.probability_flow(normal, x, start, stop)).all()
@@ -237,7 +244,7 @@ def test_non_finite_inputs_give_nan_results():
 def test_observations_of_another_shape_are_refused():
     """They would be broadcast: a grey y to three channels, one σ to many."""
     x = jnp.ones((4, 4, 3))
-    grey = ncsn_jax.Observation(jnp.ones((2, 2, 1)), restoration.BlockAverage(2), 0.1)
+    grey = ncsn_jax.Observation(jnp.ones((2, 2, 1)), posterior.BlockAverage(2), 0.1)
     with pytest.raises(ValueError, match=r"y must have the shape of A x, \(2, 2, 3\), found \(2, 2, 1\)"):
         grey.pull(x, 1.0)
 
@@ -247,7 +254,7 @@ def test_noise_std_maps_and_complex_observations_are_refused():
     x = jnp.ones(2)
     with pytest.raises(ValueError, match=r"noise_std must be one number, found the shape \(2,\)"):
         observation(ncsn_jax, x, jnp.array([0.1, 0.2])).pull(x, 0.5)
-    for y, operator in ((x * 1j, restoration.Identity()), (x, lambda x: jnp.fft.fft(x))):
+    for y, operator in ((x * 1j, posterior.Identity()), (x, lambda x: jnp.fft.fft(x))):
         seen = ncsn_jax.Observation(y, operator, 0.1)
         for run in (lambda seen=seen: seen.pull(x, 0.5), lambda seen=seen: seen.project(x)):
             with pytest.raises(ValueError, match="y and A x must be real, found complex numbers"):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ncsn_jax import NCSN, as_score_fn, data, interpolating, restoring, sample_posterior
 from ncsn_jax.config import Config, Data, Ncsnv2Model, Restoration, Sampling
-from ncsn_jax.errors import UserError
+from ncsn_jax.runtime.errors import UserError
 
 METHODS = ["annealed", "consistent", "pc", "ode", "heun"]
 

@@ -9,9 +9,10 @@ from PIL import Image
 
 from ncsn_jax import annealed_langevin_dynamics, as_score_fn, data, sampling
 from ncsn_jax.config import Sampling
-from ncsn_jax.errors import UserError
 from ncsn_jax.noise import karras_sigmas
 from ncsn_jax.plan import plan
+from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.streams import stream
 from ncsn_jax.samplers import (
     consistent_annealed_sampling,
     euler_maruyama,
@@ -19,7 +20,6 @@ from ncsn_jax.samplers import (
     predictor_corrector,
     probability_flow,
 )
-from ncsn_jax.streams import stream
 
 SHAPE = (8, 8, 1)
 SIGMAS = (1.0, 0.5, 0.2)

@@ -3,7 +3,7 @@ import pytest
 
 from ncsn_jax import data, suggest_noise
 from ncsn_jax.config import Config, Data, NcsnModel, Ncsnv2Model, Sampling
-from ncsn_jax.errors import UserError
+from ncsn_jax.runtime.errors import UserError
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Images and points: datasets by name, batches, and the preprocessing on the device."""
 
-from ncsn_jax.data.chosen import chosen_images, stored_images
 from ncsn_jax.data.datasets import Dataset, DatasetInfo, describe, has_labels, load, load_labels
 from ncsn_jax.data.fingerprint import fingerprint
 from ncsn_jax.data.pipeline import Batch, evaluation_batches, training_batches
@@ -14,6 +13,7 @@ from ncsn_jax.data.preprocessing import (
     quantize,
     random_flip,
 )
+from ncsn_jax.data.selected_images import chosen_images, stored_images
 
 __all__ = [
     "TRANSFORMS",

@@ -24,8 +24,8 @@ from ncsn_jax.data.png import pillow_image
 from ncsn_jax.data.points import POINTS, draw_points
 from ncsn_jax.data.resizing import resized
 from ncsn_jax.data.svhn_cropped import SvhnCropped
-from ncsn_jax.errors import UserError
-from ncsn_jax.paths import FOR_BUCKETS, is_url
+from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.paths import FOR_BUCKETS, is_url
 
 IN_MEMORY_BYTES = 2**30
 

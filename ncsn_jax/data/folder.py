@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ncsn_jax.data.resizing import resized
-from ncsn_jax.errors import UserError
+from ncsn_jax.runtime.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 ACCEPTED = f"accepted: a directory of at least 2 images, {', '.join(SUFFIXES)}, in any subdirectories"

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from ncsn_jax.errors import UserError
+from ncsn_jax.runtime.errors import UserError
 
 BILINEAR = Image.Resampling.BILINEAR
 

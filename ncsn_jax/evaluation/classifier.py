@@ -16,9 +16,9 @@ from jax.experimental import multihost_utils
 from jaxtyping import Float, Int, UInt8
 from tqdm import tqdm
 
-from ncsn_jax import hosts
+from ncsn_jax.evaluation.cached_parts import fingerprint
 from ncsn_jax.evaluation.features import Extracted, Features, in_batches
-from ncsn_jax.evaluation.parts import fingerprint
+from ncsn_jax.runtime import processes
 
 NUM_STEPS, BATCH_SIZE, LEARNING_RATE = 1500, 128, 2e-3
 VERSION = 2
@@ -71,7 +71,7 @@ def classifier(name: str, train: Labelled, test: Labelled) -> Features:
     params = model.lazy_init(jax.random.key(0, impl="threefry2x32"), x)
     recipe = fingerprint(VERSION, NUM_STEPS, BATCH_SIZE, LEARNING_RATE, params, train)
     path = platformdirs.user_cache_path("ncsn_jax") / "classifiers" / f"{name}-{recipe}.msgpack"
-    if hosts.is_first():
+    if processes.is_first():
         params = _read(path, params) or _trained(path, model, params, train, name)
     params = jax.device_get(multihost_utils.broadcast_one_to_all(params))
     extract = in_batches(functools.partial(_extract, jax.jit(model.apply), params), 500)

@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import Int, Shaped
 from matplotlib.figure import Figure
 
-from ncsn_jax import hosts, viz
 from ncsn_jax.data.datasets import Dataset, Source
-from ncsn_jax.evaluation import metrics, results
-from ncsn_jax.evaluation.compared import Real
+from ncsn_jax.evaluation import distances, results
+from ncsn_jax.evaluation.against_real import Real
 from ncsn_jax.evaluation.features import PIXELS, Extracted
 from ncsn_jax.evaluation.results import Subject
+from ncsn_jax.runtime import processes, viz
 
 SHOWN, NEIGHBOURS = 12, 4
 """Number of samples that are shown with their nearest training images, and number of these images."""
@@ -30,12 +30,12 @@ def write_neighbours(
       real: the training images' features.
       dataset: the training images.
     """
-    if not hosts.is_first() or dataset.info.num_values is None:
+    if not processes.is_first() or dataset.info.num_values is None:
         return
     count = min(NEIGHBOURS, len(dataset.train))
     in_pixels = nearest_in_pixels(samples, dataset.train, count)
     features = extracted.features[: len(samples)]
-    _, in_features = metrics.nearest_neighbours(features, real.train.features, count=count)
+    _, in_features = distances.nearest_neighbours(features, real.train.features, count=count)
     scale = dataset.info.num_values - 1
     gap = np.ones((1, *samples.shape[1:]))
     images = []
@@ -52,16 +52,16 @@ def nearest_in_pixels(
 ) -> Int[np.ndarray, "n count"]:
     """Return the numbers of the training images nearest to each sample; memory holds a block of images."""
     x = PIXELS.extract(samples).features
-    distances, numbers = np.empty((len(x), 0)), np.empty((len(x), 0), int)
+    nearest, numbers = np.empty((len(x), 0)), np.empty((len(x), 0), int)
     for first in range(0, len(train), block):
         examples = np.stack([train[i] for i in range(first, min(first + block, len(train)))])
-        found = metrics.nearest_neighbours(
+        found = distances.nearest_neighbours(
             x, PIXELS.extract(examples).features, count=min(count, len(examples))
         )
-        distances = np.concatenate([distances, found[0]], axis=1)
+        nearest = np.concatenate([nearest, found[0]], axis=1)
         numbers = np.concatenate([numbers, first + found[1]], axis=1)
-        order = np.argsort(distances, axis=1, kind="stable")[:, :count]
-        distances, numbers = (np.take_along_axis(a, order, axis=1) for a in (distances, numbers))
+        order = np.argsort(nearest, axis=1, kind="stable")[:, :count]
+        nearest, numbers = (np.take_along_axis(a, order, axis=1) for a in (nearest, numbers))
     return numbers
 
 

@@ -11,8 +11,8 @@ import socket
 import numpy as np
 from jaxtyping import UInt8
 
-from ncsn_jax.errors import UserError
 from ncsn_jax.evaluation.features import Extracted, Features
+from ncsn_jax.runtime.errors import UserError
 
 _NUM_FEATURES, _NUM_CLASSES = 2048, 1008
 _TIMEOUT = 10.0

@@ -8,26 +8,27 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ncsn_jax import data, hosts, training
-from ncsn_jax.batch_size import chains_at_once
+from ncsn_jax import data, training
 from ncsn_jax.config import METRICS, Config
 from ncsn_jax.data.datasets import Dataset
-from ncsn_jax.determinism import pinned
-from ncsn_jax.errors import UserError
-from ncsn_jax.evaluation import compared, figures, networks, results
-from ncsn_jax.evaluation.compared import Real
+from ncsn_jax.evaluation import against_real, figures, model_metrics, results
+from ncsn_jax.evaluation.against_real import Real
+from ncsn_jax.evaluation.cached_parts import fingerprint
 from ncsn_jax.evaluation.features import Features
 from ncsn_jax.evaluation.inception import require_installed
-from ncsn_jax.evaluation.parts import fingerprint
-from ncsn_jax.evaluation.real import kind_of_features, real_features
+from ncsn_jax.evaluation.real_features import kind_of_features, real_features
 from ncsn_jax.evaluation.results import Found, Measured, Subject
 from ncsn_jax.evaluation.samples import Samples, drawn_samples, given_samples, sample_features
-from ncsn_jax.hosts import wait_for_all
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.models.score_fn import NetworkScore
-from ncsn_jax.paths import expanded
+from ncsn_jax.runtime import processes
+from ncsn_jax.runtime.batch_size import chains_at_once
+from ncsn_jax.runtime.determinism import pinned
+from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.paths import expanded
+from ncsn_jax.runtime.processes import wait_for_all
 from ncsn_jax.training.checkpoints import DamagedCheckpointError
-from ncsn_jax.training.record import run_facts
+from ncsn_jax.training.manifest import run_facts
 from ncsn_jax.training.workdir import (
     checkpoint_dir,
     checkpoint_steps,
@@ -117,7 +118,7 @@ def evaluate(
         except DamagedCheckpointError as error:
             if is_named:
                 raise
-            hosts.say(f"{error}; it is not measured")
+            processes.say(f"{error}; it is not measured")
             continue
         score_fn = as_score_fn(config.network(), variables)
         of_network = fingerprint(variables, config.model.model_dump())
@@ -126,7 +127,7 @@ def evaluate(
             samples = drawn_samples(parts, score_fn, of_network, config, dataset.info, name)
             measures |= of_samples(name, samples)
         measured.append(_measure(directory, Subject(name=name, step=step), measures, chosen))
-    if hosts.is_first():
+    if processes.is_first():
         figures.write_curves(directory, results.read_all(directory))
     return measured
 
@@ -138,7 +139,7 @@ def _with_features(config: Config, *, of_images: bool) -> Config:
     chosen = set(METRICS if config.evaluation.metrics == "all" else config.evaluation.metrics)
     if not of_images and chosen <= set(OF_NETWORKS):  # these need no features
         return config
-    kind = hosts.from_first(lambda: kind_of_features(config))
+    kind = processes.from_first(lambda: kind_of_features(config))
     return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"features": kind})})
 
 
@@ -153,7 +154,7 @@ def _sound_steps(
         except DamagedCheckpointError as error:
             if not skip_damaged:
                 raise
-            hosts.say(f"{error}; it is not measured")
+            processes.say(f"{error}; it is not measured")
             continue
         require_same_data(place, record, facts)
         sound.append(step)
@@ -168,7 +169,9 @@ def _name_of_images(path: Path) -> str:
 
 def _with_batch_size(config: Config, shape: tuple[int, ...]) -> Config:
     """Return the config with the first process's batch size, because files hold batches."""
-    size = hosts.from_first(lambda: str(chains_at_once(config.sampling, config.network(), shape)))
+    size = processes.from_first(
+        lambda: str(chains_at_once(config.sampling.batch_size, config.network(), shape))
+    )
     sampling = config.sampling.model_copy(update={"batch_size": int(size)})
     return config.model_copy(update={"sampling": sampling})
 
@@ -222,14 +225,16 @@ def _measures_of_samples(
     def neighbours():
         shown = samples.first(figures.SHOWN)
         figures.write_neighbours(directory / f"{name}_neighbours.png", shown, extracted(), real, dataset)
-        return compared.neighbours(real, extracted())
+        return against_real.neighbours(real, extracted())
 
     measures = {
-        "frechet": Measure(of, lambda: compared.frechet(real, extracted())),
-        "kernel": Measure(of, lambda: compared.kernel(real, extracted())),
-        "coverage": Measure(of, lambda: compared.coverage(real, extracted(), num_neighbours=num_neighbours)),
-        "inception_score": Measure(of, lambda: compared.inception_score(real, extracted())),
-        "classes": Measure(of, lambda: compared.classes(real, extracted())),
+        "frechet": Measure(of, lambda: against_real.frechet(real, extracted())),
+        "kernel": Measure(of, lambda: against_real.kernel(real, extracted())),
+        "coverage": Measure(
+            of, lambda: against_real.coverage(real, extracted(), num_neighbours=num_neighbours)
+        ),
+        "inception_score": Measure(of, lambda: against_real.inception_score(real, extracted())),
+        "classes": Measure(of, lambda: against_real.classes(real, extracted())),
         "neighbours": Measure(of, neighbours),
     }
     if real.train.probabilities is not None:
@@ -265,10 +270,10 @@ def _measures_of_network(
 
     def likelihood():
         place = parts / f"likelihood-{of_likelihood}"
-        return networks.bits_per_dim(place, score_fn, config, dataset.test)
+        return model_metrics.bits_per_dim(place, score_fn, config, dataset.test)
 
     def loss():
-        return networks.loss_by_level(parts / f"loss-{of_loss}", score_fn, config, dataset.test)
+        return model_metrics.loss_by_level(parts / f"loss-{of_loss}", score_fn, config, dataset.test)
 
     return {"likelihood": Measure(of_likelihood, likelihood), "loss": Measure(of_loss, loss)}
 
@@ -290,7 +295,7 @@ def _measure(
             except ValueError as error:  # such as too few examples; the other metrics are still measured
                 found = Found({}, problems={name: str(error)})
             subject.metrics[name] = Measured(of=measure.of, **vars(found))
-            if hosts.is_first():
+            if processes.is_first():
                 results.write(path, subject)
     wait_for_all(f"{path} is written")
     return subject

@@ -27,11 +27,11 @@ from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator, MaxN
 from PIL import Image
 
 from ncsn_jax.config import Config, changes
-from ncsn_jax.errors import UserError
 from ncsn_jax.evaluation import results
 from ncsn_jax.evaluation.results import Subject
-from ncsn_jax.files import write_whole
-from ncsn_jax.paths import is_url
+from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.files import write_whole
+from ncsn_jax.runtime.paths import is_url
 from ncsn_jax.training.workdir import abstract_state, checkpoint_dir, checkpoint_steps, load_run
 
 TEMPLATE = "report.html.jinja"

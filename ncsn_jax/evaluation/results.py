@@ -11,8 +11,8 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ncsn_jax.errors import UserError
-from ncsn_jax.files import write_whole
+from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.files import write_whole
 
 
 class Result(BaseModel):

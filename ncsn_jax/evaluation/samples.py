@@ -7,14 +7,14 @@ import numpy as np
 from jaxtyping import Shaped
 
 from ncsn_jax import data, sampling
-from ncsn_jax.batch_size import chains_at_once
 from ncsn_jax.config import Config
 from ncsn_jax.data.datasets import DatasetInfo
-from ncsn_jax.errors import UserError
+from ncsn_jax.evaluation.cached_parts import Parts, compute_parts, fingerprint
 from ncsn_jax.evaluation.features import Extracted, Features
-from ncsn_jax.evaluation.parts import Parts, compute_parts, fingerprint
-from ncsn_jax.evaluation.real import PART, extracted_arrays, extracted_of
+from ncsn_jax.evaluation.real_features import PART, extracted_arrays, extracted_of
 from ncsn_jax.models.score_fn import NetworkScore
+from ncsn_jax.runtime.batch_size import chains_at_once
+from ncsn_jax.runtime.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,10 @@ def drawn_samples(
     )
     transform = data.TRANSFORMS[config.data.transform]
     to_stored = (lambda x: x) if info.num_values is None else data.quantize(config.data, info)
-    count, batch_size = config.evaluation.num_samples, chains_at_once(settings, score_fn.model, info.shape)
+    count, batch_size = (
+        config.evaluation.num_samples,
+        chains_at_once(settings.batch_size, score_fn.model, info.shape),
+    )
     (layout,) = sampling.batches(batch_size, batch_size)
 
     def compute(part):

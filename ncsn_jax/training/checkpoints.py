@@ -12,10 +12,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN, PreservationPolicy
 
-from ncsn_jax import hosts
-from ncsn_jax.errors import UserError
-from ncsn_jax.paths import FOR_BUCKETS, absolute
-from ncsn_jax.training.record import Record, checksums, is_whole
+from ncsn_jax.runtime import processes
+from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.paths import FOR_BUCKETS, absolute
+from ncsn_jax.training.manifest import Record, checksums, is_whole
 from ncsn_jax.training.state import TrainState
 
 STATE, RECORD = "state", "record"
@@ -132,11 +132,11 @@ class Checkpoints:
             names.append(
                 next(name for n in itertools.count(1) if (name := f"{step}.damaged-{n}") not in taken)
             )
-        hosts.wait_for_all("damaged checkpoints are named")
+        processes.wait_for_all("damaged checkpoints are named")
         for step, name in zip(steps, names, strict=True):
-            if hosts.is_first():
+            if processes.is_first():
                 (self.directory / str(step)).rename(self.directory / name)
-        hosts.wait_for_all("damaged checkpoints are set aside")
+        processes.wait_for_all("damaged checkpoints are set aside")
         self.reopen()
         return names
 

@@ -12,16 +12,16 @@ from flax import linen as nn
 
 from ncsn_jax import config, data
 from ncsn_jax.config import NCSN_NORMS, NCSNV2_NORMS, Config, MlpModel
-from ncsn_jax.errors import UserError
 from ncsn_jax.interop import from_torch, load_torch_checkpoint
 from ncsn_jax.interop.torch_names import params_from_torch, params_to_torch
-from ncsn_jax.locking import only_writer
 from ncsn_jax.models import NCSN
 from ncsn_jax.noise import geometric_sigmas
+from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.locking import only_writer
 from ncsn_jax.training import workdir as run
 from ncsn_jax.training.checkpoints import Checkpoints
+from ncsn_jax.training.manifest import make_record, run_facts
 from ncsn_jax.training.parallel import replicate
-from ncsn_jax.training.record import make_record, run_facts
 from ncsn_jax.training.state import TrainState
 
 

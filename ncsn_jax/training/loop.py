@@ -15,18 +15,20 @@ from etils import epath
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ncsn_jax import data, hosts, sampling, viz
+from ncsn_jax import data, sampling
 from ncsn_jax.config import Config, flatten, parse
-from ncsn_jax.determinism import pinned
-from ncsn_jax.errors import PreemptedError, UserError
 from ncsn_jax.models import as_score_fn
-from ncsn_jax.paths import expanded
 from ncsn_jax.plan import plan
-from ncsn_jax.streams import stream
+from ncsn_jax.runtime import processes, viz
+from ncsn_jax.runtime.determinism import pinned
+from ncsn_jax.runtime.errors import PreemptedError, UserError
+from ncsn_jax.runtime.paths import expanded
+from ncsn_jax.runtime.streams import stream
 from ncsn_jax.suggest_noise import resolved
 from ncsn_jax.training import workdir as run
 from ncsn_jax.training.checkpoints import Checkpoints
-from ncsn_jax.training.metrics import MetricsWriter, NoMetrics, StepLog, kept_lines
+from ncsn_jax.training.logging import MetricsWriter, NoMetrics, StepLog, kept_lines
+from ncsn_jax.training.manifest import Record, run_facts, versions
 from ncsn_jax.training.objective import objective
 from ncsn_jax.training.parallel import (
     PmapStep,
@@ -37,8 +39,7 @@ from ncsn_jax.training.parallel import (
     replicated,
 )
 from ncsn_jax.training.preemption import Notice
-from ncsn_jax.training.record import Record, run_facts, versions
-from ncsn_jax.training.saving import Saver
+from ncsn_jax.training.retrying_saver import Saver
 from ncsn_jax.training.state import TrainState
 from ncsn_jax.training.step import evaluation_step, example_loss
 from ncsn_jax.typing import PRNGKey
@@ -52,8 +53,8 @@ def train_and_evaluate(config: Config | ConfigDict, workdir: str | PathLike[str]
     holds checkpoints of this run, training resumes from the newest intact one, and ends with the same bits
     as an uninterrupted run.
 
-    If there are several processes (see `ncsn_jax.hosts`), each must call this. All of them write the
-    checkpoints together; the first one writes everything else to its own `workdir`.
+    If there are several processes (see `ncsn_jax.runtime.processes`), each must call this. All of them
+    write the checkpoints together; the first one writes everything else to its own `workdir`.
 
     Args:
       config: the run's settings, the same in every process except `data.data_dir`; either a `Config` or the
@@ -72,15 +73,15 @@ def train_and_evaluate(config: Config | ConfigDict, workdir: str | PathLike[str]
     """
     config = config if isinstance(config, Config) else parse(config)
     workdir = Path(expanded(workdir))
-    hosts.require_equal(_agreed(config))
+    processes.require_equal(_agreed(config))
     load_dataset = functools.cache(functools.partial(data.load, config.data))
     config = _with_levels_of_first(config, workdir, load_dataset)
 
     def checked_dataset() -> data.Dataset:
         return _checked_dataset(config, load_dataset)
 
-    hosts.by_first(checked_dataset)  # one process prepares it for all that see its disk
-    dataset = hosts.together(checked_dataset)
+    processes.by_first(checked_dataset)  # one process prepares it for all that see its disk
+    dataset = processes.together(checked_dataset)
     with run.opened(workdir, config):
         return _train(config, workdir, dataset)
 
@@ -101,7 +102,7 @@ def _with_levels_of_first(config: Config, workdir: Path, load_dataset: Callable[
         run.check(workdir, chosen)
         return chosen.model_dump_json()
 
-    chosen = parse(json.loads(hosts.from_first(resolve)))
+    chosen = parse(json.loads(processes.from_first(resolve)))
     return chosen.model_copy(update={"data": config.data})  # data_dir may differ between hosts
 
 
@@ -126,7 +127,7 @@ def _checked_dataset(config: Config, load_dataset: Callable[[], data.Dataset]) -
 def _train(config: Config, workdir: Path, dataset: data.Dataset) -> TrainState:
     settings = config.training
     facts = run_facts(config, data.fingerprint(dataset))
-    hosts.require_equal({"data": facts["data"]} | facts["jax"])
+    processes.require_equal({"data": facts["data"]} | facts["jax"])
     loss = functools.partial(
         example_loss,
         config.network(),
@@ -147,8 +148,8 @@ def _train(config: Config, workdir: Path, dataset: data.Dataset) -> TrainState:
         _require_shared(directory)
         restored = _restored(directory, config, facts)
         first_step = 0 if restored is None else int(restored.state.step)
-        hosts.by_first(lambda: kept_lines(workdir, first_step))
-        hosts.by_first(lambda: run.claim(workdir, config))
+        processes.by_first(lambda: kept_lines(workdir, first_step))
+        processes.by_first(lambda: run.claim(workdir, config))
         checkpoints = stack.enter_context(
             Checkpoints(directory, keep=settings.keep_checkpoints, keep_best=settings.keep_best)
         )
@@ -156,16 +157,18 @@ def _train(config: Config, workdir: Path, dataset: data.Dataset) -> TrainState:
             data.training_batches, dataset.train, batch_size=settings.batch_size, seed=config.seed
         )
         if restored is None:
-            hosts.say(f"{workdir}: starts a run on {config.data.name!r}")
+            processes.say(f"{workdir}: starts a run on {config.data.name!r}")
             state = _initial_state(config, step_fn, next(batches_from(first_step=0)), train_key)
         else:
             names = checkpoints.set_aside(list(restored.damaged))
             for name, (step, reason) in zip(names, restored.damaged.items(), strict=True):
-                hosts.say(f"{checkpoints.directory}/{step} is damaged ({reason}); renamed to {name}")
+                processes.say(f"{checkpoints.directory}/{step} is damaged ({reason}); renamed to {name}")
             with_what = f", with {', '.join(restored.changed)}" if restored.changed else ""
-            hosts.say(f"{workdir}: resumes from step {first_step}{with_what}")
+            processes.say(f"{workdir}: resumes from step {first_step}{with_what}")
             state = restored.state
-        metrics = stack.enter_context(MetricsWriter(workdir, first_step) if hosts.is_first() else NoMetrics())
+        metrics = stack.enter_context(
+            MetricsWriter(workdir, first_step) if processes.is_first() else NoMetrics()
+        )
         notice = stack.enter_context(Notice())
         saver = Saver(checkpoints, settings, facts, metrics.sync, notice.has_come)
         progress = stack.enter_context(
@@ -174,14 +177,16 @@ def _train(config: Config, workdir: Path, dataset: data.Dataset) -> TrainState:
                 total=settings.num_steps,
                 unit="step",
                 desc=str(workdir),
-                disable=not hosts.is_first(),
+                disable=not processes.is_first(),
             )
         )
         log = StepLog(metrics, progress, settings, int(state.num_skipped))
         batches = batches_from(first_step=first_step)
         # An ended process may have saved this step without evaluating or drawing it.
-        is_evaluated = not hosts.any_of(not metrics.is_evaluated)
-        is_drawn = not hosts.any_of(hosts.is_first() and not _preview_path(workdir, first_step).exists())
+        is_evaluated = not processes.any_of(not metrics.is_evaluated)
+        is_drawn = not processes.any_of(
+            processes.is_first() and not _preview_path(workdir, first_step).exists()
+        )
 
         for step in range(first_step, settings.num_steps + 1):
             is_restored = step == first_step
@@ -205,7 +210,7 @@ def _train(config: Config, workdir: Path, dataset: data.Dataset) -> TrainState:
                 log.check()
                 with log.paused(), notice.leaving_by(leave):
                     picture = _picture(state, config, notice.has_come)
-                if picture is not None and hosts.is_first():
+                if picture is not None and processes.is_first():
                     _write_picture(workdir, step, picture, metrics)
             if is_restored:
                 continue
@@ -229,7 +234,7 @@ def _leave(log: StepLog, saver: Saver, step: int, state: TrainState) -> None:
     """Save a state in the middle of its evaluation or preview."""
     log.write()
     saver.finish(step, state)
-    hosts.say(_saved(step))
+    processes.say(_saved(step))
 
 
 def _saved(step: int) -> str:
@@ -304,11 +309,11 @@ def _require_shared(directory: epath.Path) -> None:
                 "--config.training.checkpoint_dir=gs://bucket/run"
             )
 
-    hosts.by_first(write)
+    processes.by_first(write)
     try:
-        hosts.together(look)
+        processes.together(look)
     finally:
-        if hosts.is_first():
+        if processes.is_first():
             mark.unlink()
 
 
@@ -360,7 +365,7 @@ def _write_picture(workdir: Path, step: int, picture: np.ndarray, metrics: Metri
         path.parent.mkdir(exist_ok=True)
         viz.save_png(path, picture)
     except OSError as error:
-        hosts.say(f"{path} can't be written ({error.strerror or error}); training continues without it")
+        processes.say(f"{path} can't be written ({error.strerror or error}); training continues without it")
     metrics.picture(step, "samples", picture)
 
 

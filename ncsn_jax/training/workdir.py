@@ -18,22 +18,23 @@ from etils import epath
 from flax import linen as nn
 from jax.sharding import Sharding
 
-from ncsn_jax import data, hosts
+from ncsn_jax import data
 from ncsn_jax.config import Config, changes, parse
 from ncsn_jax.config import load as load_config
-from ncsn_jax.determinism import pinned
-from ncsn_jax.errors import UserError
-from ncsn_jax.files import write_whole
-from ncsn_jax.locking import lock_name, only_writer
-from ncsn_jax.paths import FOR_BUCKETS, expanded, is_url
-from ncsn_jax.streams import stream
+from ncsn_jax.runtime import processes
+from ncsn_jax.runtime.determinism import pinned
+from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.files import write_whole
+from ncsn_jax.runtime.locking import lock_name, only_writer
+from ncsn_jax.runtime.paths import FOR_BUCKETS, expanded, is_url
+from ncsn_jax.runtime.streams import stream
 from ncsn_jax.training.checkpoints import (
     Checkpoints,
     DamagedCheckpointError,
     DamagedError,
 )
-from ncsn_jax.training.metrics import kept_lines
-from ncsn_jax.training.record import Record, shapes
+from ncsn_jax.training.logging import kept_lines
+from ncsn_jax.training.manifest import Record, shapes
 from ncsn_jax.training.state import TrainState, adam, first_state, initial_params
 from ncsn_jax.typing import PRNGKey
 
@@ -115,7 +116,7 @@ def opened(workdir: Path, config: Config) -> Iterator[None]:
             stack.enter_context(only_writer(workdir))
             check(workdir, config)  # another process may have written in between
 
-        hosts.by_first(hold_it)
+        processes.by_first(hold_it)
         yield
 
 
@@ -391,7 +392,7 @@ def restore(
                 raise UserError(f"{directory} holds no checkpoint yet: continue training")
             state, _, damaged = found
             for number, reason in damaged.items():
-                hosts.say(f"{directory}/{number} is damaged ({reason}): using an older checkpoint")
+                processes.say(f"{directory}/{number} is damaged ({reason}): using an older checkpoint")
         elif step in steps:
             try:
                 state, _ = sound_state(checkpoints, step, config, on_device)

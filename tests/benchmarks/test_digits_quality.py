@@ -8,7 +8,7 @@ from benchmarks.digits_quality import measure
 from configs.digits import get_config
 from ncsn_jax import config as run_config
 from ncsn_jax import training
-from ncsn_jax.errors import UserError
+from ncsn_jax.runtime.errors import UserError
 
 
 def test_measuring_digits_quality_reports_a_missing_run(tmp_path):

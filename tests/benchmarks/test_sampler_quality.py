@@ -9,7 +9,7 @@ from benchmarks.sampler_quality import BUDGETS, METHODS, measure, sampler
 from configs.digits import get_config
 from ncsn_jax import as_score_fn, data, probability_flow, training
 from ncsn_jax import config as run_config
-from ncsn_jax.errors import UserError
+from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.samplers import descend
 
 CONFIG = run_config.parse(get_config("v2").to_dict())

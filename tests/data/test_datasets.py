@@ -10,7 +10,7 @@ from PIL import Image
 from ncsn_jax import data
 from ncsn_jax.config import Data
 from ncsn_jax.data import datasets
-from ncsn_jax.errors import UserError
+from ncsn_jax.runtime.errors import UserError
 
 
 def load(name, data_dir, **settings):

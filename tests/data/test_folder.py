@@ -13,7 +13,7 @@ from ncsn_jax import data
 from ncsn_jax.config import Data
 from ncsn_jax.data.folder import load_folder
 from ncsn_jax.data.resizing import resized
-from ncsn_jax.errors import UserError
+from ncsn_jax.runtime.errors import UserError
 
 load = functools.partial(load_folder, decode=functools.partial(resized, size=4), in_memory_bytes=2**20)
 load_lazily = functools.partial(load, in_memory_bytes=0)

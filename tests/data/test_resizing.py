@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from ncsn_jax.data.resizing import resized
-from ncsn_jax.errors import UserError
+from ncsn_jax.runtime.errors import UserError
 
 
 def noise(*shape):

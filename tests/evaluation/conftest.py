@@ -4,7 +4,7 @@ import pytest
 
 from ncsn_jax import training
 from ncsn_jax.config import Evaluation
-from ncsn_jax.evaluation import compared
+from ncsn_jax.evaluation import against_real
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +22,6 @@ def trained(tiny_config, tmp_path_factory):
 def small_and_apart(tmp_path_factory):
     """Keep classifiers for the session, outside the user's cache; compare few pairs of examples."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compared, "MAX_REFERENCE", 500)
+        patch.setattr(against_real, "MAX_REFERENCE", 500)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -8,15 +8,15 @@ import sys
 import numpy as np
 import pytest
 
-from ncsn_jax.errors import UserError
 from ncsn_jax.evaluation import inception as module
-from ncsn_jax.evaluation.inception import inception
-from ncsn_jax.evaluation.metrics import (
+from ncsn_jax.evaluation.distances import (
     frechet_distance,
     inception_score,
     kernel_distance,
     precision_recall_density_coverage,
 )
+from ncsn_jax.evaluation.inception import inception
+from ncsn_jax.runtime.errors import UserError
 
 FLAG = "--config.evaluation.inception_weights=FILE"
 

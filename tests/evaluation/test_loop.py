@@ -11,10 +11,10 @@ from PIL import Image
 
 from ncsn_jax import as_score_fn, data, evaluation, sampling, training
 from ncsn_jax.config import Config, Data, Evaluation, NcsnModel
-from ncsn_jax.errors import UserError
-from ncsn_jax.evaluation import Features, loop, metrics, parts
+from ncsn_jax.evaluation import Features, cached_parts, distances, loop
 from ncsn_jax.losses import denoising_score_matching
-from ncsn_jax.streams import stream
+from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.streams import stream
 
 STEPS = [10, 20, 30, 40]
 
@@ -40,13 +40,13 @@ def results(workdir):
 def computed(monkeypatch):
     """Paths of the parts, recorded as they are computed."""
     found = []
-    original = parts.write_whole
+    original = cached_parts.write_whole
 
     def recorded(path, write):
         original(path, write)
         found.append(path)
 
-    for module in (parts, loop.results):
+    for module in (cached_parts, loop.results):
         monkeypatch.setattr(module, "write_whole", recorded)
     return found
 
@@ -73,9 +73,9 @@ def test_evaluation_measures_the_samples_that_mode_sample_draws(evaluated):
         drawn.append(sampling.rows(x))
     x, dataset = np.concatenate(drawn)[:10], data.load(config.data)
     found = subjects[1].results["FD-10 (pixels)"]
-    np.testing.assert_allclose(found.value, metrics.frechet_distance(x, dataset.train), rtol=1e-5)
+    np.testing.assert_allclose(found.value, distances.frechet_distance(x, dataset.train), rtol=1e-5)
     # None of the ten is dropped, though a part has four.
-    assert abs(found.value - metrics.frechet_distance(x[:8], dataset.train)) > 1e-3 * found.value
+    assert abs(found.value - distances.frechet_distance(x[:8], dataset.train)) > 1e-3 * found.value
 
 
 def test_evaluated_loss_at_each_level_equals_the_denoising_objective(evaluated):
@@ -107,7 +107,7 @@ def test_evaluated_bits_per_dim_equal_the_log_likelihood_in_bits(evaluated):
 def test_a_second_evaluation_computes_nothing(evaluated, computed, monkeypatch):
     workdir, config, subjects = evaluated
     for name in ("frechet_distance", "kernel_distance", "precision_recall_density_coverage"):
-        monkeypatch.setattr(metrics, name, None)
+        monkeypatch.setattr(distances, name, None)
     assert evaluation.evaluate(config, workdir) == subjects
     assert computed == []
 
@@ -123,8 +123,8 @@ def test_changed_evaluation_settings_remeasure_only_the_affected_metrics(evaluat
     # 11 samples are the same three parts as 10.
     assert [path.suffix for path in computed] == [".json"]
     _, variables = training.restore(tmp_path / "run", step=20)
-    of = parts.fingerprint(variables)
-    assert of != parts.fingerprint(training.restore(tmp_path / "run", step=30)[1])
+    of = cached_parts.fingerprint(variables)
+    assert of != cached_parts.fingerprint(training.restore(tmp_path / "run", step=30)[1])
 
 
 def test_an_interrupted_evaluation_ends_equal_to_a_whole_one_and_repeats_no_part(
@@ -133,7 +133,7 @@ def test_an_interrupted_evaluation_ends_equal_to_a_whole_one_and_repeats_no_part
     workdir, config = trained
     shutil.copytree(workdir, tmp_path / "run")
     interruptions = iter([3, 60, 75, 90, 100])
-    original, left = parts.write_whole, next(interruptions)
+    original, left = cached_parts.write_whole, next(interruptions)
 
     def interrupted(path, write):
         nonlocal left
@@ -142,7 +142,7 @@ def test_an_interrupted_evaluation_ends_equal_to_a_whole_one_and_repeats_no_part
             raise KeyboardInterrupt
         original(path, write)
 
-    for module in (parts, loop.results):
+    for module in (cached_parts, loop.results):
         monkeypatch.setattr(module, "write_whole", interrupted)
     count = 0
     while True:
@@ -196,7 +196,7 @@ def test_evaluation_refuses_data_that_the_run_was_not_trained_on(trained, tmp_pa
 @pytest.mark.parametrize("count", [2, 8])
 def test_a_small_folder_is_evaluated_in_pixels_without_torch(count, tmp_path, caplog, monkeypatch):
     """Without torch it uses pixels and logs how to install Inception's features."""
-    monkeypatch.setattr("ncsn_jax.evaluation.real.is_installed", lambda: False)
+    monkeypatch.setattr("ncsn_jax.evaluation.real_features.is_installed", lambda: False)
     rng = np.random.default_rng(0)
     for i in range(count):
         Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / f"{i}.png")
@@ -290,7 +290,7 @@ def test_images_from_outside_are_measured_from_an_array_or_a_folder(digits, tmp_
     # Neither has replaced the other.
     assert len(results(tmp_path / "run")) == 2
     found = of_array.results
-    expected = metrics.frechet_distance(
+    expected = distances.frechet_distance(
         dataset.train[:300].reshape(300, -1) / 16, dataset.train[:].reshape(-1, 64) / 16
     )
     np.testing.assert_allclose(found["FD-300 (pixels)"].value, expected, rtol=1e-2)  # 17 greys in 8 bits
@@ -319,7 +319,7 @@ def test_features_passed_by_the_user_override_the_configs(digits, tmp_path):
         evaluation.evaluate(changed(digits, metrics=("classes",)), tmp_path, images=images, features=mine)
     dataset = data.load(digits.data)
     noise = data.quantize(digits.data, dataset.info)(np.load(images)).mean((1, 2)) / 16
-    expected = metrics.frechet_distance(noise, dataset.train[:].mean((1, 2)) / 16)
+    expected = distances.frechet_distance(noise, dataset.train[:].mean((1, 2)) / 16)
     np.testing.assert_allclose(subject.results["FD-50 (brightness)"].value, expected, rtol=0.05)
 
 

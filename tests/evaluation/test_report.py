@@ -7,13 +7,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from ncsn_jax import viz
 from ncsn_jax.config import Config, Data, Ncsnv2Model
-from ncsn_jax.errors import UserError
 from ncsn_jax.evaluation import report, results
 from ncsn_jax.evaluation.report import write_report
 from ncsn_jax.evaluation.results import Measured, Result, Subject
-from ncsn_jax.paths import absolute
+from ncsn_jax.runtime import viz
+from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.paths import absolute
 
 HOSTILE = "<script>alert('x')</script>\"&<img src=http://example.org/x>"
 VOID = {"meta", "img", "br", "hr", "link", "input", "base"}

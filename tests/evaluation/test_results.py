@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ncsn_jax.errors import UserError
 from ncsn_jax.evaluation import results, table
 from ncsn_jax.evaluation.results import Measured, Result, Subject
+from ncsn_jax.runtime.errors import UserError
 
 
 def subject(step, value, **fields):

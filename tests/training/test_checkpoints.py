@@ -11,13 +11,13 @@ from etils import epath
 
 from ncsn_jax import data, training
 from ncsn_jax.config import MlpModel, Training
-from ncsn_jax.errors import PreemptedError, UserError
-from ncsn_jax.training import saving
+from ncsn_jax.runtime.errors import PreemptedError, UserError
+from ncsn_jax.training import retrying_saver
 from ncsn_jax.training import workdir as directory_of_run
 from ncsn_jax.training.checkpoints import Checkpoints, DamagedError
 from ncsn_jax.training.loop import _restored
+from ncsn_jax.training.manifest import run_facts
 from ncsn_jax.training.parallel import replicate
-from ncsn_jax.training.record import run_facts
 from ncsn_jax.training.state import TrainState
 
 
@@ -227,7 +227,9 @@ def failing(monkeypatch):
             original(self, step, state, record)
 
         monkeypatch.setattr(Checkpoints, "save", save)
-        monkeypatch.setattr(saving, "time", SimpleNamespace(sleep=asked.append))  # not other modules' time
+        monkeypatch.setattr(
+            retrying_saver, "time", SimpleNamespace(sleep=asked.append)
+        )  # not other modules' time
         return asked
 
     return at
@@ -265,11 +267,11 @@ def test_a_preempted_run_stops_retrying_its_last_save(tmp_path, failing):
     """SIGTERM must end a run whose disk never comes back."""
     asked = failing(*range(1, 50))
     with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
-        saver = saving.Saver(checkpoints, Training(), {}, lambda: None, lambda: True)
+        saver = retrying_saver.Saver(checkpoints, Training(), {}, lambda: None, lambda: True)
         state = TrainState(np.int32(7), {"a": np.zeros(2)}, (), {"a": np.zeros(2)}, np.int32(0))
         with pytest.raises(PreemptedError, match="preempted: the state of step 7 couldn't be saved in "):
             saver.finish(7, replicate(state))
-    assert asked.count(7) == saving.FEW_RETRIES
+    assert asked.count(7) == retrying_saver.FEW_RETRIES
     assert not (tmp_path / "checkpoints" / "7").exists()
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from ncsn_jax import training
 from ncsn_jax.config import Config, Data, MlpModel, NcsnModel, Ncsnv2Model, Training, parse
-from ncsn_jax.errors import UserError
 from ncsn_jax.interop.torch_names import params_to_torch
+from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.training import importing
 from ncsn_jax.training import workdir as run
 from ncsn_jax.training.checkpoints import Checkpoints

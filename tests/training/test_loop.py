@@ -10,7 +10,7 @@ from PIL import Image
 
 from configs.overridable import overridable
 from ncsn_jax import training
-from ncsn_jax.errors import UserError
+from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.training import loop, parallel
 from ncsn_jax.training.workdir import check, checkpoint_steps
 

@@ -5,12 +5,12 @@ import re
 import time
 from collections.abc import Callable
 
-from ncsn_jax import hosts
 from ncsn_jax.config import Training
-from ncsn_jax.errors import PreemptedError, UserError
+from ncsn_jax.runtime import processes
+from ncsn_jax.runtime.errors import PreemptedError, UserError
 from ncsn_jax.training.checkpoints import Checkpoints
+from ncsn_jax.training.manifest import Record, make_record
 from ncsn_jax.training.parallel import as_global
-from ncsn_jax.training.record import Record, make_record
 from ncsn_jax.training.state import TrainState
 
 OS_ERROR = re.compile(r"os_error_code='(\d+)'")
@@ -50,7 +50,7 @@ class Saver:
 
     def is_behind(self) -> bool:
         """Return whether the last save failed and must be retried; every process must call this."""
-        if self._pending is not None and not hosts.any_of(self._checkpoints.is_saving()):
+        if self._pending is not None and not processes.any_of(self._checkpoints.is_saving()):
             self._settle()
         return self._failures > 0 and self._pending is None
 
@@ -85,7 +85,7 @@ class Saver:
         self.save(step, state, test_loss)
         self._settle()
         while self._failures:
-            if self._failures >= FEW_RETRIES and hosts.any_of(self._is_preempted()):
+            if self._failures >= FEW_RETRIES and processes.any_of(self._is_preempted()):
                 place = self._checkpoints.directory
                 raise PreemptedError(f"preempted: the state of step {step} couldn't be saved in {place}")
             time.sleep(min(2.0**self._failures / 4, LONGEST_WAIT))
@@ -107,7 +107,7 @@ class Saver:
 
     def _take(self, error: Exception | None) -> None:
         """Count a failure in any process, and report it."""
-        reason = next(filter(None, hosts.exchange(_reason(error) if error else "")), None)
+        reason = next(filter(None, processes.exchange(_reason(error) if error else "")), None)
         if reason is None:
             return
         step, self._pending = self._pending, None
@@ -126,7 +126,7 @@ class Saver:
                 )
                 + "fix this, then rerun"
             ) from error
-        hosts.say(
+        processes.say(
             f"{place}: the state of step {step} can't be saved ({reason}); training continues and will retry "
             f"(failure {self._failures} of at most {self._limit})"
         )

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ncsn_jax.errors import UserError
-from ncsn_jax.evaluation import parts
-from ncsn_jax.evaluation.parts import compute_parts, fingerprint, write_whole
+from ncsn_jax.evaluation import cached_parts
+from ncsn_jax.evaluation.cached_parts import compute_parts, fingerprint, write_whole
+from ncsn_jax.runtime.errors import UserError
 
 
 def squares(computed):
@@ -59,16 +59,16 @@ def test_an_interrupted_write_leaves_no_file(tmp_path):
 
 
 def test_processes_share_parts_and_report_parts_missing_from_their_workdir(tmp_path, monkeypatch):
-    monkeypatch.setattr(parts.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(parts, "wait_for_all", lambda what: None)
+    monkeypatch.setattr(cached_parts.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(cached_parts, "wait_for_all", lambda what: None)
     computed = []
-    monkeypatch.setattr(parts.jax, "process_index", lambda: 1)
+    monkeypatch.setattr(cached_parts.jax, "process_index", lambda: 1)
     with pytest.raises(
         UserError, match=r"000000\.npz: another process's part is missing; accepted: a workdir"
     ):
         compute_parts(tmp_path, 5, squares(computed), desc="squares")
     assert computed == [1, 3]
-    monkeypatch.setattr(parts.jax, "process_index", lambda: 0)
+    monkeypatch.setattr(cached_parts.jax, "process_index", lambda: 0)
     compute_parts(tmp_path, 5, squares(computed), desc="squares")
     assert computed == [1, 3, 0, 2, 4]
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from ncsn_jax.config import Config
-from ncsn_jax.determinism import recorded
+from ncsn_jax.runtime.determinism import recorded
 
 Record = dict[str, Any]
 """JSON: `step`, `config`, `data`, `topology`, `versions`, `jax` (its settings), `test_loss`, `leaves`;

@@ -10,16 +10,15 @@ import numpy as np
 from jax import Array
 from jaxtyping import Shaped
 
-from ncsn_jax import data, sampling
-from ncsn_jax.batch_size import chains_at_once
+from ncsn_jax import data, likelihood, sampling
 from ncsn_jax.config import Config
 from ncsn_jax.data.datasets import Source
-from ncsn_jax.evaluation import likelihood
-from ncsn_jax.evaluation.parts import compute_parts
+from ncsn_jax.evaluation.cached_parts import compute_parts
 from ncsn_jax.evaluation.results import Found, Result, count_name
 from ncsn_jax.losses import denoising_score_matching, divergence
 from ncsn_jax.models.score_fn import NetworkScore
-from ncsn_jax.streams import stream
+from ncsn_jax.runtime.batch_size import chains_at_once
+from ncsn_jax.runtime.streams import stream
 
 MAX_EXACT = 16
 """Largest dimension with an exact trace by default; it costs one derivative per dimension."""
@@ -42,7 +41,7 @@ def bits_per_dim(directory: Path, score_fn: NetworkScore, config: Config, test: 
       ValueError: if the solver failed on some of them.
     """
     info, settings = data.describe(config.data), config.evaluation
-    batch_size = chains_at_once(config.sampling, score_fn.model, info.shape)
+    batch_size = chains_at_once(config.sampling.batch_size, score_fn.model, info.shape)
     count = min(settings.likelihood_examples, len(test))
     run = _log_likelihood(config)  # pyright: ignore[reportArgumentType]
     key = stream(config.seed, "likelihood")
@@ -80,7 +79,7 @@ def loss_by_level(directory: Path, score_fn: NetworkScore, config: Config, test:
     Returns:
       The mean over the levels; and for each level σ, the mean loss and its standard error.
     """
-    batch_size = chains_at_once(config.sampling, score_fn.model, data.describe(config.data).shape)
+    batch_size = chains_at_once(config.sampling.batch_size, score_fn.model, data.describe(config.data).shape)
     count = min(config.evaluation.loss_examples, len(test))
     levels = config.model.noise_levels
     chosen = np.unique(np.linspace(0, len(levels) - 1, min(len(levels), MAX_LEVELS)).round().astype(int))

@@ -16,7 +16,7 @@ from jax import Array
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from ncsn_jax.files import write_whole
+from ncsn_jax.runtime.files import write_whole
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import, and pictures of images don't need it
     from matplotlib.axes import Axes

@@ -1,4 +1,4 @@
-"""Restoration with exact scores; test_official_samplers.py compares it with the official code."""
+"""Restoration with exact scores; samplers/test_official.py compares it with the official code."""
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +13,17 @@ from ncsn_jax import (
     geometric_sigmas,
     inpaint,
     interpolate,
-    restoration,
+    posterior,
 )
-from ncsn_jax.restoration import (
+from ncsn_jax.interpolation import interpolate_latents, slerp
+from ncsn_jax.posterior import (
     BlockAverage,
     Identity,
     Luma,
     Mask,
     Observation,
-    interpolate_latents,
     posterior_score,
     sample_posterior,
-    slerp,
 )
 
 KEY = jax.random.key(0)
@@ -99,7 +98,7 @@ def test_interpolation_ends_do_not_depend_on_the_length_of_the_row():
 def test_restoration_refuses_mismatched_shapes_and_invalid_counts(unchecked):
     x = jnp.zeros((4, 4, 1))
     with pytest.raises(ValueError, match=r"one shape, found \(4, 4, 1\), \(4, 4, 1\) and \(4, 4\)"):
-        unchecked(restoration).inpaint(
+        unchecked(posterior).inpaint(
             KEY, MIXTURE.score, x, SIGMAS, x, mask=jnp.zeros((4, 4), bool), **OPTIONS
         )
     with pytest.raises(ValueError, match="num_interpolations must be at least 1, found 0"):

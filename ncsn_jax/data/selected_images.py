@@ -10,7 +10,7 @@ from ncsn_jax.config import Data
 from ncsn_jax.data.datasets import DatasetInfo, load
 from ncsn_jax.data.folder import read_images
 from ncsn_jax.data.preprocessing import quantize
-from ncsn_jax.errors import UserError
+from ncsn_jax.runtime.errors import UserError
 
 NUMBERS = re.compile(r"\d+(:\d+)?(,\d+(:\d+)?)*")
 

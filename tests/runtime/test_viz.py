@@ -4,8 +4,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ncsn_jax import viz
 from ncsn_jax.densities import two_gaussians
+from ncsn_jax.runtime import viz
 
 SQUARE = dict(low=-8.0, high=8.0)
 

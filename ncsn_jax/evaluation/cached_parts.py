@@ -13,9 +13,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ncsn_jax.errors import UserError
-from ncsn_jax.files import write_whole
-from ncsn_jax.hosts import wait_for_all
+from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.files import write_whole
+from ncsn_jax.runtime.processes import wait_for_all
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ncsn_jax import NCSN, compiling
+from ncsn_jax import NCSN
+from ncsn_jax.runtime import compiling
 from ncsn_jax.training.state import initial_params
 
 

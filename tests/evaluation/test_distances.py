@@ -2,7 +2,7 @@
 
 The last are in `tests/fixtures/torch_fidelity.json`, made in an environment with the extra `fid`:
 
-    python tests/evaluation/test_metrics.py > tests/fixtures/torch_fidelity.json
+    python tests/evaluation/test_distances.py > tests/fixtures/torch_fidelity.json
 """
 
 import importlib.metadata
@@ -17,8 +17,8 @@ import sklearn.metrics
 from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 
-from ncsn_jax.evaluation import metrics
-from ncsn_jax.evaluation.metrics import (
+from ncsn_jax.evaluation import distances
+from ncsn_jax.evaluation.distances import (
     Coverage,
     frechet_distance,
     inception_score,
@@ -156,7 +156,7 @@ def test_frechet_distance_of_coinciding_points_equals_the_closed_form(count):
 def test_frechet_distance_computed_by_blocks_equals_one_block(monkeypatch):
     a, b = features(400, 16)
     expected = frechet_distance(a, b)
-    monkeypatch.setattr(metrics, "_ROWS", 3)
+    monkeypatch.setattr(distances, "_ROWS", 3)
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
 
 
@@ -215,7 +215,7 @@ def test_kernel_distance_computed_by_blocks_equals_the_whole_matrix(monkeypatch)
     b = b[:301]
     expected = kernel_distance(a, b)
     for rows in (1000, 7):
-        monkeypatch.setattr(metrics, "_ROWS", rows)
+        monkeypatch.setattr(distances, "_ROWS", rows)
         assert kernel_distance(a, b) == pytest.approx(expected, rel=1e-9)
     monkeypatch.undo()
     swapped = kernel_distance(b, a)
@@ -475,7 +475,7 @@ OF_TWO_SETS = [
 @pytest.mark.parametrize("of", OF_TWO_SETS)
 def test_metrics_refuse_sets_of_different_dimensions(of, unchecked):
     with pytest.raises(ValueError, match="same dimension, found 10 and 9"):
-        of(unchecked(metrics))(np.eye(10), np.eye(10)[:, :9])
+        of(unchecked(distances))(np.eye(10), np.eye(10)[:, :9])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -485,7 +485,7 @@ def test_metrics_refuse_features_that_are_not_finite(of, value):
         sets = [np.eye(10), np.eye(10)]
         sets[place][3, 4] = value
         with pytest.raises(ValueError, match="finite"):
-            of(metrics)(*sets)
+            of(distances)(*sets)
 
 
 @pytest.mark.parametrize("num_splits", [1, 31])

@@ -28,6 +28,7 @@ from ncsn_jax.samplers import (
     langevin_corrector,
     predictor_corrector,
     probability_flow,
+    process,
     reverse_diffusion,
 )
 
@@ -349,4 +350,4 @@ def test_samplers_refuse_invalid_eta_and_levels(unchecked):
     with pytest.raises(ValueError, match=r"eta=1\.5"):
         consistent_annealed_sampling(KEY, gaussian(1.0), x, (2.0, 1.0), eta=1.5)
     with pytest.raises(ValueError, match=r"a row of levels, found the shape \(\)"):
-        unchecked(samplers).heun(KEY, gaussian(1.0), x, 2.0)
+        unchecked(process).levels_of(x, 2.0)

@@ -7,7 +7,7 @@ from PIL import Image
 from ncsn_jax import data
 from ncsn_jax.config import Data
 from ncsn_jax.data import DatasetInfo
-from ncsn_jax.errors import UserError
+from ncsn_jax.runtime.errors import UserError
 
 MNIST, GREY = Data(name="mnist"), DatasetInfo((4, 6, 1), 256)
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 1), dtype=np.uint8)

@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import psutil
 from flax import linen as nn
 
-from ncsn_jax.config import Sampling
-
 MOST = 256
 """Largest number of chains per device. No network was faster with more on a CPU (docs/performance.md)."""
 SHARE = 0.25
@@ -22,17 +20,17 @@ CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """A container's file with its memory limit: a number of bytes, or "max"."""
 
 
-def chains_at_once(settings: Sampling, model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Return `settings.batch_size`; if None, as many chains as memory allows, up to 256 per local device.
+def chains_at_once(batch_size: int | None, model: nn.Module, shape: tuple[int, ...]) -> int:
+    """Return the batch size; if None, as many chains as memory allows, up to 256 per local device.
 
     The number is always the same on one machine.
 
     Args:
-      settings: the sampler's settings.
+      batch_size: the number of chains, if it is set.
       model: the network.
       shape: the shape of one sample: (height, width, channels), or (D,).
     """
-    return settings.batch_size or _from_memory(model, shape)
+    return batch_size or _from_memory(model, shape)
 
 
 @functools.cache

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ncsn_jax import NCSN, batch_size
-from ncsn_jax.batch_size import MOST, SHARE, chains_at_once
-from ncsn_jax.config import Sampling
+from ncsn_jax import NCSN
 from ncsn_jax.models import MLP
+from ncsn_jax.runtime import batch_size
+from ncsn_jax.runtime.batch_size import MOST, SHARE, chains_at_once
 
 MODEL = NCSN(sigmas=(1.0, 0.1), num_filters=4)
 SHAPE = (8, 8, 1)
@@ -19,7 +19,7 @@ def chosen(model, shape, memory, monkeypatch):
     """The chosen batch size of one device."""
     monkeypatch.setattr(batch_size, "memory", lambda device: memory)
     batch_size._from_memory.cache_clear()
-    count = chains_at_once(Sampling(), model, shape)
+    count = chains_at_once(None, model, shape)
     batch_size._from_memory.cache_clear()  # no other test has this memory
     return count / jax.local_device_count()
 
@@ -31,7 +31,7 @@ def temporary_memory(model, shape, chains):
 
 
 def test_a_configured_batch_size_is_used():
-    assert chains_at_once(Sampling(batch_size=7), MODEL, SHAPE) == 7
+    assert chains_at_once(7, MODEL, SHAPE) == 7
 
 
 def test_automatic_batch_size_fills_the_intended_share_of_memory(monkeypatch, optimized):

@@ -10,7 +10,7 @@ from jax.scipy.stats import norm
 
 from ncsn_jax import NCSN, GaussianMixture, as_score_fn, losses
 from ncsn_jax.data import TRANSFORMS
-from ncsn_jax.evaluation.likelihood import bits_per_dim, hutchinson, log_jacobian, log_likelihood
+from ncsn_jax.likelihood import bits_per_dim, hutchinson, log_jacobian, log_likelihood
 
 START = 0.02
 ROTATION = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0].astype(np.float32)

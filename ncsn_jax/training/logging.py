@@ -16,10 +16,10 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[re
 from tensorboardX.record_writer import masked_crc32c
 from tqdm import tqdm
 
-from ncsn_jax import hosts
 from ncsn_jax.config import Training
-from ncsn_jax.errors import UserError
-from ncsn_jax.files import AppendedFile, write_whole
+from ncsn_jax.runtime import processes
+from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.files import AppendedFile, write_whole
 
 METRICS, EVENTS = "metrics.jsonl", "tensorboard"
 MEANS = ("loss", "gradient_norm")
@@ -82,7 +82,7 @@ class MetricsWriter:
             self._is_full = False
         except OSError as error:
             if not self._is_full:
-                hosts.say(f"metrics can't be written ({error.strerror}); they wait in memory")
+                processes.say(f"metrics can't be written ({error.strerror}); they wait in memory")
             self._is_full = True
 
     def __enter__(self) -> "MetricsWriter":
@@ -179,7 +179,7 @@ class StepLog:
                     "max_skipped_steps skips such steps; in a new --workdir, a smaller "
                     "training.learning_rate, a training.gradient_clip or training.warmup_steps may help"
                 )
-            hosts.say(f"{found}: step skipped, {total} of at most {self._max_skipped}")
+            processes.say(f"{found}: step skipped, {total} of at most {self._max_skipped}")
 
     def write(self) -> None:
         """Write the means of the finite steps since the last call, and the speed."""

@@ -8,8 +8,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from ncsn_jax import hosts
-from ncsn_jax.errors import UserError
+from ncsn_jax.runtime import processes
+from ncsn_jax.runtime.errors import UserError
 
 
 @contextlib.contextmanager
@@ -39,7 +39,9 @@ def only_writer(workdir: Path, what: str = "") -> Iterator[None]:
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
-            hosts.say(f"{workdir} is on a disk without locks: make sure that no other process writes there")
+            processes.say(
+                f"{workdir} is on a disk without locks: make sure that no other process writes there"
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -55,5 +57,5 @@ def lock_name(what: str = "") -> str:
 def first_is_only_writer(workdir: Path, what: str) -> Iterator[None]:
     """Lock like `only_writer`, with the first process holding the lock for all."""
     with contextlib.ExitStack() as stack:
-        hosts.by_first(lambda: stack.enter_context(only_writer(workdir, what)))
+        processes.by_first(lambda: stack.enter_context(only_writer(workdir, what)))
         yield

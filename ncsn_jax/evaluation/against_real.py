@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from ncsn_jax.evaluation import metrics
+from ncsn_jax.evaluation import distances
 from ncsn_jax.evaluation.features import Extracted, Features
 from ncsn_jax.evaluation.results import Found, Result, count_name
 
@@ -56,7 +56,7 @@ def frechet(real: Real, samples: Extracted) -> Found:
 
     def measure(x):
         return {
-            "FID": Result(value=metrics.frechet_distance(x.features, real.train.features), better="lower")
+            "FID": Result(value=distances.frechet_distance(x.features, real.train.features), better="lower")
         }
 
     return _beside_real(real, samples, ("FID",), measure)
@@ -66,7 +66,7 @@ def kernel(real: Real, samples: Extracted) -> Found:
     """Compute the unbiased kernel distance to the reference."""
 
     def measure(x):
-        value, error = metrics.kernel_distance(x.features, real.reference)
+        value, error = distances.kernel_distance(x.features, real.reference)
         return {"KID": Result(value=value, standard_error=error, better="lower")}
 
     return _beside_real(real, samples, ("KID",), measure)
@@ -76,12 +76,12 @@ def coverage(real: Real, samples: Extracted, *, num_neighbours: int) -> Found:
     """Compute precision, recall, density and coverage with respect to the reference."""
 
     def measure(x):
-        found = metrics.precision_recall_density_coverage(
+        found = distances.precision_recall_density_coverage(
             real.reference, x.features, num_neighbours=num_neighbours
         )
         return {name: Result(value=value, better="higher") for name, value in found._asdict().items()}
 
-    return _beside_real(real, samples, metrics.Coverage._fields, measure)
+    return _beside_real(real, samples, distances.Coverage._fields, measure)
 
 
 def inception_score(real: Real, samples: Extracted) -> Found:
@@ -89,7 +89,7 @@ def inception_score(real: Real, samples: Extracted) -> Found:
 
     def measure(x):
         num_splits = min(10, len(x.features) // 2)
-        value, error = metrics.inception_score(x.probabilities, num_splits=num_splits)
+        value, error = distances.inception_score(x.probabilities, num_splits=num_splits)
         return {"IS": Result(value=value, standard_error=error, better="higher")}
 
     return _beside_real(real, samples, ("IS",), measure)
@@ -122,8 +122,8 @@ def neighbours(real: Real, samples: Extracted) -> Found:
     """
 
     def nearest(x):
-        distances, _ = metrics.nearest_neighbours(x[:MAX_NEIGHBOURS], real.train.features, count=1)
-        return float(np.median(distances))
+        found, _ = distances.nearest_neighbours(x[:MAX_NEIGHBOURS], real.train.features, count=1)
+        return float(np.median(found))
 
     count = min(len(samples.features), MAX_NEIGHBOURS)
     distance, of_real = nearest(samples.features), nearest(real.test.features)

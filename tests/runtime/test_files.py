@@ -1,6 +1,6 @@
 import os
 
-from ncsn_jax.files import limit_size
+from ncsn_jax.runtime.files import limit_size
 
 
 def test_limit_size_deletes_the_least_recently_read_files_first(tmp_path):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ncsn_jax.evaluation import compared, metrics
-from ncsn_jax.evaluation.compared import Real
+from ncsn_jax.evaluation import against_real, distances
+from ncsn_jax.evaluation.against_real import Real
 from ncsn_jax.evaluation.features import PIXELS, Extracted, Features
 
 RNG = np.random.default_rng(0)
@@ -21,41 +21,41 @@ REAL = Real("of", Features("classifier", "f", PIXELS.extract), TRAIN, TEST)
 
 def test_frechet_is_also_measured_on_as_many_samples_as_test_examples():
     samples = gaussian(1000, shift=0.5)
-    found = compared.frechet(REAL, samples).results
+    found = against_real.frechet(REAL, samples).results
     assert list(found) == ["FD-1k (classifier)", "FD-300 (classifier)"]
     whole, few = found.values()
-    assert whole.value == metrics.frechet_distance(samples.features, TRAIN.features)
+    assert whole.value == distances.frechet_distance(samples.features, TRAIN.features)
     assert whole.real is None
-    assert few.value == metrics.frechet_distance(samples.features[:300], TRAIN.features)
-    assert few.real == metrics.frechet_distance(TEST.features, TRAIN.features)
+    assert few.value == distances.frechet_distance(samples.features[:300], TRAIN.features)
+    assert few.real == distances.frechet_distance(TEST.features, TRAIN.features)
     assert few.real < 0.2 < few.value
 
 
 def test_fewer_samples_are_compared_with_equally_many_test_examples():
-    found = compared.kernel(REAL, gaussian(100, shift=1.0)).results
+    found = against_real.kernel(REAL, gaussian(100, shift=1.0)).results
     assert list(found) == ["KD-100 (classifier)"]
     (result,) = found.values()
-    assert result.real == metrics.kernel_distance(TEST.features[:100], REAL.reference).value
+    assert result.real == distances.kernel_distance(TEST.features[:100], REAL.reference).value
     assert result.value > 4 * result.standard_error
 
 
 def test_only_inception_features_get_the_names_fid_kid_and_is():
     inception = Real("of", Features("inception", "f", PIXELS.extract), TRAIN, TEST)
-    assert list(compared.frechet(inception, TEST).results) == ["FID-300"]
-    assert list(compared.kernel(inception, TEST).results) == ["KID-300"]
-    assert list(compared.inception_score(inception, TEST).results) == ["IS-300"]
+    assert list(against_real.frechet(inception, TEST).results) == ["FID-300"]
+    assert list(against_real.kernel(inception, TEST).results) == ["KID-300"]
+    assert list(against_real.inception_score(inception, TEST).results) == ["IS-300"]
 
 
 def test_test_examples_given_as_samples_score_the_real_value():
-    for measure in (compared.frechet, compared.kernel, compared.inception_score):
+    for measure in (against_real.frechet, against_real.kernel, against_real.inception_score):
         (result,) = measure(REAL, TEST).results.values()
         assert result.value == result.real
-    for result in compared.coverage(REAL, TEST, num_neighbours=3).results.values():
+    for result in against_real.coverage(REAL, TEST, num_neighbours=3).results.values():
         assert result.value == result.real > 0.2
 
 
 def test_pairwise_reference_is_a_random_subset_of_all_training_examples(monkeypatch):
-    monkeypatch.setattr(compared, "MAX_REFERENCE", 500)
+    monkeypatch.setattr(against_real, "MAX_REFERENCE", 500)
     assert REAL.reference.shape == (500, 4)
     assert len(np.unique(REAL.reference, axis=0)) == 500
     rows = {row.tobytes() for row in TRAIN.features}
@@ -66,7 +66,7 @@ def test_pairwise_reference_is_a_random_subset_of_all_training_examples(monkeypa
 def test_class_shares_are_counted_and_a_missing_class_is_detected():
     samples = gaussian(300)
     samples = samples._replace(probabilities=np.eye(3)[np.arange(300) % 2])
-    found = compared.classes(REAL, samples)
+    found = against_real.classes(REAL, samples)
     results, shares = found.results, found.details
     assert shares["samples"] == [0.5, 0.5, 0.0]
     expected = np.bincount(TRAIN.probabilities.argmax(1), minlength=3) / 2000
@@ -78,14 +78,14 @@ def test_class_shares_are_counted_and_a_missing_class_is_detected():
 
 def test_neighbour_distance_detects_copies_of_training_examples():
     def ratio(samples):
-        (result,) = compared.neighbours(REAL, samples).results.values()
+        (result,) = against_real.neighbours(REAL, samples).results.values()
         return result.value
 
     assert ratio(TRAIN.rows(slice(200))) == 0.0
     assert 0.8 < ratio(gaussian(300)) < 1.25
     assert ratio(gaussian(300, shift=3.0)) > 1.5
     leaked = Real("of", REAL.features, TRAIN, TRAIN.rows(slice(300)))
-    assert compared.neighbours(leaked, gaussian(300)).results == {}
+    assert against_real.neighbours(leaked, gaussian(300)).results == {}
 
 
 @pytest.mark.parametrize("num_test", [1, 2, 5])
@@ -93,9 +93,9 @@ def test_too_few_test_examples_skip_only_the_comparison_that_needs_more(num_test
     """Metrics of all samples stay; metrics of as many samples as test examples may be missing."""
     small, samples = Real("of", REAL.features, TRAIN, TEST.rows(slice(num_test))), gaussian(50)
     for measure, least, name in (
-        (compared.frechet, 2, "FD"),
-        (compared.kernel, 3, "KD"),
-        (lambda *a: compared.coverage(*a, num_neighbours=5), 6, "recall"),
+        (against_real.frechet, 2, "FD"),
+        (against_real.kernel, 3, "KD"),
+        (lambda *a: against_real.coverage(*a, num_neighbours=5), 6, "recall"),
     ):
         found = measure(small, samples)
         assert f"{name}-50 (classifier)" in found.results

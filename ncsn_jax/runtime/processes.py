@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ncsn_jax.errors import UserError
+from ncsn_jax.runtime.errors import UserError
 
 T = TypeVar("T")
 

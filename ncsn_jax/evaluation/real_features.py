@@ -7,16 +7,17 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Shaped
 
-from ncsn_jax import data, hosts
+from ncsn_jax import data
 from ncsn_jax.config import Config
 from ncsn_jax.data.datasets import Dataset, DatasetInfo, Source
-from ncsn_jax.errors import UserError
+from ncsn_jax.evaluation.against_real import Real
+from ncsn_jax.evaluation.cached_parts import Arrays, Parts, compute_parts, fingerprint
 from ncsn_jax.evaluation.classifier import Labelled, classifier
-from ncsn_jax.evaluation.compared import Real
 from ncsn_jax.evaluation.features import PIXELS, Extracted, Features, joined
 from ncsn_jax.evaluation.inception import inception, is_installed
-from ncsn_jax.evaluation.parts import Arrays, Parts, compute_parts, fingerprint
-from ncsn_jax.files import write_whole
+from ncsn_jax.runtime import processes
+from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.files import write_whole
 
 REAL = "real.json"
 PART = 1_000
@@ -36,7 +37,7 @@ def kind_of_features(config: Config) -> Literal["classifier", "inception", "pixe
         return "classifier"
     if is_installed():
         return "inception"
-    hosts.say(
+    processes.say(
         f"images of {config.data.name!r} are compared in pixels; pip install -e '.[fid]' for the features of "
         "Inception-v3, which FID and KID need"
     )
@@ -77,7 +78,7 @@ def real_features(
 
     (of_train, train), (of_test, test) = extracted("train", dataset.train), extracted("test", dataset.test)
     order = np.random.default_rng(0).permutation(len(test.features))
-    if hosts.is_first():
+    if processes.is_first():
         text = json.dumps(_described(features, dataset), indent=1, ensure_ascii=False)
         write_whole(directory / REAL, lambda file: file.write(text.encode()))
     return Real(fingerprint(of_train, of_test), features, train, test.rows(order))

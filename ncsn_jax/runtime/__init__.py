@@ -1,0 +1,1 @@
+"""Parts that any program here needs: processes, whole files, locks, paths, compilation, pictures."""

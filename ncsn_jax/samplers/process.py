@@ -1,0 +1,85 @@
+"""The variance-exploding process that samplers run along, and their way down its noise levels."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from ncsn_jax.dtypes import root, scalars
+from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
+
+Event = Float[Array, "*event"]
+
+
+def diffuse(key: PRNGKey, x: Event, sigma: Scalar, next_sigma: Scalar, *, temperature: Scalar = 1.0) -> Event:
+    """Raise the noise level of x from σ to σ', x + √(temperature (σ'² − σ²)) z with z ~ N(0, I).
+
+    Args:
+      key: the key of z.
+      x: the state at σ, shape `(*event,)`.
+      sigma: σ; 0 for clean data.
+      next_sigma: σ' ≥ σ.
+      temperature: the variance of z.
+
+    Returns:
+      The state at σ', shape `(*event,)`.
+    """
+    sigma, next_sigma, temperature = scalars(x, sigma, next_sigma, temperature)
+    # A product is exactly 0 for equal levels; a fused difference of squares may be negative.
+    std = root(temperature * (next_sigma - sigma) * (next_sigma + sigma))
+    return (x + std * jax.random.normal(key, x.shape, x.dtype)).astype(x.dtype)
+
+
+def flow(score_fn: ScoreFn, x: Event, sigma: Scalar) -> Event:
+    """The velocity of the probability flow, dx/dσ = −σ s(x, σ), shape `(*event,)`.
+
+    Reference:
+      Song et al. 2021 (arXiv:2011.13456), equation 13; Karras et al. 2022 (arXiv:2206.00364), equation 1.
+    """
+    (sigma,) = scalars(x, sigma)
+    return (-sigma * score_fn(x, sigma)).astype(x.dtype)
+
+
+def descend(
+    key: PRNGKey,
+    step: Callable[[PRNGKey, Event, Scalar, Scalar], Event],
+    x: Event,
+    sigmas: Float[Array, " num_scales"],
+) -> Event:
+    """Descend the noise levels, x ← step(keyᵢ, x, σᵢ, σᵢ₊₁), where keyᵢ is the key's `fold_in(i)`."""
+
+    def body(x, numbered):
+        i, sigma, next_sigma = numbered
+        return step(jax.random.fold_in(key, i), x, sigma, next_sigma), None
+
+    steps = (jnp.arange(len(sigmas) - 1), sigmas[:-1], sigmas[1:])
+    return jax.lax.scan(body, x, steps)[0]
+
+
+def require_any_sigma(score_fn: ScoreFn) -> None:
+    """Refuse the score of a network that embeds discrete levels.
+
+    Raises:
+      ValueError: if the network embeds levels: its score is piecewise constant in σ, without a useful
+        derivative in σ.
+    """
+    levels = getattr(score_fn, "sigmas", None)
+    if levels is not None:
+        raise ValueError(
+            f"this sampler needs scores at any σ, found a network of {len(levels)} discrete levels; "
+            "accepted: NCSNv2, MLP, an exact score"
+        )
+
+
+def levels_of(x: Event, sigmas: Sigmas) -> Float[Array, " num_scales"]:
+    """Return the noise levels as coefficients of x.
+
+    Raises:
+      ValueError: if they aren't a row.
+    """
+    (levels,) = scalars(x, sigmas)
+    if levels.ndim != 1 or not levels.size:
+        raise ValueError(f"sigmas must be a row of levels, found the shape {levels.shape}")
+    return levels

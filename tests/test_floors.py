@@ -1,0 +1,103 @@
+"""Imports point downwards: the mathematics knows nothing of files, settings or processes."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import ncsn_jax
+
+PACKAGE = Path(ncsn_jax.__file__).parent
+FLOORS = (
+    (
+        "typing",
+        "dtypes",
+        "noise",
+        "densities",
+        "losses",
+        "samplers",
+        "likelihood",
+        "posterior",
+        "interpolation",
+    ),
+    ("models",),
+    ("interop",),
+    ("runtime",),
+    ("config",),
+    ("data",),
+    ("plan", "sampling", "restoring", "interpolating", "suggest_noise"),
+    ("training",),
+    ("evaluation",),
+)
+"""Modules and packages below `ncsn_jax`, from the ground up; a floor may import itself and lower ones."""
+PUBLIC = """
+    MLP NCSN GaussianMixture NCSNv2 Observation annealed_langevin_dynamics as_score_fn
+    consistent_annealed_sampling denoising_score_matching explicit_score_matching geometric_sigmas heun
+    implicit_score_matching inpaint interpolate interpolate_latents karras_sigmas langevin_dynamics
+    langevin_step log_likelihood ncsn_loss posterior_score predictor_corrector probability_flow
+    sample_posterior score_of sliced_score_matching
+"""
+
+
+def floor_of(module: str) -> int:
+    """The floor of a module, such as `ncsn_jax.data.png`."""
+    name = module.split(".")[1]
+    return next(number for number, names in enumerate(FLOORS) if name in names)
+
+
+def imported(path: Path, package: str) -> set[str]:
+    """The modules of a package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == package:
+            found |= {f"{package}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return {name for name in found if name.startswith(f"{package}.")}
+
+
+def upward_imports(directory: Path) -> list[str]:
+    """Every import of a module on a higher floor, as "importer -> imported"."""
+    found = []
+    for path in sorted(directory.rglob("*.py")):
+        module = ".".join([directory.name, *path.relative_to(directory).with_suffix("").parts])
+        if path == directory / "__init__.py":  # the facade, whose names come from the lowest floors
+            continue
+        for name in imported(path, directory.name):
+            if floor_of(name) > floor_of(module):
+                found.append(f"{module} -> {name}")
+    return found
+
+
+def test_every_module_has_a_floor():
+    names = {
+        path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert names - {"__init__"} == {name for floor in FLOORS for name in floor}
+
+
+def test_no_module_imports_from_a_higher_floor():
+    assert upward_imports(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("losses.py", "from ncsn_jax.runtime.errors import UserError"),
+        ("models/mlp.py", "from ncsn_jax import config"),
+        ("data/png.py", "import ncsn_jax.training.loop"),
+        ("samplers/heun.py", "def lazily():\n    from ncsn_jax.models import NCSN"),
+    ],
+)
+def test_a_planted_upward_import_is_found(module, line, tmp_path):
+    path = tmp_path / "ncsn_jax" / module
+    path.parent.mkdir(parents=True)
+    path.write_text(f"{line}\n")
+    (found,) = upward_imports(tmp_path / "ncsn_jax")
+    assert found.startswith("ncsn_jax." + module.removesuffix(".py").replace("/", "."))
+
+
+def test_the_public_names_stay():
+    assert sorted(ncsn_jax.__all__) == sorted(PUBLIC.split())
