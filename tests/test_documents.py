@@ -59,7 +59,7 @@ def test_readme_commands_run_in_their_order(tmp_path, monkeypatch, official, dat
         arguments = [word.replace("configs/mnist.py:small", "configs/digits.py") for word in arguments]
         mode = arguments[arguments.index("--mode") + 1] if "--mode" in arguments else "train"
         is_of_photos = any("photos" in word for word in arguments)
-        if mode not in ("report", "suggest_noise") and not is_of_photos:
+        if mode != "report" and not is_of_photos:
             arguments.append(f"--config.data.data_dir={data_dir}")
         if mode == "train":
             scales = [] if is_of_photos else ["--config.model.num_scales=2"]
