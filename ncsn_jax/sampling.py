@@ -132,8 +132,11 @@ def announce_replacement(directory: Path, settings: Mapping[str, Any]) -> None:
     """
     if not (directory / SAMPLES).exists():
         return
-    earlier, how = "samples", "drawn by an older version"
-    with contextlib.suppress(Exception):  # damaged, and about to be replaced
+    earlier, how = "samples", "drawn with unknown settings"
+    with contextlib.suppress(Exception), (directory / SAMPLES).open("rb") as file:
+        np.lib.format.read_magic(file)
+        earlier = f"{np.lib.format.read_array_header_1_0(file)[0][0]} samples"
+    with contextlib.suppress(Exception):  # damaged, or of an older version
         known = json.loads((directory / SETTINGS).read_text("utf-8"))
         old, earlier = known["settings"], f"{known['num_samples']} samples"
         names = [name for name in old | settings if old.get(name) != settings.get(name)]

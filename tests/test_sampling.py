@@ -222,7 +222,7 @@ def test_replacing_samples_logs_how_their_settings_differ(score_fn, tmp_path, ca
     assert "replacing 10 samples drawn with sampling.num_samples=10, sampling.seed=0; --out" in message
     (tmp_path / "settings.json").unlink()
     (message,) = write()
-    assert "replacing samples drawn by an older version" in message
+    assert "replacing 1 samples drawn with unknown settings" in message
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ def pinned() -> Iterator[None]:
     """Fix the random numbers and types inside this context, whatever the environment says.
 
     Otherwise `JAX_ENABLE_X64`, `JAX_THREEFRY_PARTITIONABLE`, `JAX_DEFAULT_PRNG_IMPL`,
-    `JAX_RANDOM_SEED_OFFSET` and `JAX_NUMPY_DTYPE_PROMOTION` would change the samples of a seed and the steps
-    of a run.
+    `JAX_RANDOM_SEED_OFFSET`, `JAX_NUMPY_DTYPE_PROMOTION` and `JAX_DISABLE_JIT` would change the samples of a
+    seed and the steps of a run.
     """
     offset = jax.config.jax_random_seed_offset  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_random_seed_offset", 0)
