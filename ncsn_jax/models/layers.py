@@ -18,6 +18,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from ncsn_jax.dtypes import scalars
+from ncsn_jax.models.cpu import PIXELS, computed_once, convolution, level_rows
 
 Images = Float[Array, "batch _height _width _channels"]
 """Images or features of any size: axes named with an underscore may differ between arguments and result."""
@@ -28,8 +29,8 @@ Activation = Callable[[Array], Array]
 
 EPSILON = 1e-5
 """ε, which every normalisation adds to a variance."""
-PIXELS, CHANNELS = (1, 2), (3,)
-"""Axes of `Images`."""
+CHANNELS = (3,)
+"""The axis of `Images` with the channels; `PIXELS` are the axes before."""
 
 
 def sigma_of_batch(x: Array, sigma: Any) -> Float[Array, " batch"]:
@@ -67,15 +68,6 @@ def swish(x: Array) -> Array:
     return nn.swish(x)
 
 
-def computed_once(x: Array) -> Array:
-    """Return x unchanged; on a CPU, keep its computation from being fused into the users of x.
-
-    XLA for CPUs would repeat the computation many times: it fuses a convolution's input into every copy of it
-    that the gradient needs in another layout, and a channel's scale into the loop over the channel's pixels.
-    """
-    return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
-
-
 def uniform(key, shape, dtype=jnp.float32, *, bound):
     """Draw from U(−bound, bound)."""
     # Drawn flat, then reshaped: the same values, from a program that compiles in a quarter of the time.
@@ -85,21 +77,6 @@ def uniform(key, shape, dtype=jnp.float32, *, bound):
 def near_one(key, shape, dtype=jnp.float32):
     """Draw from N(1, 0.02²), the initial scales of the normalisations."""
     return 1.0 + 0.02 * jax.random.normal(key, shape, dtype)
-
-
-# The jitted functions below are traced and lowered once per shape, not at each of a network's hundred calls.
-_convolve = jax.jit(
-    jax.lax.conv_general_dilated,
-    static_argnames=(
-        "window_strides",
-        "padding",
-        "lhs_dilation",
-        "rhs_dilation",
-        "dimension_numbers",
-        "feature_group_count",
-        "precision",
-    ),
-)
 
 
 def conv(
@@ -124,7 +101,7 @@ def conv(
         dtype=x.dtype,
         kernel_init=init,
         bias_init=init,
-        conv_general_dilated=_convolve,
+        conv_general_dilated=convolution,
         name=name,
     )
     return computed_once(convolve(computed_once(x)))
@@ -228,35 +205,17 @@ def instance_norm_plus(x: Images, gamma: Array, alpha: Array, beta: Array) -> Im
     return instance_norm(x, gamma, gamma * alpha * shift + beta)
 
 
-@functools.partial(jax.jit, static_argnames="parts")
-def level_rows(table: Array, level: Int[Array, " batch"], parts: int) -> list[Array]:
-    """Each level's row of a table, in equal parts that broadcast against `Images`: `(batch, 1, 1, channels)`.
-
-    The rows are picked by a product with the levels' one-hot vectors, which is exact if the table is finite;
-    a level outside of the table gives zeros. Picking by index, like `flax.linen.Embed`, lengthened the
-    gradient's compilation by a sixth on a CPU.
-
-    Args:
-      table: the coefficients, `(num_levels, parts·channels)`.
-      level: the noise level of each image.
-      parts: the number of parts.
-    """
-    one_hot = jax.nn.one_hot(level, table.shape[0], dtype=table.dtype)
-    rows = jnp.dot(one_hot, table, precision=jax.lax.Precision.HIGHEST)
-    return jnp.split(jnp.expand_dims(rows, PIXELS), parts, axis=-1)
-
-
 class LevelEmbedding(nn.Module):
     """Learned coefficients of each channel at each noise level: the `level_rows` of a table."""
 
-    num_levels: int
+    num_scales: int
     channels: int
     parts: int
     table_init: nn.initializers.Initializer
 
     @nn.compact
     def __call__(self, level: Int[Array, " batch"]) -> list[Array]:
-        table = self.param("embedding", self.table_init, (self.num_levels, self.parts * self.channels))
+        table = self.param("embedding", self.table_init, (self.num_scales, self.parts * self.channels))
         return level_rows(table, level, self.parts)
 
 
@@ -275,7 +234,7 @@ class InstanceNormPlus(nn.Module):
 class ConditionalInstanceNormPlus(nn.Module):
     """`instance_norm_plus` with γ, α and β learned for every noise level."""
 
-    num_levels: int
+    num_scales: int
 
     @nn.compact
     def __call__(self, x: Images, level: Int[Array, " batch"]) -> Images:
@@ -285,7 +244,7 @@ class ConditionalInstanceNormPlus(nn.Module):
             scale = near_one(key, (shape[0], 2 * channels), dtype)
             return jnp.concatenate([scale, jnp.zeros((shape[0], channels), dtype)], axis=1)
 
-        coefficients = LevelEmbedding(self.num_levels, channels, 3, init, name="embed")
+        coefficients = LevelEmbedding(self.num_scales, channels, 3, init, name="embed")
         return instance_norm_plus(x, *coefficients(level))
 
 
@@ -295,7 +254,7 @@ class ConditionalInstanceNorm(nn.Module):
     The normalisation of the official `CondRefineNetDeeperDilated`.
     """
 
-    num_levels: int
+    num_scales: int
 
     @nn.compact
     def __call__(self, x: Images, level: Int[Array, " batch"]) -> Images:
@@ -305,7 +264,7 @@ class ConditionalInstanceNorm(nn.Module):
             scale = jax.random.uniform(key, (shape[0], channels), dtype)
             return jnp.concatenate([scale, jnp.zeros_like(scale)], axis=1)
 
-        coefficients = LevelEmbedding(self.num_levels, channels, 2, init, name="embed")
+        coefficients = LevelEmbedding(self.num_scales, channels, 2, init, name="embed")
         return instance_norm(x, *coefficients(level))
 
 

@@ -26,7 +26,7 @@ class NCSN(nn.Module):
       sigmas: the noise levels σ₁ > … > σ_L, a tuple of floats.
       num_filters: the number of channels of the first stage (ngf), at least 2; deeper stages have more.
       depth: the number of stages, 4, 5 or 6.
-      norm: the normalisation, created by `norm(num_levels=L, name=...)`.
+      norm: the normalisation, created by `norm(num_scales=L, name=...)`.
       act: the activation; a plain function if the network is to be pickled.
       rescaled: whether images already lie in [−1, 1]; otherwise [0, 1] is mapped there first.
       dtype: the type of the features, such as bfloat16; None for the type of x. It doesn't affect parameters,
@@ -63,7 +63,7 @@ class NCSN(nn.Module):
             one number for each image, or the depth is unknown.
         """
         sigma = sigma_of_batch(x, sigma)
-        norm = functools.partial(self.norm, num_levels=len(self.sigmas))
+        norm = functools.partial(self.norm, num_scales=len(self.sigmas))
         return refinenet(
             x,
             nearest_level(sigma, self.sigmas),

@@ -10,7 +10,7 @@ from flax import linen as nn
 from ncsn_jax.interop.torch_names import params_from_torch
 from ncsn_jax.models import layers
 
-INSTANCE_NORM_PLUS = functools.partial(layers.ConditionalInstanceNormPlus, num_levels=3)
+INSTANCE_NORM_PLUS = functools.partial(layers.ConditionalInstanceNormPlus, num_scales=3)
 
 
 def refine(norm, pool, features, num_output_blocks):

@@ -12,7 +12,6 @@ from ncsn_jax.models.layers import (
     average_pool5,
     conv,
     inverse_deviation,
-    level_rows,
     resize_bilinear,
 )
 
@@ -70,16 +69,8 @@ def test_inverse_deviation_has_the_first_two_derivatives_of_its_formula(x, axes,
         np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_level_rows_are_looked_up_exactly():
-    table = jax.random.normal(jax.random.key(0), (7, 6))
-    level = jnp.array([6, 0, 3])
-    first, second = level_rows(table, level, parts=2)
-    np.testing.assert_array_equal(first, table[level][:, None, None, :3])
-    np.testing.assert_array_equal(second, table[level][:, None, None, 3:])
-
-
 def test_instance_norm_plus_equals_its_formula(x):
-    norm = ConditionalInstanceNormPlus(num_levels=4)
+    norm = ConditionalInstanceNormPlus(num_scales=4)
     level = jnp.array([3, 1])
     table = jax.random.normal(jax.random.key(1), (4, 9))
     out = norm.apply({"params": {"embed": {"embedding": table}}}, x, level)
@@ -93,7 +84,7 @@ def test_instance_norm_plus_equals_its_formula(x):
 
 
 def test_instance_norm_plus_starts_near_the_identity(x):
-    params = ConditionalInstanceNormPlus(num_levels=50).init(jax.random.key(2), x, jnp.zeros(2, int))
+    params = ConditionalInstanceNormPlus(num_scales=50).init(jax.random.key(2), x, jnp.zeros(2, int))
     table = params["params"]["embed"]["embedding"]
     assert np.all(table[:, 6:] == 0)
     np.testing.assert_allclose(np.mean(table[:, :6]), 1, atol=4 * 0.02 / np.sqrt(300))
