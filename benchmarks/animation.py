@@ -16,23 +16,25 @@ from unittest import mock
 
 import jax
 
-from benchmarks.speed import load
-from ncsn_jax import as_score_fn, data, sampling
-from ncsn_jax.config import Config
+from benchmarks.speed import load, of_noise
+from ncsn_jax import as_score_fn
+from ncsn_jax.app import sample
+from ncsn_jax.app.build import dataset_info
+from ncsn_jax.app.config import Config
 from ncsn_jax.models.score_fn import NetworkScore
+from ncsn_jax.runtime.chains import States
 from ncsn_jax.runtime.compiling import set_xla_flags
-from ncsn_jax.training.workdir import initial_state
 
 REPEATS = 15
 
 
 class Stopwatch:
-    """Wrapper of `sampling.draw` that adds up its seconds."""
+    """Wrapper of `draw` that adds up its seconds."""
 
     def __init__(self):
-        self.draw, self.seconds = sampling.draw, 0.0
+        self.draw, self.seconds = sample.draw, 0.0
 
-    def __call__(self, *args, **options) -> sampling.States:
+    def __call__(self, *args, **options) -> States:
         states = self.draw(*args, **options)
         while True:
             began = time.perf_counter()
@@ -47,7 +49,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("config", metavar="configs/NAME.py[:ARGUMENT]")
     run = load(parser.parse_args().config)
-    score_fn = as_score_fn(run.network(), {"params": initial_state(run).params})
+    experiment = of_noise(run)
+    score_fn = as_score_fn(experiment.model, {"params": experiment.initial_state().params})
     _compiling, *shares = (share(run, score_fn) for _ in range(1 + REPEATS))
     print(f"{statistics.median(shares):.1%} ({min(shares):.1%} to {max(shares):.1%})")
 
@@ -55,9 +58,9 @@ def main() -> None:
 def share(run: Config, score_fn: NetworkScore) -> float:
     """Measure the time outside of the chains, as a fraction of their time."""
     began, draw = time.perf_counter(), Stopwatch()
-    with mock.patch.object(sampling, "draw", draw), tempfile.TemporaryDirectory() as directory:
-        shape, sigmas = data.describe(run.data).shape, run.model.noise_levels
-        sampling.write_samples(Path(directory), score_fn, shape, sigmas, run.sampling)
+    with mock.patch.object(sample, "draw", draw), tempfile.TemporaryDirectory() as directory:
+        sigmas = run.model.noise_levels
+        sample.write_samples(Path(directory), score_fn, dataset_info(run), sigmas, run.sampling)
     return (time.perf_counter() - began) / draw.seconds - 1
 
 

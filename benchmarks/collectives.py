@@ -17,9 +17,8 @@ from collections.abc import Iterator
 import jax
 from jax import export
 
-from benchmarks.speed import load, training
-from ncsn_jax.config import Config
-from ncsn_jax.training.workdir import abstract_state
+from benchmarks.speed import load, of_noise, training
+from ncsn_jax.app.config import Config
 
 DEVICES = 4
 CHIPS = tuple(2**k for k in range(3, 13))
@@ -72,8 +71,9 @@ class Step:
 
 def count(config: Config) -> Step:
     """Export and compile a config's training step, without running it."""
-    step, batches = training(config)
-    state = abstract_state(config)
+    experiment = of_noise(config)
+    step, batches = training(experiment)
+    state = experiment.abstract_state()
     arguments = (state, next(batches), jax.random.key(0))
     exported = export.export(jax.jit(step), platforms=["tpu"])(*arguments)
     compiled = [program.compile() for program in step.lowered(*arguments)]

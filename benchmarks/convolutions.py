@@ -24,9 +24,8 @@ from jax.extend.core import JaxprEqn, jaxprs_in_params
 
 from benchmarks.jax_worker import config_of
 from benchmarks.performance import CASES, TURNS, Case, Worker, print_table
-from benchmarks.speed import training
+from benchmarks.speed import of_noise, training
 from ncsn_jax.runtime.compiling import inference_options, set_xla_flags
-from ncsn_jax.training.workdir import abstract_state
 
 RUNS = 5
 """Runs of each convolution in each turn."""
@@ -43,14 +42,14 @@ def convolutions(jaxpr) -> Iterator[JaxprEqn]:
 
 def of_case(case: Case) -> Counter[JaxprEqn]:
     """Count the different convolutions of a training step or forward pass."""
-    run = config_of(dataclasses.asdict(case))
-    step, batches = training(run)
-    state, batch = abstract_state(run), next(batches)
+    experiment = of_noise(config_of(dataclasses.asdict(case)))
+    step, batches = training(experiment)
+    state, batch = experiment.abstract_state(), next(batches)
     if case.work == "step":
         jaxpr = jax.make_jaxpr(step)(state, batch, jax.random.key(0))
     else:
-        x, sigma = jnp.ones(batch["x"].shape[1:]), jnp.ones(case.batch)
-        jaxpr = jax.make_jaxpr(run.network().apply)({"params": state.params}, x, sigma)
+        x, sigma = jnp.ones(batch["examples"].shape[1:]), jnp.ones(case.batch)
+        jaxpr = jax.make_jaxpr(experiment.model.apply)({"params": state.params}, x, sigma)
     alike: dict[str, list[JaxprEqn]] = {}
     for equation in convolutions(jaxpr.jaxpr):
         signature = f"{[variable.aval for variable in equation.invars]} {equation.params}"

@@ -21,12 +21,13 @@ import numpy as np
 from jaxtyping import Float
 from sklearn.svm import SVC
 
-from ncsn_jax import as_score_fn, data, sampling, training
-from ncsn_jax.config import Data
+from ncsn_jax import as_score_fn, data, training
+from ncsn_jax.app.build import dataset_info
+from ncsn_jax.app.restored import load_run
+from ncsn_jax.app.sample import write_samples
 from ncsn_jax.data.digits import Digits
 from ncsn_jax.evaluation.distances import frechet_distance
 from ncsn_jax.runtime.errors import UserError
-from ncsn_jax.training.workdir import load_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +63,8 @@ def measure(workdir: Path, num_samples: int = 1000) -> Quality:
     score_fn = as_score_fn(*training.restore(workdir))
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
-        sampling.write_samples(
-            Path(directory),
-            score_fn,
-            data.describe(config.data).shape,
-            config.model.noise_levels,
-            settings,
-            transform=data.TRANSFORMS[config.data.transform],
-        )
+        info, sigmas = dataset_info(config), config.model.noise_levels
+        write_samples(Path(directory), score_fn, info, sigmas, settings)
         samples = np.load(Path(directory) / "samples.npy").reshape(num_samples, -1)
     seconds = time.monotonic() - began
     samples = np.round(np.clip(samples, 0, 1) * 16) / 16
@@ -91,7 +86,7 @@ def measure(workdir: Path, num_samples: int = 1000) -> Quality:
 
 def real_digits(data_dir: str | None) -> tuple[np.ndarray, ...]:
     """Return the training images in [0, 1] and their labels, and the same of the test set."""
-    data.load(Data(name="digits", data_dir=data_dir))
+    data.load(data.Data(name="digits", data_dir=data_dir))
     arrays = []
     for split in ("train", "test"):
         builder = Digits(data_dir=data_dir, file_format="array_record")

@@ -7,13 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.speed import load, training
+from benchmarks.speed import load, of_noise, training
 from benchmarks.worker import Work, serve
-from ncsn_jax import as_score_fn, sampling
-from ncsn_jax.config import Config
+from ncsn_jax import as_score_fn
+from ncsn_jax.app.build import dataset_info, network
+from ncsn_jax.app.config import Config
+from ncsn_jax.app.methods import recipe_of
+from ncsn_jax.runtime import chains
 from ncsn_jax.runtime.compiling import give_memory_back_after_compilations, inference_options, set_xla_flags
 from ncsn_jax.training.parallel import replicate
-from ncsn_jax.training.workdir import initial_state
 
 CONFIGS = {1: "configs/mnist.py", 3: "configs/cifar10.py"}
 """Config files by the number of channels: 28×28×1 and 32×32×3."""
@@ -26,24 +28,23 @@ def prepare(case: dict[str, Any]) -> Work:
     if case["work"] == "negation":
         return _negation()
     run, batch = config_of(case), case["batch"]
-    network, shape = run.network(), (batch, case["side"], case["side"], case["channels"])
+    model, shape = network(run), (batch, case["side"], case["side"], case["channels"])
     x, sigma = jax.random.uniform(jax.random.key(0), shape), jnp.full(batch, 0.1)
     if case["work"] == "step":
         return _step(run)
-    params = jax.jit(network.init)(jax.random.key(0), x[:1], sigma[:1])
-    forward = jax.jit(network.apply, compiler_options=inference_options())
+    params = jax.jit(model.init)(jax.random.key(0), x[:1], sigma[:1])
+    forward = jax.jit(model.apply, compiler_options=inference_options())
 
     def cost(evaluations: int = 1) -> dict[str, float]:
         # Without those options, because XLA reports no byte counts for oneDNN's convolutions.
-        return _cost([jax.jit(network.apply).lower(params, x, sigma)], evaluations)
+        return _cost([jax.jit(model.apply).lower(params, x, sigma)], evaluations)
 
     if case["work"] == "forward":
         return Work(lambda: jax.block_until_ready(forward(params, x, sigma)), cost)
     levels = run.model.noise_levels
-    numbers = sampling.batches(batch, batch)[0]
-    draw = functools.partial(
-        sampling.draw, as_score_fn(network, params), shape[1:], levels, run.sampling, numbers
-    )
+    (numbers,) = chains.batches(batch, batch)
+    recipe = recipe_of(run.sampling, levels, dataset_info(run))
+    draw = functools.partial(chains.draw, as_score_fn(model, params), recipe, numbers)
 
     def sample() -> None:
         for state in draw():
@@ -95,7 +96,8 @@ def _cost(programs: Iterable[jax.stages.Lowered], times: int = 1) -> dict[str, f
 
 
 def _step(run: Config) -> Work:
-    state, (step, batches) = replicate(initial_state(run)), training(run)
+    experiment = of_noise(run)
+    state, (step, batches) = replicate(experiment.initial_state()), training(experiment)
     key = jax.random.key(0)
 
     def train() -> None:

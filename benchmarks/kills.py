@@ -21,8 +21,11 @@ import jax
 import numpy as np
 
 from benchmarks import processes
-from ncsn_jax.training import workdir as run
+from ncsn_jax.app.build import build
+from ncsn_jax.app.restored import load_run
+from ncsn_jax.training import TrainState
 from ncsn_jax.training.checkpoints import Checkpoints
+from ncsn_jax.training.workdir import checkpoint_dir
 
 TOPOLOGIES = {"one process": (1, 4), "two processes": (2, 2)}
 """Numbers of processes, and of devices per process."""
@@ -152,12 +155,16 @@ def differences(whole: Path, killed: Path) -> list[str]:
     return found
 
 
-def _last_state(workdir: Path):
-    config = run.load_run(workdir)
+def _last_state(workdir: Path) -> TrainState:
+    config = load_run(workdir)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with Checkpoints(run.checkpoint_dir(workdir, config)) as checkpoints:
-        step = OPTIONS["training.num_steps"]
-        return jax.device_get(run.sound_state(checkpoints, step, config, device)[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        build(config).abstract_state(),
+    )
+    step = config.training.num_steps
+    with Checkpoints(checkpoint_dir(workdir, config.training.checkpoint_dir)) as checkpoints:
+        return jax.device_get(checkpoints.restore(step, like, checkpoints.read_record(step)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

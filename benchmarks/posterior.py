@@ -28,13 +28,13 @@ from ncsn_jax import (
     sample_posterior,
 )
 from ncsn_jax.posterior import Mask
-from ncsn_jax.samplers import descend, diffuse, reverse_diffusion
+from ncsn_jax.samplers import Sampler, diffuse, reverse_diffusion, run
 
 NUM_CHAINS = 4096
 END = 0.1
 """Smallest noise level."""
 
-Sampler = Callable[..., jax.Array]
+Draw = Callable[..., jax.Array]
 """Function of (key, x) that returns a sample."""
 
 
@@ -51,9 +51,7 @@ def posterior(a: float, row: np.ndarray, y: float, noise_std: float) -> tuple[fl
     return weights[0], mean, np.sqrt(variance)
 
 
-def samplers(
-    p: GaussianMixture, begin: float, observation: Observation
-) -> Iterator[tuple[str, int, Sampler]]:
+def samplers(p: GaussianMixture, begin: float, observation: Observation) -> Iterator[tuple[str, int, Draw]]:
     """Yield every sampler of a posterior: its name, its number of score evaluations, and itself."""
     score_fn = posterior_score(p.score, observation)
     few, fine = geometric_sigmas(begin, END, 10), geometric_sigmas(begin, END, 1000)
@@ -101,26 +99,26 @@ def _predictor_corrector(score_fn, sigmas, options, key, x):
 def _replacement(p, sigmas, observation, key, x):
     """Inpaint as Song et al. 2021 (arXiv:2011.13456): every step gives the known pixels new noise."""
 
-    def step(key, x, sigma, next_sigma):
+    def step(key, score_fn, x, sigma, next_sigma):
         step_key, known_key = jax.random.split(key)
-        x = reverse_diffusion(step_key, p.score, x, sigma, next_sigma)
+        x = reverse_diffusion(step_key, score_fn, x, sigma, next_sigma)
         return jnp.where(observation.operator.mask, diffuse(known_key, observation.y, 0.0, next_sigma), x)
 
-    return descend(key, step, x, sigmas)
+    return run(key, Sampler(step, sigmas), p.score, x)
 
 
 def _heun(score_fn, sigmas, churn, key, x):
     return heun(key, score_fn, x, sigmas, s_churn=churn)
 
 
-def measure(sampler: Sampler, begin: float) -> np.ndarray:
+def measure(sampler: Draw, begin: float) -> np.ndarray:
     """Draw 4,096 samples, `(4096, 2)`."""
 
-    def run(key):
+    def chain(key):
         start_key, chain_key = jax.random.split(key)
         return sampler(chain_key, begin * jax.random.normal(start_key, (2,)))
 
-    return np.asarray(jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), NUM_CHAINS)), np.float64)
+    return np.asarray(jax.jit(jax.vmap(chain))(jax.random.split(jax.random.key(0), NUM_CHAINS)), np.float64)
 
 
 def main() -> None:

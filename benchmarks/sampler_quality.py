@@ -22,6 +22,7 @@ import functools
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,16 +30,19 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.digits_quality import real_digits
-from ncsn_jax import as_score_fn, data, geometric_sigmas, sampling, training
-from ncsn_jax.config import Config, Sampling
+from ncsn_jax import as_score_fn, geometric_sigmas, training
+from ncsn_jax.app.build import dataset_info
+from ncsn_jax.app.config import Config, Sampling
+from ncsn_jax.app.methods import sampler_of
+from ncsn_jax.app.restored import load_run
 from ncsn_jax.evaluation.distances import frechet_distance
 from ncsn_jax.noise import step_size_for
-from ncsn_jax.plan import Plan, plan
 from ncsn_jax.runtime import viz
+from ncsn_jax.runtime.chains import Recipe, batches, chains, first_states, rows
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.runtime.streams import stream
-from ncsn_jax.samplers import denoised, probability_flow
-from ncsn_jax.training.workdir import load_run
+from ncsn_jax.samplers import Sampler, denoising, probability_flow
+from ncsn_jax.transforms import Transform
 
 BUDGETS = (20, 50, 100, 200, 1000)
 METHODS = (
@@ -62,8 +66,8 @@ class Measured:
     distance: float
 
 
-def sampler(method: str, budget: int, config: Config) -> tuple[Plan, int]:
-    """Return a method's plan for at most `budget` score evaluations, and its number of evaluations."""
+def sampler(method: str, budget: int, config: Config) -> tuple[Sampler, int]:
+    """Return a method's sampler for at most `budget` score evaluations, and its number of evaluations."""
     sigmas, method = config.model.noise_levels, method.removesuffix(" from data")
     begin, end = sigmas[0], sigmas[-1]
     if method == "annealed":
@@ -73,22 +77,22 @@ def sampler(method: str, budget: int, config: Config) -> tuple[Plan, int]:
         levels = tuple(geometric_sigmas(begin, end, num_scales).tolist())
         step_size = step_size_for(levels, num_steps)
         settings = Sampling(steps_per_scale=num_steps, step_size=step_size, denoise=True)
-        return plan(settings, levels), num_scales * num_steps + 1
+        return sampler_of(settings, levels), num_scales * num_steps + 1
     if method == "consistent":
-        return plan(Sampling(method="consistent", num_levels=budget), sigmas), budget
+        return sampler_of(Sampling(method="consistent", num_levels=budget), sigmas), budget
     if method == "ode":
         num_steps = (budget - 2) // 6
         return _fixed_ode(begin, end, num_steps), 6 * num_steps + 2
-    num_levels = (budget + 1) // 2
+    num_scales = (budget + 1) // 2
     if method == "pc":
-        settings = Sampling(method="pc", num_levels=num_levels, denoise=True)
+        settings = Sampling(method="pc", num_levels=num_scales, denoise=True)
     else:
-        churn = num_levels if method == "heun with churn" else 0.0
-        settings = Sampling(method="heun", num_levels=num_levels, s_churn=churn)
-    return plan(settings, sigmas), 2 * num_levels - 1
+        churn = num_scales if method == "heun with churn" else 0.0
+        settings = Sampling(method="heun", num_levels=num_scales, s_churn=churn)
+    return sampler_of(settings, sigmas), 2 * num_scales - 1
 
 
-def _fixed_ode(begin: float, end: float, num_steps: int) -> Plan:
+def _fixed_ode(begin: float, end: float, num_steps: int) -> Sampler:
     import diffrax
 
     def step(key, score_fn, x, sigma, next_sigma):
@@ -96,7 +100,7 @@ def _fixed_ode(begin: float, end: float, num_steps: int) -> Plan:
         controller = diffrax.StepTo(times)
         return probability_flow(score_fn, x, sigma, next_sigma, stepsize_controller=controller)
 
-    return Plan(step, (begin, end), lambda score_fn, x: denoised(score_fn, x, end), noisy_start=True)
+    return Sampler(step, (begin, end), denoising(end))
 
 
 def measure(workdir: Path, methods, budgets, num_samples: int, batch_size: int) -> list[Measured]:
@@ -112,33 +116,33 @@ def measure(workdir: Path, methods, budgets, num_samples: int, batch_size: int) 
         )
     train, *_ = real_digits(config.data.data_dir)
     score_fn = as_score_fn(*training.restore(workdir))
-    shape, transform = data.describe(config.data).shape, data.TRANSFORMS[config.data.transform]
+    info, begin = dataset_info(config), config.model.noise_levels[0]
     fold_in = functools.partial(jax.random.fold_in, stream(0, "sampling"))
     measured = []
     for method in methods:
         for budget in budgets:
             chosen, evaluations = sampler(method, budget, config)
+            noise: Any = 0.0 if method == "annealed" else chosen.levels[0]
+            recipe = Recipe(chosen, info.shape, noise, info.transform)
             samples = []
-            for numbers in sampling.batches(num_samples, batch_size):
-                keys, x = sampling.first_states(
-                    jax.vmap(jax.vmap(fold_in))(numbers), shape, chosen, transform
-                )
+            for numbers in batches(num_samples, batch_size):
+                keys, x = first_states(jax.vmap(jax.vmap(fold_in))(numbers), recipe)
                 if method.endswith("from data"):
-                    x = _noisy_images(numbers, train.reshape(-1, *shape), config, transform)
-                *_, x = sampling.chains(chosen, keys, score_fn, x)
-                samples.append(np.asarray(transform.inverse(x)).reshape(numbers.size, -1))
+                    x = _noisy_images(numbers, train.reshape(-1, *info.shape), begin, info.transform)
+                *_, x = chains(chosen, keys, score_fn, x)
+                samples.append(rows(info.transform.inverse(x)).reshape(numbers.size, -1))
             pixels = np.round(np.clip(np.concatenate(samples)[:num_samples], 0, 1) * 16) / 16
             measured.append(Measured(method, evaluations, frechet_distance(pixels, train)))
             print(f"{method:15}  {evaluations:4} evaluations  {measured[-1].distance:.3f}", flush=True)
     return measured
 
 
-def _noisy_images(numbers, images, config: Config, transform) -> jax.Array:
+def _noisy_images(numbers, images, begin: float, transform: Transform) -> jax.Array:
     """Return training images with the noise σ₁."""
     keys = jax.random.split(jax.random.key(1), numbers.size)
     clean = transform.forward(jnp.asarray((images[numbers.ravel() % len(images)] * 16 + 0.5) / 17))
     noise = jax.vmap(lambda key: jax.random.normal(key, clean.shape[1:]))(keys)
-    return (clean + config.model.noise_levels[0] * noise).reshape(*numbers.shape, *clean.shape[1:])
+    return (clean + begin * noise).reshape(*numbers.shape, *clean.shape[1:])
 
 
 def plot(measured: list[Measured]) -> Figure:

@@ -14,17 +14,21 @@ import runpy
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 
-from ncsn_jax import as_score_fn, config, data, sampling
+from ncsn_jax import as_score_fn
+from ncsn_jax.app.build import build, dataset_info
+from ncsn_jax.app.config import Config, parse
+from ncsn_jax.app.methods import recipe_of
+from ncsn_jax.data import Batch, Dataset, training_batches
+from ncsn_jax.runtime import chains
 from ncsn_jax.runtime.batch_size import chains_at_once
 from ncsn_jax.runtime.compiling import set_xla_flags
-from ncsn_jax.training import example_loss
-from ncsn_jax.training.objective import objective
-from ncsn_jax.training.parallel import pmap_step, replicate
-from ncsn_jax.training.workdir import initial_state, optimizer
+from ncsn_jax.training import Experiment
+from ncsn_jax.training.parallel import PmapStep, pmap_step, replicate
 
 STEPS = 10
 
@@ -42,32 +46,34 @@ def main() -> None:
     measure(configs[0], load(configs[0]))
 
 
-def load(name: str) -> config.Config:
+def load(name: str) -> Config:
     """Return the config that `configs/NAME.py[:ARGUMENT]` makes."""
     path, _, argument = name.partition(":")
     get_config = runpy.run_path(path)["get_config"]
-    return config.parse(get_config(*filter(None, [argument])).to_dict())
+    return parse(get_config(*filter(None, [argument])).to_dict())
 
 
-def training(run: config.Config):
-    """Return the config's training step on all devices, and batches of noise for it."""
-    info, batch_size = data.describe(run.data), run.training.batch_size
-    loss = example_loss(
-        run.network(),
-        objective(run.model.noise_levels, run.training),
-        data.preprocessing(run.data, info),
-        flip=run.data.random_flip,
-    )
-    step = pmap_step(loss=loss, optimizer=optimizer(run), ema_rate=run.training.ema_rate)
-    rng, shape = np.random.default_rng(0), (2 * batch_size, *info.shape)
+def of_noise(run: Config) -> Experiment:
+    """Return the config's experiment on examples of noise, two batches of them."""
+    info = dataset_info(run)
+    rng, shape = np.random.default_rng(0), (2 * run.training.batch_size, *info.shape)
     images = info.num_values is not None
     examples = rng.integers(0, 256, shape, np.uint8) if images else rng.normal(size=shape).astype(np.float32)
-    return step, data.training_batches(examples, batch_size=batch_size, seed=0)
+    return build(run, Dataset("noise", info, examples, examples))
 
 
-def measure(name: str, run: config.Config) -> None:
-    batch_size, shape, sigmas = run.training.batch_size, data.describe(run.data).shape, run.model.noise_levels
-    state, (run_step, batches) = replicate(initial_state(run)), training(run)
+def training(experiment: Experiment) -> tuple[PmapStep, Iterator[Batch]]:
+    """Return the experiment's training step on all devices, and batches for it."""
+    settings = experiment.settings
+    step = pmap_step(
+        loss=experiment.loss(augment=True), optimizer=experiment.optimizer, ema_rate=settings.ema_rate
+    )
+    return step, training_batches(experiment.train, batch_size=settings.batch_size, seed=0)
+
+
+def measure(name: str, run: Config) -> None:
+    experiment, batch_size = of_noise(run), run.training.batch_size
+    state, (run_step, batches) = replicate(experiment.initial_state()), training(experiment)
     seconds = []
     for _ in range(1 + STEPS):
         began = time.monotonic()
@@ -76,10 +82,12 @@ def measure(name: str, run: config.Config) -> None:
         seconds.append(time.monotonic() - began)
     first_step, step_seconds = seconds[0], np.median(seconds[1:])
 
-    score_fn = as_score_fn(run.network(), {"params": state.ema_params})
-    size = chains_at_once(run.sampling.batch_size, run.network(), shape)
-    (numbers,) = sampling.batches(size, size)
-    draw = functools.partial(sampling.draw, score_fn, shape, sigmas, run.sampling, numbers)
+    score_fn = as_score_fn(experiment.model, {"params": state.ema_params})
+    info = dataset_info(run)
+    size = chains_at_once(run.sampling.batch_size, experiment.model, info.shape)
+    (numbers,) = chains.batches(size, size)
+    recipe = recipe_of(run.sampling, run.model.noise_levels, info)
+    draw = functools.partial(chains.draw, score_fn, recipe, numbers)
     began = time.monotonic()
     states = draw()
     next(states)

@@ -20,9 +20,9 @@ SIGMAS = torch.logspace(0, -2, 10)
 class InstanceNormPlus(nn.Module):
     """InstanceNorm++ with γ, α and β of each noise level."""
 
-    def __init__(self, channels: int, num_levels: int):
+    def __init__(self, channels: int, num_scales: int):
         super().__init__()
-        self.embed = nn.Embedding(num_levels, 3 * channels)
+        self.embed = nn.Embedding(num_scales, 3 * channels)
         nn.init.normal_(self.embed.weight, 1.0, 0.02)
         nn.init.zeros_(self.embed.weight.data[:, 2 * channels :])
 
@@ -52,12 +52,12 @@ class MeanPoolConv(nn.Module):
 class ResidualBlock(nn.Module):
     """Two normalised convolutions plus a shortcut."""
 
-    def __init__(self, inputs: int, outputs: int, num_levels: int, down: bool = False, dilation: int = 1):
+    def __init__(self, inputs: int, outputs: int, num_scales: int, down: bool = False, dilation: int = 1):
         super().__init__()
         middle = inputs if down else outputs
-        self.normalize1 = InstanceNormPlus(inputs, num_levels)
+        self.normalize1 = InstanceNormPlus(inputs, num_scales)
         self.conv1 = conv3(inputs, middle, dilation)
-        self.normalize2 = InstanceNormPlus(middle, num_levels)
+        self.normalize2 = InstanceNormPlus(middle, num_scales)
         conv2 = conv3(middle, outputs, dilation)
         halves = down and dilation == 1
         self.conv2 = MeanPoolConv(conv2) if halves else conv2
@@ -76,13 +76,13 @@ class ResidualBlock(nn.Module):
 class RCUBlock(nn.Module):
     """Residual convolution units of two stages each."""
 
-    def __init__(self, channels: int, num_blocks: int, num_levels: int):
+    def __init__(self, channels: int, num_blocks: int, num_scales: int):
         super().__init__()
         self.num_blocks = num_blocks
         for block in range(1, num_blocks + 1):
             for stage in (1, 2):
                 self.add_module(f"{block}_{stage}_conv", conv3(channels, channels, bias=False))
-                self.add_module(f"{block}_{stage}_norm", InstanceNormPlus(channels, num_levels))
+                self.add_module(f"{block}_{stage}_norm", InstanceNormPlus(channels, num_scales))
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         for block in range(1, self.num_blocks + 1):
@@ -97,10 +97,10 @@ class RCUBlock(nn.Module):
 class CRPBlock(nn.Module):
     """Chained residual pooling."""
 
-    def __init__(self, channels: int, num_levels: int):
+    def __init__(self, channels: int, num_scales: int):
         super().__init__()
         self.convs = nn.ModuleList(conv3(channels, channels, bias=False) for _ in range(2))
-        self.norms = nn.ModuleList(InstanceNormPlus(channels, num_levels) for _ in range(2))
+        self.norms = nn.ModuleList(InstanceNormPlus(channels, num_scales) for _ in range(2))
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         x = functional.elu(x)
@@ -114,10 +114,10 @@ class CRPBlock(nn.Module):
 class MSFBlock(nn.Module):
     """Multi-scale fusion."""
 
-    def __init__(self, inputs: Sequence[int], outputs: int, num_levels: int):
+    def __init__(self, inputs: Sequence[int], outputs: int, num_scales: int):
         super().__init__()
         self.convs = nn.ModuleList(conv3(channels, outputs) for channels in inputs)
-        self.norms = nn.ModuleList(InstanceNormPlus(channels, num_levels) for channels in inputs)
+        self.norms = nn.ModuleList(InstanceNormPlus(channels, num_scales) for channels in inputs)
 
     def forward(self, inputs: Sequence[Tensor], level: Tensor) -> Tensor:
         total = torch.zeros(())
@@ -132,12 +132,12 @@ class MSFBlock(nn.Module):
 class RefineBlock(nn.Module):
     """Block of the refinement chain."""
 
-    def __init__(self, inputs: Sequence[int], outputs: int, num_levels: int, num_output_blocks: int = 1):
+    def __init__(self, inputs: Sequence[int], outputs: int, num_scales: int, num_output_blocks: int = 1):
         super().__init__()
-        self.adapt_convs = nn.ModuleList(RCUBlock(channels, 2, num_levels) for channels in inputs)
-        self.msf = MSFBlock(inputs, outputs, num_levels) if len(inputs) > 1 else None
-        self.crp = CRPBlock(outputs, num_levels)
-        self.output_convs = RCUBlock(outputs, num_output_blocks, num_levels)
+        self.adapt_convs = nn.ModuleList(RCUBlock(channels, 2, num_scales) for channels in inputs)
+        self.msf = MSFBlock(inputs, outputs, num_scales) if len(inputs) > 1 else None
+        self.crp = CRPBlock(outputs, num_scales)
+        self.output_convs = RCUBlock(outputs, num_output_blocks, num_scales)
 
     def forward(self, inputs: Sequence[Tensor], level: Tensor) -> Tensor:
         adapted = [adapt(x, level) for adapt, x in zip(self.adapt_convs, inputs, strict=True)]
@@ -148,9 +148,9 @@ class RefineBlock(nn.Module):
 class NCSN(nn.Module):
     """Network from images `(batch, channels, height, width)` and the indices of their levels to scores."""
 
-    def __init__(self, channels: int, filters: int, num_levels: int = len(SIGMAS)):
+    def __init__(self, channels: int, filters: int, num_scales: int = len(SIGMAS)):
         super().__init__()
-        f, g, n = filters, 2 * filters, num_levels
+        f, g, n = filters, 2 * filters, num_scales
         self.begin_conv = conv3(channels, f)
         self.res1 = nn.ModuleList([ResidualBlock(f, f, n), ResidualBlock(f, f, n)])
         self.res2 = nn.ModuleList([ResidualBlock(f, g, n, down=True), ResidualBlock(g, g, n)])

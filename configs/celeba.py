@@ -18,7 +18,7 @@ identity_CelebA.txt into DATA_DIR/downloads/manual.
 """
 
 from configs.overridable import overridable
-from ncsn_jax.config import Config, Data, NcsnModel, Ncsnv2Model, Sampling, Training
+from ncsn_jax.app.config import Config, Data, NcsnModel, Ncsnv2Model, Sampling, Training
 
 
 def get_config(network: str = "ncsn"):

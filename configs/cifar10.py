@@ -16,7 +16,7 @@ Both train 30 million parameters and need an accelerator. CIFAR-10 is downloaded
 """
 
 from configs.overridable import overridable
-from ncsn_jax.config import Config, Data, NcsnModel, Ncsnv2Model, Sampling, Training
+from ncsn_jax.app.config import Config, Data, NcsnModel, Ncsnv2Model, Sampling, Training
 
 
 def get_config(network: str = "ncsn"):

@@ -15,7 +15,7 @@ with 49 evaluations of
 """
 
 from configs.overridable import overridable
-from ncsn_jax.config import Config, Data, Evaluation, NcsnModel, Ncsnv2Model, Sampling, Training
+from ncsn_jax.app.config import Config, Data, Evaluation, NcsnModel, Ncsnv2Model, Sampling, Training
 
 TRAINING = Training(
     num_steps=1800,

@@ -12,7 +12,7 @@ NCSNv2's Techniques 1, 2 and 4 when the run begins. The other settings equal NCS
 """
 
 from configs.overridable import overridable
-from ncsn_jax.config import Config, Data, Ncsnv2Model, Sampling, Training
+from ncsn_jax.app.config import Config, Data, Ncsnv2Model, Sampling, Training
 
 
 def get_config(image_size: str = "32"):

@@ -16,7 +16,7 @@ It needs several accelerators.
 """
 
 from configs.overridable import overridable
-from ncsn_jax.config import Config, Data, Ncsnv2Model, Sampling, Training
+from ncsn_jax.app.config import Config, Data, Ncsnv2Model, Sampling, Training
 
 
 def get_config(category: str = "church"):

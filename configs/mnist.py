@@ -18,7 +18,7 @@ directory that holds it already.
 """
 
 from configs.overridable import overridable
-from ncsn_jax.config import Config, Data, Evaluation, NcsnModel, Ncsnv2Model, Sampling, Training
+from ncsn_jax.app.config import Config, Data, Evaluation, NcsnModel, Ncsnv2Model, Sampling, Training
 
 
 def get_config(size: str = "paper"):

@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import config_dict
 from pydantic import BaseModel
 
-from ncsn_jax.config import Config
+from ncsn_jax.app.config import Config
 
 
 def overridable(config: Config) -> config_dict.ConfigDict:

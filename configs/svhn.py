@@ -10,7 +10,7 @@ It trains 30 million parameters and needs an accelerator. SVHN is downloaded and
 """
 
 from configs.overridable import overridable
-from ncsn_jax.config import Config, Data, NcsnModel
+from ncsn_jax.app.config import Config, Data, NcsnModel
 
 
 def get_config():

@@ -8,7 +8,7 @@ levels from 20 to 1. Its score is known in closed form; tests/test_toy.py compar
 """
 
 from configs.overridable import overridable
-from ncsn_jax.config import Config, Data, MlpModel, Sampling, Training
+from ncsn_jax.app.config import Config, Data, MlpModel, Sampling, Training
 
 
 def get_config(name: str = "two_gaussians"):

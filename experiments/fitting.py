@@ -1,4 +1,7 @@
-"""Training of a small score in one compiled loop, for the experiments and the tests of the objectives."""
+"""Training of a small score in one compiled loop, for the experiments and the tests of the objectives.
+
+It is not `ncsn_jax.training.train`, because thousands of steps of microseconds need no files between them.
+"""
 
 from collections.abc import Callable
 from typing import Any

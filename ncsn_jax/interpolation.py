@@ -1,13 +1,16 @@
 """Rows of samples that pass from one to another, each for a single row."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
 from ncsn_jax.dtypes import floating, wide, widened
-from ncsn_jax.samplers.langevin import anneal, denoised, langevin_update
+from ncsn_jax.samplers.langevin import annealed, denoised, langevin_update
 from ncsn_jax.samplers.probability_flow import probability_flow
+from ncsn_jax.samplers.sampler import Sampler, run
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
 
 
@@ -51,13 +54,36 @@ def interpolate(
     """
     if num_interpolations < 1:
         raise ValueError(f"num_interpolations must be at least 1, found {num_interpolations}")
+    sampler = interpolation_sampler(
+        sigmas,
+        step_size=step_size,
+        steps_per_scale=steps_per_scale,
+        temperature=temperature,
+        denoise=denoise,
+    )
+    return run(key, sampler, score_fn, jnp.broadcast_to(floating(x), (num_interpolations, *x.shape)))
 
-    def update(key, row, sigma, alpha):
-        return interpolation_update(key, score_fn, row, sigma, alpha, temperature=temperature)
 
-    row = jnp.broadcast_to(floating(x), (num_interpolations, *x.shape))
-    row = anneal(key, update, row, sigmas, step_size=step_size, steps_per_scale=steps_per_scale)
-    return jax.vmap(lambda x: denoised(score_fn, x, sigmas[-1]))(row) if denoise else row
+def interpolation_sampler(
+    sigmas: Sigmas,
+    *,
+    step_size: Scalar,
+    steps_per_scale: int,
+    temperature: Scalar = 1.0,
+    denoise: bool = False,
+) -> Sampler:
+    """Return `interpolate` as a `Sampler` of rows; the arguments are its own."""
+
+    def finish(score_fn, row):
+        return jax.vmap(lambda x: denoised(score_fn, x, sigmas[-1]))(row)
+
+    return annealed(
+        functools.partial(interpolation_update, temperature=temperature),
+        sigmas,
+        step_size=step_size,
+        steps_per_scale=steps_per_scale,
+        finish=finish if denoise else None,
+    )
 
 
 def interpolation_update(

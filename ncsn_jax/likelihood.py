@@ -23,13 +23,13 @@ from jaxtyping import Float
 
 from ncsn_jax import losses
 from ncsn_jax.dtypes import floating, widened
-from ncsn_jax.losses import VectorField
+from ncsn_jax.losses import Field
 from ncsn_jax.samplers import flow, follow, require_any_sigma
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn
 
 Event = Float[Array, "*event"]
 
-Divergence = Callable[[VectorField, Event], Float[Array, ""]]
+Divergence = Callable[[Field, Event], Float[Array, ""]]
 """A function from a vector field f and x to ∇·f(x), or to an unbiased estimate of it."""
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from ncsn_jax.dtypes import floating, wide, widened
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn
 
-VectorField = Callable[[Float[Array, "*event"]], Float[Array, "*event"]]
+Field = Callable[[Float[Array, "*event"]], Float[Array, "*event"]]
 """s(x): a score without a noise level, or with σ bound."""
 
 Projection = Literal["rademacher", "gaussian", "sphere"]
@@ -29,12 +29,12 @@ Projection = Literal["rademacher", "gaussian", "sphere"]
 
 
 def explicit_score_matching(
-    score_fn: VectorField, x: Float[Array, "*event"], target: Float[Array, "*event"]
+    field: Field, x: Float[Array, "*event"], target: Float[Array, "*event"]
 ) -> Float[Array, ""]:
     """The squared distance ½‖s(x) − t‖² of a score from its target.
 
     Args:
-      score_fn: s, from x to an array of the same shape.
+      field: s, from x to an array of the same shape.
       x: the example, shape `(*event,)`.
       target: t, the score that s(x) should be, shape `(*event,)`.
 
@@ -50,10 +50,10 @@ def explicit_score_matching(
     x = floating(x)
     if jnp.shape(target) != jnp.shape(x):
         raise ValueError(f"the target must have the shape of x, {jnp.shape(x)}, found {jnp.shape(target)}")
-    return _half_square(_checked(score_fn, x)(x) - target).astype(x.dtype)
+    return _half_square(_checked(field, x)(x) - target).astype(x.dtype)
 
 
-def implicit_score_matching(score_fn: VectorField, x: Float[Array, "*event"]) -> Float[Array, ""]:
+def implicit_score_matching(field: Field, x: Float[Array, "*event"]) -> Float[Array, ""]:
     """Hyvärinen's objective, tr ∇s(x) + ½‖s(x)‖²: explicit score matching without the data's score.
 
     Its mean over x ~ p is ½E‖s − ∇log p‖² minus the constant ½E‖∇log p‖², if p and s are smooth, both
@@ -61,7 +61,7 @@ def implicit_score_matching(score_fn: VectorField, x: Float[Array, "*event"]) ->
     and costs D Jacobian-vector products for D numbers in x; for images, use `sliced_score_matching`.
 
     Args:
-      score_fn: s, from x to an array of the same shape.
+      field: s, from x to an array of the same shape.
       x: the example, shape `(*event,)`.
 
     Returns:
@@ -74,11 +74,11 @@ def implicit_score_matching(score_fn: VectorField, x: Float[Array, "*event"]) ->
       Hyvärinen 2005, theorem 1; Song & Ermon 2019 (arXiv:1907.05600), equation 1.
     """
     x = floating(x)
-    score_fn = _checked(score_fn, x)
-    return (divergence(score_fn, x) + _half_square(score_fn(x))).astype(x.dtype)
+    field = _checked(field, x)
+    return (divergence(field, x) + _half_square(field(x))).astype(x.dtype)
 
 
-def divergence(fn: VectorField, x: Float[Array, "*event"]) -> Float[Array, ""]:
+def divergence(fn: Field, x: Float[Array, "*event"]) -> Float[Array, ""]:
     """The divergence ∇·f = tr ∇f of a vector field, in forward mode: D Jacobian-vector products.
 
     Args:
@@ -94,7 +94,7 @@ def divergence(fn: VectorField, x: Float[Array, "*event"]) -> Float[Array, ""]:
 
 def sliced_score_matching(
     key: PRNGKey,
-    score_fn: VectorField,
+    field: Field,
     x: Float[Array, "*event"],
     *,
     num_projections: int = 1,
@@ -110,7 +110,7 @@ def sliced_score_matching(
 
     Args:
       key: the example's key.
-      score_fn: s, from x to an array of the same shape.
+      field: s, from x to an array of the same shape.
       x: the example, shape `(*event,)`.
       num_projections: M.
       projection: the distribution of v: `rademacher` (signs ±1), `gaussian` (N(0, I)) or `sphere` (uniform
@@ -139,11 +139,11 @@ def sliced_score_matching(
     if draw is None:
         raise ValueError(f"projection must be rademacher, gaussian or sphere, found {projection!r}")
     projections = draw(key, (num_projections, *x.shape), x.dtype)
-    return projected_score_matching(score_fn, x, projections, variance_reduced=variance_reduced)
+    return projected_score_matching(field, x, projections, variance_reduced=variance_reduced)
 
 
 def projected_score_matching(
-    score_fn: VectorField,
+    field: Field,
     x: Float[Array, "*event"],
     projections: Float[Array, "num_projections *event"],
     *,
@@ -152,7 +152,7 @@ def projected_score_matching(
     """`sliced_score_matching` along given directions.
 
     Args:
-      score_fn: s, from x to an array of the same shape.
+      field: s, from x to an array of the same shape.
       x: the example, shape `(*event,)`.
       projections: the directions v, shape `(num_projections, *event)`.
       variance_reduced: whether to replace ½(vᵀs)² by its expectation ½‖s‖².
@@ -164,10 +164,10 @@ def projected_score_matching(
       ValueError: if s(x) differs from x in shape, or x has no floating type.
     """
     x = floating(x)
-    score_fn = _checked(score_fn, x)
+    field = _checked(field, x)
 
     def along(v):
-        score, jacobian_v = jax.jvp(score_fn, (x,), (v,))
+        score, jacobian_v = jax.jvp(field, (x,), (v,))
         half_square = _half_square(score if variance_reduced else jnp.sum(widened(v * score)))
         return jnp.sum(widened(v * jacobian_v)) + half_square
 
@@ -270,11 +270,11 @@ def _positive(sigma, ndim: int, dtype) -> Array:
     return jnp.asarray(sigma, dtype)
 
 
-def _checked(score_fn: VectorField, x: Array) -> VectorField:
+def _checked(field: Field, x: Array) -> Field:
     """Return the score with a check of its shape: a broadcast residual would give another loss."""
 
     def checked(x):
-        score = score_fn(x)
+        score = field(x)
         shape = getattr(score, "shape", type(score).__name__)
         if shape != x.shape:
             raise ValueError(f"the score must have the shape of x, {x.shape}, found {shape}")

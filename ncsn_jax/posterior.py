@@ -19,7 +19,13 @@ from jax.scipy.sparse.linalg import cg
 from jaxtyping import Bool, Float
 
 from ncsn_jax.dtypes import floating, scalars, widened
-from ncsn_jax.samplers.langevin import anneal, annealed_langevin_dynamics, denoised, langevin_step
+from ncsn_jax.samplers.langevin import (
+    annealed,
+    annealed_langevin_dynamics,
+    denoising,
+    langevin_step,
+)
+from ncsn_jax.samplers.sampler import run
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
 
 
@@ -216,7 +222,7 @@ def inpaint(
     score_fn: ScoreFn,
     x: Float[Array, "*event"],
     sigmas: Sigmas,
-    observation: Float[Array, "*event"],
+    y: Float[Array, "*event"],
     *,
     mask: Bool[Array, "*event"],
     step_size: Scalar,
@@ -228,14 +234,14 @@ def inpaint(
 
     The sampler is annealed Langevin dynamics in which the known pixels of the state are replaced by
     y + √temperature σᵢ z before every update. The last update moves the known pixels once more;
-    `jnp.where(mask, observation, result)` restores them.
+    `jnp.where(mask, y, result)` restores them.
 
     Args:
       key: the chain's key.
       score_fn: s(x, σ).
       x: the initial state, shape `(*event,)`; the official code draws it uniformly from [0, 1].
       sigmas: the noise levels, descending, shape `(num_scales,)`.
-      observation: y, the image, shape `(*event,)`; its unknown pixels are not read.
+      y: the image, shape `(*event,)`; its unknown pixels are not read.
       mask: true where a pixel is known, shape `(*event,)`.
       step_size: ε, the step size of the last level, in squared units of x.
       steps_per_scale: T, the number of updates at each level.
@@ -246,24 +252,22 @@ def inpaint(
       The completed image, shape `(*event,)`.
 
     Raises:
-      ValueError: if the state, the observation and the mask differ in shape.
+      ValueError: if x, y and the mask differ in shape.
 
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), section 5, as in the code of Song & Ermon 2020
       (arXiv:2006.09011).
     """
-    x, observation = floating(x), floating(observation, "observation")
-    if not x.shape == observation.shape == mask.shape:
-        raise ValueError(
-            "x, observation and mask must have one shape, found "
-            f"{x.shape}, {observation.shape} and {mask.shape}"
-        )
+    x, y = floating(x), floating(y, "y")
+    if not x.shape == y.shape == mask.shape:
+        raise ValueError(f"x, y and mask must have one shape, found {x.shape}, {y.shape} and {mask.shape}")
 
-    def update(key, x, sigma, alpha):
+    def update(key, score_fn, x, sigma, alpha):
         pin_key, noise_key = jax.random.split(key)
         noise = jnp.sqrt(temperature) * sigma * jax.random.normal(pin_key, x.shape, x.dtype)
-        x = jnp.where(mask, observation + noise, x).astype(x.dtype)
+        x = jnp.where(mask, y + noise, x).astype(x.dtype)
         return langevin_step(noise_key, score_fn(x, sigma), x, alpha, temperature=temperature)
 
-    x = anneal(key, update, x, sigmas, step_size=step_size, steps_per_scale=steps_per_scale)
-    return denoised(score_fn, x, sigmas[-1]) if denoise else x
+    finish = denoising(sigmas[-1]) if denoise else None
+    sampler = annealed(update, sigmas, step_size=step_size, steps_per_scale=steps_per_scale, finish=finish)
+    return run(key, sampler, score_fn, x)

@@ -15,7 +15,6 @@ import jax
 import jaxtyping
 import numpy as np
 import pytest
-from flax import linen as nn
 
 # Import these before the hook, which would inspect their modules one by one.
 for name in (
@@ -32,9 +31,11 @@ for name in (
     importlib.import_module(name)
 jaxtyping.install_import_hook("ncsn_jax", "beartype.beartype")
 
-from ncsn_jax import sampling
-from ncsn_jax.config import Config, Data, MlpModel, Sampling, Training
+from ncsn_jax.app.config import Config, MlpModel, Sampling, Training
+from ncsn_jax.data import Data
+from ncsn_jax.runtime import chains
 from ncsn_jax.runtime.files import limit_size
+from tests.tiny import TinyScore
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compile much and compute little.
@@ -128,7 +129,7 @@ def local_devices(monkeypatch):
     """Makes sampling run on the first few of the four devices."""
 
     def clear():
-        for cached in (sampling._pmapped_start, sampling._pmapped_step, sampling._pmapped_finish):
+        for cached in (chains._pmapped_start, chains._pmapped_step, chains._pmapped_finish):
             cached.cache_clear()
 
     def use(count):
@@ -156,17 +157,6 @@ def unchecked():
     return load
 
 
-class TinyScore(nn.Module):
-    """A score network of one hidden convolution."""
-
-    sigmas: tuple[float, ...] = (1.0, 0.1)
-
-    @nn.compact
-    def __call__(self, x, sigma):
-        h = nn.tanh(nn.Conv(4, (3, 3))(x))
-        return nn.Conv(x.shape[-1], (3, 3))(h) / sigma[:, None, None, None]
-
-
 @pytest.fixture(scope="session")
 def tiny_score():
     """A network that compiles within a second."""
@@ -175,7 +165,7 @@ def tiny_score():
 
 @pytest.fixture(scope="session")
 def tiny_config():
-    """40 steps on points, with a checkpoint every 10; test_kill.py and test_main.py train on images."""
+    """40 steps on points, with a checkpoint every 10; test_kill.py and test_cli.py train on images."""
     return Config(
         seed=3,
         data=Data(name="two_moons"),

@@ -1,9 +1,9 @@
 """Everything in the README runs; commands, settings and links in the documents exist."""
 
-import contextlib
 import os
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,34 @@ import pytest
 from PIL import Image
 
 import main
-from ncsn_jax.config import Config, MlpModel, Ncsnv2Model, flatten
-from tests.test_bad_input import write_official
-from tests.test_main import replaced_network
+from ncsn_jax.app import cli
+from ncsn_jax.app.config import Config, MlpModel, Ncsnv2Model, OwnModel
+from ncsn_jax.app.flags import parse_flags
+from ncsn_jax.training.description import flatten
+from tests.app.test_bad_input import write_official
 
 ROOT = Path(main.__file__).parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-TINY = [
+TINY = """
+from configs.overridable import overridable
+from ncsn_jax.app.config import Config, Data, Evaluation, OwnModel, Restoration, Sampling, Training
+
+def get_config(image_size="8"):
+    return overridable(
+        Config(
+            data=Data({data}),
+            model=OwnModel(name="tests.tiny:TinyScore", {levels}),
+            training=Training(num_steps=2, batch_size=4, eval_examples=4, preview_samples=1),
+            sampling=Sampling(num_samples=4, batch_size=4, steps_per_scale=1),
+            restoration=Restoration(num_samples=1),
+            evaluation=Evaluation(features="pixels", metrics=("frechet", "loss"), loss_examples=4),
+        )
+    )
+"""
+"""A config file of the smallest sizes, whose network compiles within a second."""
+OF_DEFAULT_CONFIG = [
+    "--config.model.num_filters=2",
+    "--config.model.num_scales=2",
     "--config.training.num_steps=2",
     "--config.training.batch_size=4",
     "--config.training.eval_examples=4",
@@ -26,6 +47,7 @@ TINY = [
     "--config.sampling.num_samples=4",
     "--config.sampling.batch_size=4",
 ]
+"""The same sizes, as flags."""
 
 
 def commands(text: str) -> list[list[str]]:
@@ -44,37 +66,45 @@ def test_the_readme_fits_on_two_screens():
     assert max(map(len, lines)) <= 160
 
 
-def test_readme_commands_run_in_their_order(tmp_path, monkeypatch, official, data_dir, tiny_score):
-    """In the README's order, at the smallest size; digits replace MNIST, which would be downloaded."""
+@pytest.fixture
+def directory(tmp_path, monkeypatch):
+    """An empty working directory; the program puts it on `sys.path`, which is restored."""
+    before = sys.path.copy()
     monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.path[:] = before
+
+
+def test_readme_commands_run_in_their_order(directory, official, data_dir):
+    """In the README's order, at the smallest size; digits replace MNIST, which would be downloaded.
+
+    A config is searched in the working directory first, so the tiny ones there replace the program's own.
+    """
+    (directory / "configs").mkdir()
+    of_digits = TINY.format(data=f"name='digits', data_dir={data_dir!r}", levels="num_scales=2")
+    (directory / "configs" / "digits.py").write_text(of_digits)
+    of_photos = "name='folder', image_size=int(image_size), random_flip=True, dequantization='none'"
+    (directory / "configs" / "folder.py").write_text(TINY.format(data=of_photos, levels="sigmas='auto'"))
     rng = np.random.default_rng(0)
-    (tmp_path / "photos").mkdir()
+    (directory / "photos").mkdir()
     for i in range(12):
         pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.jpg")
-    write_official(tmp_path / "official.pth", official)
+        Image.fromarray(pixels).save(directory / "photos" / f"{i}.jpg")
+    write_official(directory / "official.pth", official)
     ran = commands(README)
     assert len(ran) >= 10
     for arguments in ran:
         arguments = [word.replace("configs/mnist.py:small", "configs/digits.py") for word in arguments]
-        mode = arguments[arguments.index("--mode") + 1] if "--mode" in arguments else "train"
-        is_of_photos = any("photos" in word for word in arguments)
-        if mode != "report" and not is_of_photos:
-            arguments.append(f"--config.data.data_dir={data_dir}")
-        if mode == "train":
-            scales = [] if is_of_photos else ["--config.model.num_scales=2"]
-            arguments += [*TINY, *scales]
-        if mode == "evaluate":
-            arguments += ["--num_samples=4", "--config.evaluation.metrics=frechet,loss"]
-            arguments += ["--config.evaluation.features=pixels", "--config.evaluation.loss_examples=4"]
-        if mode == "inpaint":
-            arguments = [word.replace("0:8", "0:2") for word in arguments] + ["--num_samples=1"]
-        # An official checkpoint is of its own network.
-        with contextlib.nullcontext() if mode == "import" else replaced_network(tiny_score):
-            assert main.main(arguments) == 0, arguments
-    runs = {path.name for path in (tmp_path / "runs").iterdir()}
+        if arguments == ["main.py"]:
+            arguments += [*OF_DEFAULT_CONFIG, f"--config.data.data_dir={data_dir}"]
+        if "evaluate" in arguments:
+            arguments.append("--num_samples=4")
+        if "inpaint" in arguments:
+            arguments = [word.replace("0:8", "0:2") for word in arguments]
+        assert main.main(arguments) == 0, arguments
+    runs = {path.name for path in (directory / "runs").iterdir()}
     assert runs == {"digits", "mnist", "official", "photos"}
-    assert (tmp_path / "runs" / "mnist" / "report.html").exists()
+    assert (directory / "runs" / "mnist" / "report.html").exists()
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -87,12 +117,13 @@ def test_commands_in_documents_parse(path, monkeypatch):
         example = " ".join(arguments)
         if "--help" in words or re.search(r"\b(DIR|FILE|NAME|SIZE|N|BUCKET|PORT)\b|…|\||\.\.\.", example):
             continue  # a pattern, not a command
-        main.parse_flags(arguments)
+        parse_flags(arguments, cli.MODES, "")
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_settings_named_in_documents_exist(path):
-    known = {name for model in (None, MlpModel(), Ncsnv2Model()) for name in settings_of(model)}
+    own = OwnModel(name="package.module:name")
+    known = {name for model in (None, MlpModel(), Ncsnv2Model(), own) for name in settings_of(model)}
     for name in re.findall(r"--config\.([a-z_]+(?:\.[a-z0-9_]+)*)(?![\w.]*\*)", path.read_text()):
         assert name in known or any(other.startswith(f"{name}.") for other in known), f"{path.name}: {name}"
 
@@ -116,5 +147,5 @@ def test_links_in_documents_resolve(path):
 
 def test_every_mode_is_in_the_documented_table_of_modes():
     table = (ROOT / "docs" / "program.md").read_text()
-    for mode in main.MODES:
+    for mode in cli.MODES:
         assert mode == "train" or f"--mode {mode}" in table, mode

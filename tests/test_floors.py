@@ -1,6 +1,7 @@
 """Imports point downwards: the mathematics knows nothing of files, settings or processes."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ FLOORS = (
         "typing",
         "dtypes",
         "noise",
+        "transforms",
         "densities",
         "losses",
         "samplers",
@@ -23,13 +25,14 @@ FLOORS = (
     ("models",),
     ("interop",),
     ("runtime",),
-    ("config",),
     ("data",),
-    ("plan", "sampling", "restoring", "interpolating", "suggest_noise"),
     ("training",),
     ("evaluation",),
+    ("app",),
 )
 """Modules and packages below `ncsn_jax`, from the ground up; a floor may import itself and lower ones."""
+FORWARDS = {"ncsn_jax.training.__init__": {"ncsn_jax.app.train", "ncsn_jax.app.restored"}}
+"""The one exception: functions of `ncsn_jax.training` that read a config, and import it when called."""
 PUBLIC = """
     MLP NCSN GaussianMixture NCSNv2 Observation annealed_langevin_dynamics as_score_fn
     consistent_annealed_sampling denoising_score_matching explicit_score_matching geometric_sigmas heun
@@ -65,7 +68,7 @@ def upward_imports(directory: Path) -> list[str]:
         module = ".".join([directory.name, *path.relative_to(directory).with_suffix("").parts])
         if path == directory / "__init__.py":  # the facade, whose names come from the lowest floors
             continue
-        for name in imported(path, directory.name):
+        for name in imported(path, directory.name) - FORWARDS.get(module, set()):
             if floor_of(name) > floor_of(module):
                 found.append(f"{module} -> {name}")
     return found
@@ -86,9 +89,11 @@ def test_no_module_imports_from_a_higher_floor():
     ("module", "line"),
     [
         ("losses.py", "from ncsn_jax.runtime.errors import UserError"),
-        ("models/mlp.py", "from ncsn_jax import config"),
+        ("models/mlp.py", "from ncsn_jax import app"),
         ("data/png.py", "import ncsn_jax.training.loop"),
         ("samplers/heun.py", "def lazily():\n    from ncsn_jax.models import NCSN"),
+        ("training/loop.py", "from ncsn_jax.app.config import Config"),
+        ("training/__init__.py", "from ncsn_jax.app.config import Config"),
     ],
 )
 def test_a_planted_upward_import_is_found(module, line, tmp_path):
@@ -97,6 +102,38 @@ def test_a_planted_upward_import_is_found(module, line, tmp_path):
     path.write_text(f"{line}\n")
     (found,) = upward_imports(tmp_path / "ncsn_jax")
     assert found.startswith("ncsn_jax." + module.removesuffix(".py").replace("/", "."))
+
+
+def test_the_forwarded_functions_import_the_application_only_when_called():
+    tree = ast.parse((PACKAGE / "training" / "__init__.py").read_text("utf-8"))
+    at_import = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert not [node.module for node in at_import if node.module and ".app" in node.module]
+
+
+COMMAND_LINE = re.compile(
+    r"(?<!\w)--(?!xla)[a-z]|\bconfig\.(data|model|training|sampling|restoration|evaluation)\."
+)
+"""Words of the command line in an error: a flag, or the name of a setting in a config."""
+
+
+def words_of_the_command_line(path: Path) -> list[str]:
+    """The strings of a file, other than docstrings, that hold such words."""
+    tree = ast.parse(path.read_text("utf-8"))
+    documents = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)
+    }  # docstrings, and those of attributes
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents
+        if COMMAND_LINE.search(node.value)
+    ]
+
+
+def test_only_the_application_speaks_of_flags_and_configs():
+    below = [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "app"]
+    assert {str(path): found for path in below if (found := words_of_the_command_line(path))} == {}
+    assert words_of_the_command_line(PACKAGE / "app" / "flags.py")
 
 
 def test_the_public_names_stay():

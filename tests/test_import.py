@@ -22,7 +22,7 @@ def test_importing_the_library_loads_no_application_dependencies():
 
 
 def test_importing_main_loads_neither_matplotlib_nor_evaluation():
-    program = "import sys, main; print(*{'matplotlib', 'ncsn_jax.evaluation'} & set(sys.modules))"
+    program = "import sys, main; print(*{'matplotlib', 'ncsn_jax.evaluation.loop'} & set(sys.modules))"
     command, root = [sys.executable, "-c", program], Path(__file__).parents[1]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     assert result.stdout == "\n"
@@ -33,7 +33,8 @@ def test_importing_main_and_parsing_flags_initialise_no_jax_backend():
     program = """
 import jax._src.xla_bridge
 import main
-main.parse_flags(["main.py", "--config.training.batch_size=4"])
+from ncsn_jax.app.flags import parse_flags
+parse_flags(["main.py", "--config.training.batch_size=4"], ["train"], "")
 assert not jax._src.xla_bridge.backends_are_initialized()
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1])

@@ -9,7 +9,7 @@ import pytest
 from jax.scipy.stats import norm
 
 from ncsn_jax import NCSN, GaussianMixture, as_score_fn, losses
-from ncsn_jax.data import TRANSFORMS
+from ncsn_jax.data.datasets import TRANSFORMS
 from ncsn_jax.likelihood import bits_per_dim, hutchinson, log_jacobian, log_likelihood
 
 START = 0.02

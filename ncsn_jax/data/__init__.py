@@ -1,11 +1,10 @@
 """Images and points: datasets by name, batches, and the preprocessing on the device."""
 
-from ncsn_jax.data.datasets import Dataset, DatasetInfo, describe, has_labels, load, load_labels
+from ncsn_jax.data.datasets import Dataset, Source, describe, load
 from ncsn_jax.data.fingerprint import fingerprint
-from ncsn_jax.data.pipeline import Batch, evaluation_batches, training_batches
+from ncsn_jax.data.pipeline import Batch, evaluation_batches, given_batches, training_batches
 from ncsn_jax.data.preprocessing import (
-    TRANSFORMS,
-    Transform,
+    DatasetInfo,
     as_bytes,
     dequantize,
     expected_image,
@@ -14,13 +13,14 @@ from ncsn_jax.data.preprocessing import (
     random_flip,
 )
 from ncsn_jax.data.selected_images import chosen_images, stored_images
+from ncsn_jax.data.settings import Data
 
 __all__ = [
-    "TRANSFORMS",
     "Batch",
+    "Data",
     "Dataset",
     "DatasetInfo",
-    "Transform",
+    "Source",
     "as_bytes",
     "chosen_images",
     "dequantize",
@@ -28,9 +28,8 @@ __all__ = [
     "evaluation_batches",
     "expected_image",
     "fingerprint",
-    "has_labels",
+    "given_batches",
     "load",
-    "load_labels",
     "preprocessing",
     "quantize",
     "random_flip",

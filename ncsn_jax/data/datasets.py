@@ -5,6 +5,7 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import requests
@@ -14,7 +15,6 @@ from jaxtyping import Int
 from PIL import Image
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
-from ncsn_jax.config import Data
 from ncsn_jax.data.celeb_a import CelebA
 from ncsn_jax.data.cifar10 import Cifar10
 from ncsn_jax.data.digits import Digits
@@ -22,10 +22,13 @@ from ncsn_jax.data.folder import load_folder
 from ncsn_jax.data.mnist import FashionMnist, Mnist
 from ncsn_jax.data.png import pillow_image
 from ncsn_jax.data.points import POINTS, draw_points
+from ncsn_jax.data.preprocessing import DatasetInfo
 from ncsn_jax.data.resizing import resized
+from ncsn_jax.data.settings import Data
 from ncsn_jax.data.svhn_cropped import SvhnCropped
-from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.errors import ArgumentError, UserError
 from ncsn_jax.runtime.paths import FOR_BUCKETS, is_url
+from ncsn_jax.transforms import IDENTITY, LOGIT, RESCALE
 
 IN_MEMORY_BYTES = 2**30
 
@@ -42,28 +45,33 @@ Resize = Callable[[Image.Image], np.ndarray]
 """A function from a decoded image to pixels of the dataset's shape."""
 
 
-@dataclasses.dataclass(frozen=True)
-class DatasetInfo:
-    """The facts about a dataset that are known without its files.
-
-    Attributes:
-      shape: the shape of one example: (height, width, channels) of an image, (D,) of a point.
-      num_values: the number of values of a pixel, 0 … num_values − 1; None for real numbers.
-    """
-
-    shape: tuple[int, ...]
-    num_values: int | None
+Labels = tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]]
+"""Classes of the training and the test images, 0 … K − 1."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """The examples of a dataset's two splits."""
+    """The examples of a dataset's two splits.
 
+    Attributes:
+      name: the dataset's name, for messages.
+      info: the shape and the range of the examples, and their preprocessing.
+      train: the training examples.
+      test: the test examples.
+      load_labels: a function that reads the classes of all images; None if the dataset has no classes.
+      identity: the settings, as JSON, that the examples and their preprocessing depend on.
+    """
+
+    name: str
     info: DatasetInfo
     train: Source
     test: Source
+    load_labels: Callable[[], Labels] | None = None
+    identity: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+TRANSFORMS = {"none": IDENTITY, "rescale": RESCALE, "logit": LOGIT}
+"""Transforms by `Data.transform`."""
 RGB32 = DatasetInfo((32, 32, 3), num_values=256)
 IMAGES = {
     "digits": (Digits, DatasetInfo((8, 8, 1), num_values=17)),
@@ -80,42 +88,44 @@ OF_FOLDERS = ("channels", "test_fraction", "corrupt")
 
 
 def describe(settings: Data) -> DatasetInfo:
-    """Return the shape and the range of a dataset's examples, cropped and resized; read no files.
+    """Return the facts about a dataset, cropped and resized; read no files.
 
     Args:
-      settings: `config.data`; its name is one of `IMAGES`, `POINTS`, or `folder`.
+      settings: the dataset; its name is one of `IMAGES`, `POINTS`, or `folder`.
 
     Raises:
-      UserError: if the name is unknown, or a setting doesn't apply to the dataset.
+      ArgumentError: if the name is unknown, or a setting doesn't apply to the dataset.
     """
     name = settings.name
+    refuse(settings, ("fields",), "is a dataset of this package")
     if name in POINTS:
-        _refuse(settings, OF_IMAGES + OF_FOLDERS, "are points, not images")
+        refuse(settings, OF_IMAGES + OF_FOLDERS, "are points, not images")
         return DatasetInfo((2,), num_values=None)
     if name == FOLDER:
         if settings.image_size is None:
-            raise UserError("config.data.image_size=None: a folder needs one image size; accepted: pixels")
-        return DatasetInfo((settings.image_size, settings.image_size, settings.channels), num_values=256)
-    if name not in IMAGES:
+            raise ArgumentError("image_size=None: a folder needs one image size; accepted: pixels")
+        shape, num_values = (settings.image_size, settings.image_size, settings.channels), 256
+    elif name in IMAGES:
+        shape, num_values = IMAGES[name][1].shape, IMAGES[name][1].num_values
+        refuse(settings, OF_FOLDERS, "is not a folder of images")
+        if settings.crop is not None and settings.crop > min(shape[:2]):
+            raise ArgumentError(
+                f"crop={settings.crop}: larger than the images of {name}, {shape[0]}×{shape[1]} pixels"
+            )
+        size = settings.image_size or settings.crop
+        shape = shape if size is None else (size, size, shape[2])
+    else:
         accepted = ", ".join((*IMAGES, FOLDER, *POINTS))
-        raise UserError(f"config.data.name={name!r}: unknown dataset; accepted: {accepted}")
-    info = IMAGES[name][1]
-    _refuse(settings, OF_FOLDERS, "is not a folder of images")
-    if settings.crop is not None and settings.crop > min(info.shape[:2]):
-        raise UserError(
-            f"config.data.crop={settings.crop}: larger than the images of {name}, "
-            f"{info.shape[0]}×{info.shape[1]} pixels"
-        )
-    size = settings.image_size or settings.crop
-    return info if size is None else dataclasses.replace(info, shape=(size, size, info.shape[2]))
+        raise ArgumentError(f"name={name!r}: unknown dataset; accepted: {accepted}")
+    return DatasetInfo(shape, num_values, settings.dequantization, TRANSFORMS[settings.transform])
 
 
-def _refuse(settings: Data, names: tuple[str, ...], reason: str) -> None:
+def refuse(settings: Data, names: tuple[str, ...], reason: str) -> None:
     """Refuse settings that would have no effect."""
     for name in names:
         value = getattr(settings, name)
-        if value != Data.model_fields[name].default:
-            raise UserError(f"config.data.{name}={value!r}: {settings.name!r} {reason}")
+        if value != Data.model_fields[name].get_default(call_default_factory=True):
+            raise ArgumentError(f"{name}={value!r}: {settings.name!r} {reason}")
 
 
 def load(settings: Data) -> Dataset:
@@ -124,56 +134,61 @@ def load(settings: Data) -> Dataset:
     A split of up to 1 GiB is kept in memory; images of a larger one are read and decoded on access.
 
     Args:
-      settings: `config.data`: the name, the directory of the files, and the cropping and resizing.
+      settings: the name, the directory of the files, and the cropping and resizing.
 
     Raises:
-      UserError: if the name is unknown; if the dataset is neither prepared nor available for download; or if
-        a folder has no images, or images that can't be decoded.
+      ArgumentError: if the name is unknown, or a setting doesn't fit.
+      UserError: if the dataset is neither prepared nor available for download; or if a folder has no images,
+        or images that can't be decoded.
     """
     info, name = describe(settings), settings.name
+    load_labels = None
     if name in POINTS:
-        return Dataset(info, *draw_points(name))
-    resize = functools.partial(
+        train, test = draw_points(name)
+    elif name == FOLDER:
+        train, test = _folder(settings, info)
+    else:
+        train, test = _tfds(settings, info)
+        if has_labels(settings):
+            load_labels = functools.partial(_all_labels, settings)
+    identity = settings.model_dump(exclude={"data_dir", "fields"})
+    return Dataset(name, info, train, test, load_labels, identity)
+
+
+def _folder(settings: Data, info: DatasetInfo) -> tuple[Source, Source]:
+    if settings.data_dir is None:
+        raise ArgumentError("data_dir=None: 'folder' needs the directory of the images")
+    if is_url(settings.data_dir):
+        raise ArgumentError(
+            f"data_dir={settings.data_dir!r}: 'folder' reads a local directory; copy the images to one"
+        )
+    return load_folder(
+        settings.data_dir,
+        decode=_resize(settings, info),
+        test_fraction=settings.test_fraction,
+        corrupt=settings.corrupt,
+        in_memory_bytes=IN_MEMORY_BYTES,
+    )
+
+
+def _resize(settings: Data, info: DatasetInfo) -> Resize:
+    return functools.partial(
         resized,
         size=settings.image_size,
         crop=settings.crop,
         fit=settings.fit,
         channels=1 if info.shape[2] == 1 else 3,
     )
-    if name == FOLDER:
-        if settings.data_dir is None:
-            raise UserError("config.data.data_dir=None: 'folder' needs the directory of the images")
-        if is_url(settings.data_dir):
-            raise UserError(
-                f"config.data.data_dir={settings.data_dir!r}: 'folder' reads a local directory; copy the "
-                "images to one"
-            )
-        train, test = load_folder(
-            settings.data_dir,
-            decode=resize,
-            test_fraction=settings.test_fraction,
-            corrupt=settings.corrupt,
-            in_memory_bytes=IN_MEMORY_BYTES,
-        )
-        return Dataset(info, train, test)
-    return _load_tfds(settings, info, resize if settings.crop or settings.image_size else None)
-
-
-def load_labels(settings: Data) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]] | None:
-    """Return the classes of the training and the test images, 0 … K − 1; None if the dataset has no classes.
-
-    Args:
-      settings: `config.data` of a dataset that `load` has prepared.
-    """
-    if not has_labels(settings):
-        return None
-    train, test = (_labels(_builder(settings), split) for split in ("train", "test"))
-    return train, test
 
 
 def has_labels(settings: Data) -> bool:
-    """Return whether every image belongs to a class; read no files."""
-    return settings.name in IMAGES and "label" in dict(_builder(settings).info.features or {})  # pyright: ignore
+    """Return whether every image of a TFDS dataset belongs to a class; read no files."""
+    return "label" in dict(_builder(settings).info.features or {})  # pyright: ignore
+
+
+def _all_labels(settings: Data) -> Labels:
+    train, test = (_labels(_builder(settings), split) for split in ("train", "test"))
+    return train, test
 
 
 def _builder(settings: Data) -> tfds.core.DatasetBuilder:
@@ -186,28 +201,30 @@ def _labels(builder: tfds.core.DatasetBuilder, split: str) -> np.ndarray:
     return np.array([example["label"] for example in source.__getitems__(range(len(source)))])
 
 
-def _load_tfds(settings: Data, info: DatasetInfo, resize: Resize | None) -> Dataset:
+def _tfds(settings: Data, info: DatasetInfo) -> tuple[Source, Source]:
+    resize = _resize(settings, info) if settings.crop or settings.image_size else None
     name, data_dir = settings.name, settings.data_dir
     place = f"in {data_dir or 'the default data_dir'}"
     try:
         builder = _builder(settings)
         if not builder.is_prepared():
             _prepare(builder)
-        return Dataset(info, *(_source(builder, split, info, resize) for split in ("train", "test")))
+        train, test = (_source(builder, split, info, resize) for split in ("train", "test"))
+        return train, test
     except UNAVAILABLE as error:
         raise UserError(
             f"dataset {name} is not prepared {place} and can't be downloaded ({_one_line(error)}); "
             "prepare it on a machine with a network and copy it there, or set its place with "
-            "--config.data.data_dir"
+            "`data_dir`"
         ) from error
     except UserError:
         raise
     except ImportError as error:  # the package for buckets is missing
-        raise UserError(f"config.data.data_dir={data_dir!r}: {error}; {FOR_BUCKETS}") from error
+        raise ArgumentError(f"data_dir={data_dir!r}: {error}; {FOR_BUCKETS}") from error
     except Exception as error:  # damaged files raise many types
         raise UserError(
             f"dataset {name} {place} can't be read or written as array_record ({_one_line(error)}); "
-            "choose another place with --config.data.data_dir"
+            "choose another place with `data_dir`"
         ) from error
 
 

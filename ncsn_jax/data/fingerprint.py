@@ -1,33 +1,40 @@
-"""The fingerprint of a dataset, which reveals a different dataset or changed files."""
+"""The fingerprint of examples, which reveals a different dataset or changed files."""
 
 import hashlib
 from typing import Any
 
+import jax
 import numpy as np
 
-from ncsn_jax.data.datasets import Dataset, Source
+from ncsn_jax.data.datasets import Source
+from ncsn_jax.data.points import Drawn
 
 NUM_READ = 1_000
-"""Number of images per split to read if they are not in memory."""
+"""Number of examples per split to read if they are not in memory."""
 
 
-def fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """Return the number of examples and a checksum of each split.
+def fingerprint(train: Source, test: Source | None) -> dict[str, Any]:
+    """Return the shape of an example, and the number of examples and a checksum of each split.
 
-    The checksum covers all images of a split in memory, and otherwise 1,000 evenly spaced images. Points
-    have no checksum, because they are drawn, and processors may round them differently.
+    The checksum covers all examples of a split in memory, and otherwise 1,000 evenly spaced examples. The
+    project's points have no checksum, because they are drawn, and processors may round them differently.
+
+    Args:
+      train: the training examples: arrays, or dictionaries of arrays.
+      test: the test examples; None if there are none.
     """
-    return {
-        "shape": list(dataset.info.shape),
-        **{split: _fingerprint(getattr(dataset, split)) for split in ("train", "test")},
-    }
+    shape = jax.tree.map(lambda leaf: list(np.shape(leaf)), train[0])
+    return {"shape": shape, "train": _of_split(train), "test": None if test is None else _of_split(test)}
 
 
-def _fingerprint(examples: Source) -> dict[str, Any]:
+def _of_split(examples: Source) -> dict[str, Any]:
     count = len(examples)
+    if isinstance(examples, Drawn):
+        return {"examples": count, "sha256": None}
     if not isinstance(examples, np.ndarray):
         numbers = np.linspace(0, count - 1, min(count, NUM_READ)).astype(int)
-        examples = np.stack([examples[int(i)] for i in numbers])
-    if examples.dtype != np.uint8:
-        return {"examples": count, "sha256": None}
-    return {"examples": count, "sha256": hashlib.sha256(np.ascontiguousarray(examples)).hexdigest()}
+        examples = jax.tree.map(lambda *leaves: np.stack(leaves), *[examples[int(i)] for i in numbers])
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(examples):
+        digest.update(np.ascontiguousarray(leaf))
+    return {"examples": count, "sha256": digest.hexdigest()}

@@ -136,7 +136,7 @@ class _Decoder:
         self,
         decode: Callable[[Image.Image], np.ndarray],
         corrupt: Literal["error", "skip"],
-        advice: str = "; --config.data.corrupt=skip skips such files",
+        advice: str = "; `corrupt=skip` skips such files",
     ):
         self._advice = advice
         self._decode = decode

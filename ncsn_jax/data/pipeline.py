@@ -4,28 +4,29 @@ The batch of a step is a pure function of (examples, seed, step): resuming needs
 examples of a step are the same for any number of processes.
 """
 
-from collections.abc import Iterator
-from typing import TypedDict
+from collections.abc import Iterable, Iterator
+from typing import Any, TypedDict
 
 import grain
 import jax
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Int
 
 from ncsn_jax.data.datasets import Source
+from ncsn_jax.runtime.errors import ArgumentError
 
 
 class Batch(TypedDict):
     """One process's share of a global batch, laid out for its devices.
 
     Attributes:
-      x: the stored examples, `(devices, batch / devices, *event)`.
+      examples: the stored examples, with the axes `(devices, batch / devices)` in front of each array.
       index: each example's place in the global batch (in the whole split, for evaluation), which is folded
         into its key.
       weight: whether the example counts; false only for padding in the last batch of an evaluation.
     """
 
-    x: Shaped[np.ndarray, "devices batch *event"]
+    examples: Any
     index: Int[np.ndarray, "devices batch"]
     weight: Bool[np.ndarray, "devices batch"]
 
@@ -47,9 +48,28 @@ def training_batches(examples: Source, *, batch_size: int, seed: int, first_step
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     batches = iter(_share(dataset, batch_size).repeat().to_iter_dataset(options))
     batches.set_state({"next_index": first_step})
+    return given_batches(batches, batch_size=batch_size)
+
+
+def given_batches(batches: Iterable[Any], *, batch_size: int) -> Iterator[Batch]:
+    """Yield batches of this process's own examples, in the order of the iterable.
+
+    Args:
+      batches: an array, or a dictionary of arrays, for each step; the first axis has this process's examples.
+      batch_size: examples in the global batch, divisible by the number of devices.
+
+    Raises:
+      ArgumentError: if a batch has another number of examples.
+    """
     index = np.arange(batch_size)[jax.process_index() :: jax.process_count()]
-    for x in batches:
-        yield _layout(Batch(x=x, index=index, weight=np.ones_like(index, bool)))
+    for examples in batches:
+        for leaf in jax.tree.leaves(examples):
+            if len(leaf) != len(index):
+                raise ArgumentError(
+                    f"batches: found {len(leaf)} examples in a batch; accepted: {len(index)} a process, with "
+                    f"batch_size={batch_size}"
+                )
+        yield _layout(Batch(examples=examples, index=index, weight=np.ones_like(index, bool)))
 
 
 def evaluation_batches(examples: Source, *, count: int, batch_size: int) -> Iterator[Batch]:
@@ -64,8 +84,8 @@ def evaluation_batches(examples: Source, *, count: int, batch_size: int) -> Iter
     padded = -(-count // batch_size) * batch_size
     dataset = grain.MapDataset.range(padded)
     for index in _share(dataset, batch_size):
-        x = np.stack([examples[i % count] for i in index])
-        yield _layout(Batch(x=x, index=index, weight=index < count))
+        x = jax.tree.map(lambda *leaves: np.stack(leaves), *[examples[i % count] for i in index])
+        yield _layout(Batch(examples=x, index=index, weight=index < count))
 
 
 def _share(dataset: grain.MapDataset, batch_size: int) -> grain.MapDataset:

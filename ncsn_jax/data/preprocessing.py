@@ -1,8 +1,9 @@
 """Conversion of stored pixels to the network's images and back, on the device, for a single example."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,25 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Shaped, UInt8
 
-from ncsn_jax.config import Data
-from ncsn_jax.data.datasets import DatasetInfo
+from ncsn_jax.transforms import IDENTITY, Transform
 from ncsn_jax.typing import PRNGKey
 
-LOGIT_MARGIN = 1e-6
-"""λ in the logit of λ + (1 − 2λ)x; it keeps the logit finite at x = 0 and x = 1."""
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """The facts about a dataset that are known without its files.
+
+    Attributes:
+      shape: the shape of one example: (height, width, channels) of an image, (D,) of a point.
+      num_values: n, the number of values of a pixel, 0 … n − 1; None for real numbers.
+      dequantization: the map from pixels to numbers (see `Data.dequantization`).
+      transform: the map from images in [0, 1] to the network's space.
+    """
+
+    shape: tuple[int, ...]
+    num_values: int | None
+    dequantization: Literal["uniform", "gaussian", "none"] = "none"
+    transform: Transform = IDENTITY
 
 
 def dequantize(key: PRNGKey, image: UInt8[Array, "*event"], num_values: int) -> Float[Array, "*event"]:
@@ -54,51 +68,23 @@ def random_flip(key: PRNGKey, image: UInt8[Array, "h w c"]) -> UInt8[Array, "h w
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
-class Transform(NamedTuple):
-    """A map from images in [0, 1] to the network's images, and its inverse."""
-
-    forward: Callable[[Array], Array]
-    inverse: Callable[[Array], Array]
-
-
-def _logit(x: Array) -> Array:
-    x = LOGIT_MARGIN + (1 - 2 * LOGIT_MARGIN) * x
-    return jnp.log(x) - jnp.log1p(-x)
-
-
-TRANSFORMS = {
-    "none": Transform(lambda x: x, lambda x: x),
-    "rescale": Transform(lambda x: 2.0 * x - 1.0, lambda x: 0.5 * (x + 1.0)),
-    "logit": Transform(_logit, lambda x: (jax.nn.sigmoid(x) - LOGIT_MARGIN) / (1 - 2 * LOGIT_MARGIN)),
-}
-"""Transforms by `config.data.transform`. The logit and its λ are the official codes'."""
-
-
-def expected_image(settings: Data, info: DatasetInfo) -> Callable[[Float[ArrayLike, "*b"]], Any]:
+def expected_image(info: DatasetInfo) -> Callable[[Float[ArrayLike, "*b"]], Any]:
     """Return a function from a picture in [0, 1], black to white, to the mean of its dequantizations.
 
     Args:
-      settings: `config.data`.
-      info: the dataset's info, with the number n of values of a pixel: (v (n − 1) + ½)/n is the mean of a
-        uniformly dequantized v = k/(n − 1).
+      info: the dataset's info: (v (n − 1) + ½)/n is the mean of a uniformly dequantized v = k/(n − 1).
     """
     n = info.num_values
-    if settings.dequantization == "uniform" and n is not None:
+    if info.dequantization == "uniform" and n is not None:
         return lambda picture: (picture * (n - 1) + 0.5) / n
     return lambda picture: picture
 
 
-def quantize(
-    settings: Data, info: DatasetInfo
-) -> Callable[[Float[np.ndarray, "*b"]], UInt8[np.ndarray, "*b"]]:
+def quantize(info: DatasetInfo) -> Callable[[Float[np.ndarray, "*b"]], UInt8[np.ndarray, "*b"]]:
     """Return a function from images in [0, 1] to pixels 0 … n − 1, the inverse of dequantization.
 
     ⌊n x⌋ recovers k from (k + u)/n, and rounding (n − 1) x recovers k from k/(n − 1); values outside are
     clipped. (Truncating (n − 1) x would darken the image by half a grey value.)
-
-    Args:
-      settings: `config.data`.
-      info: the dataset's info, with the number n of values of a pixel.
     """
     n = info.num_values
     assert n is not None  # true of all images
@@ -106,7 +92,7 @@ def quantize(
         "uniform": lambda x: np.floor(n * x),
         "gaussian": lambda x: np.round((n - 1) * x),
         "none": lambda x: np.round((n - 1) * x),
-    }[settings.dequantization]
+    }[info.dequantization]
     return lambda x: np.clip(to_grid(x), 0, n - 1).astype(np.uint8)
 
 
@@ -116,20 +102,12 @@ def as_bytes(pixels: UInt8[np.ndarray, "*b"], info: DatasetInfo) -> UInt8[np.nda
     return np.round(pixels * (255 / (info.num_values - 1))).astype(np.uint8)
 
 
-def preprocessing(
-    settings: Data, info: DatasetInfo
-) -> Callable[[PRNGKey, Shaped[Array, "*event"]], Float[Array, "*event"]]:
-    """Return a function that dequantizes and transforms a stored image, and keeps a point unchanged.
-
-    Args:
-      settings: `config.data`.
-      info: the dataset's info.
-    """
+def preprocessing(info: DatasetInfo) -> Callable[[PRNGKey, Shaped[Array, "*event"]], Float[Array, "*event"]]:
+    """Return a function that dequantizes and transforms a stored image, and keeps a point unchanged."""
     if info.num_values is None:
         return lambda key, point: point
     dequantization = functools.partial(
-        {"uniform": dequantize, "gaussian": add_gaussian, "none": normalize}[settings.dequantization],
+        {"uniform": dequantize, "gaussian": add_gaussian, "none": normalize}[info.dequantization],
         num_values=info.num_values,
     )
-    transform = TRANSFORMS[settings.transform]
-    return lambda key, image: transform.forward(dequantization(key, image))
+    return lambda key, image: info.transform.forward(dequantization(key, image))

@@ -84,7 +84,7 @@ def _squared(image: Image.Image, size: int, fit: Literal["crop", "stretch", "pad
 def _centre(image: Image.Image, crop: int) -> Image.Image:
     if crop > min(image.size):
         raise UserError(
-            f"config.data.crop={crop}: larger than an image of {image.width}×{image.height} pixels; "
+            f"crop={crop}: larger than an image of {image.width}×{image.height} pixels; "
             f"accepted: at most {min(image.size)}"
         )
     left, top = round((image.width - crop) / 2), round((image.height - crop) / 2)

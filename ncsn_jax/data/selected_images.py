@@ -1,41 +1,46 @@
 """Pictures chosen by the user: numbers of test images, or a path."""
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ncsn_jax.config import Data
-from ncsn_jax.data.datasets import DatasetInfo, load
+from ncsn_jax.data.datasets import Dataset
 from ncsn_jax.data.folder import read_images
 from ncsn_jax.data.preprocessing import quantize
-from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.errors import ArgumentError, UserError
 
 NUMBERS = re.compile(r"\d+(:\d+)?(,\d+(:\d+)?)*")
 
 
 def chosen_images(
-    settings: Data, images: str | None, shape: tuple[int, ...], *, are_originals: bool = True
+    images: str | None,
+    shape: tuple[int, ...],
+    *,
+    load_dataset: Callable[[], Dataset],
+    fitted: Mapping[str, Any] | None = None,
 ) -> Float[np.ndarray, "n height width channels"]:
     """Return the chosen pictures, float32, 0 black and 1 white.
 
     Args:
-      settings: `config.data`, the dataset of the test split.
       images: a directory of images, one image file, or, if no file has that name, numbers such as
         `0,3,8:12` (8 to 11); None for the first eight of the test split.
       shape: the shape that they must have.
-      are_originals: whether to crop and resize image files like the dataset's images; observations must
-        already have the right size.
+      load_dataset: a function that loads the dataset; called only for test images.
+      fitted: the arguments `crop` and `fit` of `read_images`, which fit image files to the shape; None if
+        they must already have it.
 
     Raises:
-      UserError: if such images don't exist, or have a different shape.
+      ArgumentError: if such images don't exist, or have a different shape.
     """
     if images is None or (NUMBERS.fullmatch(images) and not Path(images).exists()):
-        dataset = load(settings)
+        dataset = load_dataset()
         if dataset.info.shape != shape:
-            raise UserError(
-                f"--images={images or '0:8'}: the test images have the shape {dataset.info.shape}, not "
+            raise ArgumentError(
+                f"images={images or '0:8'}: the test images have the shape {dataset.info.shape}, not "
                 f"{shape}; accepted: a directory of images, or an image file"
             )
         count = len(dataset.test)
@@ -44,34 +49,32 @@ def chosen_images(
         assert dataset.info.num_values is not None  # true of all images
         return pixels.astype(np.float32) / (dataset.info.num_values - 1)
     if not Path(images).exists():
-        raise UserError(
-            f"--images={images}: no such file or directory; accepted: a path, or numbers of test images such "
+        raise ArgumentError(
+            f"images={images}: no such file or directory; accepted: a path, or numbers of test images such "
             "as 0,3,8:12"
         )
     height, width, channels = shape
-    fitted = {"size": height, "crop": settings.crop, "fit": settings.fit}
-    fitted = fitted if are_originals and height == width else {}
-    pixels = read_images(images, channels=1 if channels == 1 else 3, **fitted)
+    size = {} if fitted is None or height != width else {"size": height, **fitted}
+    pixels = read_images(images, channels=1 if channels == 1 else 3, **size)
     if pixels.shape[1:] != shape:
-        raise UserError(f"--images={images}: found images of the shape {pixels.shape[1:]}; accepted: {shape}")
+        raise ArgumentError(
+            f"images={images}: found images of the shape {pixels.shape[1:]}; accepted: {shape}"
+        )
     return pixels.astype(np.float32) / 255
 
 
-def stored_images(
-    path: str | Path, settings: Data, info: DatasetInfo
-) -> UInt8[np.ndarray, "n height width channels"]:
+def stored_images(path: str | Path, dataset: Dataset) -> UInt8[np.ndarray, "n height width channels"]:
     """Return all pictures of a path, as pixels 0 … n − 1 of the dataset, without resizing.
 
     Args:
       path: a directory of images, an image file, or a `.npz` or `.npy` array `(n, height, width, channels)`,
         of 8-bit pixels or of numbers in [0, 1].
-      settings: `config.data` of the dataset to compare with.
-      info: the dataset's info, with the shape that the pictures must have.
+      dataset: the dataset to compare with; the pictures must have the shape of its images.
 
     Raises:
       UserError: if there are no images, their shape differs, or numbers are far outside of [0, 1].
     """
-    path = Path(path)
+    path, info = Path(path), dataset.info
     if path.suffix in (".npz", ".npy"):
         pixels = _array(path)
     else:
@@ -79,7 +82,7 @@ def stored_images(
     if pixels.shape[1:] != info.shape:
         raise UserError(
             f"{path}: found images of the shape {pixels.shape[1:]}; accepted: {info.shape}, as in "
-            f"config.data.name={settings.name!r}, because resizing would change the comparison"
+            f"{dataset.name!r}, because resizing would change the comparison"
         )
     if pixels.dtype == np.uint8:
         # 8-bit pixels have 256 values; a dataset with fewer gets the nearest one.
@@ -91,7 +94,7 @@ def stored_images(
         raise UserError(
             f"{path}: found numbers from {low:.3g} to {high:.3g}; accepted: [0, 1], or 8-bit pixels"
         )
-    return quantize(settings, info)(pixels)
+    return quantize(info)(pixels)
 
 
 def _array(path: Path) -> np.ndarray:
@@ -116,6 +119,6 @@ def _numbers(images: str, count: int) -> list[int]:
         first, _, last = part.partition(":")
         some = range(int(first), int(last)) if last else range(int(first), int(first) + 1)
         if not some or some[-1] >= count:
-            raise UserError(f"--images={images}: accepted: numbers of the {count} test images, from 0")
+            raise ArgumentError(f"images={images}: accepted: numbers of the {count} test images, from 0")
         numbers += some
     return numbers

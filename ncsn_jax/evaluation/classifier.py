@@ -1,4 +1,7 @@
-"""Features of labelled small images: the last layer of a classifier, trained once on their classes."""
+"""Features of labelled small images: the last layer of a classifier, trained once on their classes.
+
+Its training is not `ncsn_jax.training.train`, because a classifier of images takes no noise level.
+"""
 
 import functools
 from pathlib import Path

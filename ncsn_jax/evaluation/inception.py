@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ncsn_jax.evaluation.features import Extracted, Features
-from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.errors import ArgumentError, UserError
 
 _NUM_FEATURES, _NUM_CLASSES = 2048, 1008
 _TIMEOUT = 10.0
@@ -33,7 +33,7 @@ def require_installed(weights: str | None) -> None:
     if not is_installed():
         raise UserError("Inception-v3's features need torch-fidelity: pip install -e '.[fid]'")
     if weights is not None and not os.path.isfile(weights):
-        raise UserError(f"config.evaluation.inception_weights={weights}: no such file")
+        raise ArgumentError(f"inception_weights={weights}: no such file")
 
 
 def inception(weights: str | None = None, *, batch_size: int = 64) -> Features:
@@ -80,7 +80,7 @@ def _network(weights: str | None):
         path = _downloaded(URL_INCEPTION_V3)
         name = f"Inception-v3's weights, downloaded to {path}"
     else:
-        path, name = weights, f"config.evaluation.inception_weights={weights}"
+        path, name = weights, f"inception_weights={weights}"
     accepted = f"accepted: a copy of {URL_INCEPTION_V3}"
     state = _loaded(path, name, accepted)
     # torch-fidelity would run any code in a pickle, so it gets only the plain tensors read from the file.
@@ -118,7 +118,7 @@ def _downloaded(url: str) -> str:
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"Inception-v3's weights can't be downloaded from {url}: {reason}; without a network, "
-            "set --config.evaluation.inception_weights=FILE, a copy of that file"
+            "set `inception_weights=FILE`, a copy of that file"
         ) from error
     finally:
         socket.setdefaulttimeout(before)

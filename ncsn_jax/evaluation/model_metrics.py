@@ -1,5 +1,6 @@
 """Metrics of a network on test examples: its likelihood, and its loss at each noise level."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -10,15 +11,18 @@ import numpy as np
 from jax import Array
 from jaxtyping import Shaped
 
-from ncsn_jax import data, likelihood, sampling
-from ncsn_jax.config import Config
-from ncsn_jax.data.datasets import Source
+from ncsn_jax import data, likelihood
+from ncsn_jax.data import Dataset, DatasetInfo
 from ncsn_jax.evaluation.cached_parts import compute_parts
+from ncsn_jax.evaluation.generator import Generator
 from ncsn_jax.evaluation.results import Found, Result, count_name
+from ncsn_jax.evaluation.settings import Evaluation
 from ncsn_jax.losses import denoising_score_matching, divergence
 from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.runtime.batch_size import chains_at_once
+from ncsn_jax.runtime.chains import batches, pmapped
 from ncsn_jax.runtime.streams import stream
+from ncsn_jax.transforms import IDENTITY
 
 MAX_EXACT = 16
 """Largest dimension with an exact trace by default; it costs one derivative per dimension."""
@@ -28,23 +32,27 @@ MAX_LEVELS = 50
 Batch = Shaped[np.ndarray, "n *event"]
 
 
-def bits_per_dim(directory: Path, score_fn: NetworkScore, config: Config, test: Source) -> Found:
+def bits_per_dim(
+    directory: Path, score_fn: NetworkScore, generator: Generator, settings: Evaluation, dataset: Dataset
+) -> Found:
     """Compute bits per dimension of test examples by the probability flow, with uniform dequantization.
 
     Args:
       directory: the directory of the parts.
       score_fn: the network, for any σ.
-      config: the run's config; `evaluation` holds the number of examples and the method for the trace.
-      test: the stored examples.
+      generator: its noise levels, the tolerances of the solver, and the seed.
+      settings: the number of examples, and the method for the trace.
+      dataset: the stored examples.
 
     Raises:
       ValueError: if the solver failed on some of them.
     """
-    info, settings = data.describe(config.data), config.evaluation
-    batch_size = chains_at_once(config.sampling.batch_size, score_fn.model, info.shape)
+    info, test = dataset.info, dataset.test
+    batch_size = chains_at_once(generator.batch_size, score_fn.model, info.shape)
     count = min(settings.likelihood_examples, len(test))
-    run = _log_likelihood(config)  # pyright: ignore[reportArgumentType]
-    key = stream(config.seed, "likelihood")
+    ends, tolerances = (generator.sigmas[-1], generator.sigmas[0]), (generator.rtol, generator.atol)
+    run = _log_likelihood(info, ends, tolerances, settings.trace, settings.num_probes)
+    key = stream(generator.seed, "likelihood")
 
     def compute(part):
         numbers = _part(part, count, batch_size)
@@ -58,7 +66,7 @@ def bits_per_dim(directory: Path, score_fn: NetworkScore, config: Config, test: 
     if lost:
         raise ValueError(
             f"the solver failed on {lost} of {count} test examples; increase "
-            f"config.sampling.rtol={config.sampling.rtol} and atol={config.sampling.atol}"
+            f"rtol={generator.rtol} and atol={generator.atol}"
         )
     dim = math.prod(info.shape)
     bits = np.array([likelihood.bits_per_dim(value, dim, num_values=info.num_values) for value in values])
@@ -67,25 +75,28 @@ def bits_per_dim(directory: Path, score_fn: NetworkScore, config: Config, test: 
     return Found({name: Result(value=bits.mean(), standard_error=error, better="lower")})
 
 
-def loss_by_level(directory: Path, score_fn: NetworkScore, config: Config, test: Source) -> Found:
+def loss_by_level(
+    directory: Path, score_fn: NetworkScore, generator: Generator, settings: Evaluation, dataset: Dataset
+) -> Found:
     """Compute the denoising loss of test examples at the model's noise levels, or at 50 if there are more.
 
     Args:
       directory: the directory of the parts.
       score_fn: the network.
-      config: the run's config.
-      test: the stored examples.
+      generator: its noise levels, the weight of the loss, and the seed.
+      settings: the number of examples.
+      dataset: the stored examples.
 
     Returns:
       The mean over the levels; and for each level σ, the mean loss and its standard error.
     """
-    batch_size = chains_at_once(config.sampling.batch_size, score_fn.model, data.describe(config.data).shape)
-    count = min(config.evaluation.loss_examples, len(test))
-    levels = config.model.noise_levels
+    test, levels = dataset.test, generator.sigmas
+    batch_size = chains_at_once(generator.batch_size, score_fn.model, dataset.info.shape)
+    count = min(settings.loss_examples, len(test))
     chosen = np.unique(np.linspace(0, len(levels) - 1, min(len(levels), MAX_LEVELS)).round().astype(int))
     sigmas = [levels[i] for i in chosen]
-    run = _loss(config)  # pyright: ignore[reportArgumentType]
-    key = stream(config.seed, "levels")
+    run = _loss(dataset.info, generator.power)
+    key = stream(generator.seed, "levels")
 
     def compute(part):
         losses = []
@@ -114,48 +125,50 @@ def _part(part: int, count: int, batch_size: int) -> np.ndarray:
 
 
 @functools.cache
-def _log_likelihood(config: Config) -> Callable:
+def _log_likelihood(
+    info: DatasetInfo,
+    ends: tuple[float, float],
+    tolerances: tuple[float, float],
+    trace: str,
+    num_probes: int,
+) -> Callable:
     """Return log p of a stored example; for an image, a density on [0, 1] with uniform dequantization."""
-    info, settings = data.describe(config.data), config.evaluation
-    sigmas = config.model.noise_levels
-    dequantized = config.data.model_copy(update={"dequantization": "uniform", "transform": "none"})
-    prepare = data.preprocessing(dequantized, info)
-    forward = data.TRANSFORMS[config.data.transform].forward
-    exact = settings.trace == "exact" or (settings.trace == "auto" and np.prod(info.shape) <= MAX_EXACT)
+    prepare = data.preprocessing(dataclasses.replace(info, dequantization="uniform", transform=IDENTITY))
+    forward = info.transform.forward
+    exact = trace == "exact" or (trace == "auto" and np.prod(info.shape) <= MAX_EXACT)
+    rtol, atol = tolerances
 
     def log_likelihood(key, score_fn, x):
         dequantization_key, probe_key = jax.random.split(key)
         x = prepare(dequantization_key, x)
         y = forward(x)
-        probes = likelihood.hutchinson(probe_key, y, num_probes=settings.num_probes)
+        probes = likelihood.hutchinson(probe_key, y, num_probes=num_probes)
         value = likelihood.log_likelihood(
             score_fn,
             y,
-            sigmas[-1],
-            sigmas[0],
+            *ends,
             divergence=divergence if exact else probes,
-            rtol=config.sampling.rtol,
-            atol=config.sampling.atol,
+            rtol=rtol,
+            atol=atol,
         )
         return value + likelihood.log_jacobian(forward, x)
 
-    return sampling.pmapped(log_likelihood, (0, None, 0))
+    return pmapped(log_likelihood, (0, None, 0))
 
 
 @functools.cache
-def _loss(config: Config) -> Callable:
-    prepare = data.preprocessing(config.data, data.describe(config.data))
-    power = config.training.power
+def _loss(info: DatasetInfo, power: float) -> Callable:
+    prepare = data.preprocessing(info)
 
     def loss(key, score_fn, x, sigma):
         prepare_key, noise_key = jax.random.split(key)
         return denoising_score_matching(noise_key, score_fn, prepare(prepare_key, x), sigma, power=power)
 
-    return sampling.pmapped(loss, (0, None, 0, 0))
+    return pmapped(loss, (0, None, 0, 0))
 
 
 def _on_devices(run: Callable, score_fn: NetworkScore, batch_size: int, keys: Array, *arrays) -> np.ndarray:
     """Compute values of up to `batch_size` examples in one shape, and drop the padding."""
-    (layout,), count = sampling.batches(batch_size, batch_size), len(keys)
+    (layout,), count = batches(batch_size, batch_size), len(keys)
     first, *others = (array[np.minimum(layout, count - 1)] for array in (keys, *arrays))
     return np.asarray(run(first, score_fn, *others)).reshape(-1)[:count]

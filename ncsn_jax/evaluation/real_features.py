@@ -8,15 +8,15 @@ import numpy as np
 from jaxtyping import Shaped
 
 from ncsn_jax import data
-from ncsn_jax.config import Config
-from ncsn_jax.data.datasets import Dataset, DatasetInfo, Source
+from ncsn_jax.data import Dataset, DatasetInfo, Source
 from ncsn_jax.evaluation.against_real import Real
 from ncsn_jax.evaluation.cached_parts import Arrays, Parts, compute_parts, fingerprint
 from ncsn_jax.evaluation.classifier import Labelled, classifier
 from ncsn_jax.evaluation.features import PIXELS, Extracted, Features, joined
 from ncsn_jax.evaluation.inception import inception, is_installed
+from ncsn_jax.evaluation.settings import Evaluation
 from ncsn_jax.runtime import processes
-from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.errors import ArgumentError
 from ncsn_jax.runtime.files import write_whole
 
 REAL = "real.json"
@@ -27,18 +27,16 @@ Examples = Shaped[np.ndarray, "n *event"]
 """Examples as stored: pixels 0 … n − 1 of images, or points."""
 
 
-def kind_of_features(config: Config) -> Literal["classifier", "inception", "pixels"]:
-    """Return the kind of features of a config; suggest the extra `fid` in the log if it is missing."""
-    if config.evaluation.features != "auto":
-        return config.evaluation.features
-    if len(data.describe(config.data).shape) != 3:
+def kind_of_features(dataset: Dataset) -> Literal["classifier", "inception", "pixels"]:
+    """Return the kind of features for a dataset; suggest the extra `fid` in the log if it is missing."""
+    if dataset.info.num_values is None:
         return "pixels"
-    if data.has_labels(config.data):
+    if dataset.load_labels is not None:
         return "classifier"
     if is_installed():
         return "inception"
     processes.say(
-        f"images of {config.data.name!r} are compared in pixels; pip install -e '.[fid]' for the features of "
+        f"images of {dataset.name!r} are compared in pixels; pip install -e '.[fid]' for the features of "
         "Inception-v3, which FID and KID need"
     )
     return "pixels"
@@ -46,7 +44,7 @@ def kind_of_features(config: Config) -> Literal["classifier", "inception", "pixe
 
 def real_features(
     directory: Path,
-    config: Config,
+    settings: Evaluation,
     dataset: Dataset,
     of_dataset: dict[str, Any],
     given: Features | None = None,
@@ -57,13 +55,14 @@ def real_features(
 
     Args:
       directory: the directory of the parts.
-      config: the run's config; `evaluation` chooses the features.
+      settings: the kind of features.
       dataset: the examples.
       of_dataset: their `ncsn_jax.data.fingerprint`.
-      given: features to use instead of the config's.
+      given: features to use instead of the settings'.
     """
-    features = given or _features(config, dataset)
-    of_data = config.data.model_dump(exclude={"data_dir", "random_flip", "dequantization", "transform"})
+    features = given or _features(settings, dataset)
+    of_network = ("random_flip", "dequantization", "transform")
+    of_data = {name: value for name, value in dataset.identity.items() if name not in of_network}
 
     def extracted(split: str, examples: Source) -> tuple[str, Extracted]:
         few = [examples[i] for i in range(0, len(examples), max(1, len(examples) // 100))]
@@ -123,20 +122,17 @@ def extracted_of(parts: Parts) -> Extracted:
     return joined([Extracted(part["features"], part.get("probabilities")) for part in parts])
 
 
-def _features(config: Config, dataset: Dataset) -> Features:
-    kind = config.evaluation.features
-    if kind == "inception":
-        return inception(config.evaluation.inception_weights)
-    if kind == "pixels":
+def _features(settings: Evaluation, dataset: Dataset) -> Features:
+    if settings.features == "inception":
+        return inception(settings.inception_weights)
+    if settings.features == "pixels":
         return PIXELS
-    labels = data.load_labels(config.data)
-    if labels is None:
-        raise UserError(
-            f"config.evaluation.features='classifier': config.data.name={config.data.name!r} has no labels; "
-            "accepted: 'inception' or 'pixels'"
+    if dataset.load_labels is None:
+        raise ArgumentError(
+            f"features='classifier': {dataset.name!r} has no labels; accepted: 'inception' or 'pixels'"
         )
     train, test = (
         Labelled(data.as_bytes(np.stack([examples[i] for i in range(len(examples))]), dataset.info), of)
-        for examples, of in zip((dataset.train, dataset.test), labels, strict=True)
+        for examples, of in zip((dataset.train, dataset.test), dataset.load_labels(), strict=True)
     )
-    return classifier(config.data.name, train, test)
+    return classifier(dataset.name, train, test)

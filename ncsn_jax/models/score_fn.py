@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 from flax import linen as nn
 from flax import struct
 from jax import Array
@@ -13,10 +14,11 @@ from ncsn_jax.typing import Scalar
 
 @struct.dataclass
 class NetworkScore:
-    """A network and its variables as a `ScoreFn`; a pytree whose leaves are the variables."""
+    """A network with variables and a condition, as a `ScoreFn`; a pytree of the latter two."""
 
     model: nn.Module = struct.field(pytree_node=False)
     variables: Any
+    condition: Any = None
 
     @property
     def sigmas(self) -> tuple[float, ...] | None:
@@ -26,21 +28,24 @@ class NetworkScore:
     def __call__(self, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, "*event"]:
         x = floating(x)
         (sigma,) = scalars(x, sigma)
-        score: Any = self.model.apply(self.variables, x[None], sigma[None])
+        condition = [] if self.condition is None else [jax.tree.map(lambda leaf: leaf[None], self.condition)]
+        score: Any = self.model.apply(self.variables, x[None], sigma[None], *condition)
         return score[0].astype(x.dtype)
 
 
-def as_score_fn(model: nn.Module, variables: Any) -> NetworkScore:
+def as_score_fn(model: nn.Module, variables: Any, condition: Any = None) -> NetworkScore:
     """Return the score s(x, σ) of a batched network, for a single example.
 
     Under `jax.vmap` it is as fast as the batched call. A `jax.jit` function that takes it as an argument
-    isn't recompiled when only the variables change.
+    isn't recompiled when only the variables or the condition change.
 
     Args:
-      model: a flax module with `__call__(x, sigma)`, x `(batch, *event)`, sigma `(batch,)`.
+      model: a flax module with `__call__(x, sigma)`, x `(batch, *event)`, sigma `(batch,)`; with a condition,
+        `__call__(x, sigma, condition)`.
       variables: its variables, `{"params": ...}`.
+      condition: the condition of one example, a pytree of arrays without an axis of the batch; or None.
 
     Returns:
       A `ScoreFn`, which is also a pytree. It raises a ValueError if x has no floating type.
     """
-    return NetworkScore(model, variables)
+    return NetworkScore(model, variables, condition)

@@ -3,15 +3,22 @@
 import ctypes
 import os
 import sys
+import warnings
 
 import jax
 import jax.monitoring
+import platformdirs
+
+from ncsn_jax.runtime.files import limit_size
 
 XLA_FLAGS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 """Flags that let Eigen convolve instead of YNNPACK, which is slow at gradients of kernels."""
 
 NOT_KEPT = "Error writing persistent compilation cache entry .*MemoryError"
 """Pattern of jax's warning about oneDNN's convolutions, which XLA can't write to the compilation cache."""
+
+MAX_COMPILATIONS = 4 * 2**30
+"""Largest size of the cache of compiled programs, in bytes."""
 
 LONG = 1.0
 """Shortest compilation, in seconds, after which memory is returned; returning it takes 0.05 s."""
@@ -44,3 +51,20 @@ def _give_memory_back(event: str, duration_secs: float, **_: str | int) -> None:
     compiled = event == "/jax/core/compile/backend_compile_duration"
     if compiled and duration_secs >= LONG and sys.platform == "linux":
         getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
+
+
+def keep_compilations() -> None:
+    """Keep compiled programs in the user's cache directory, unless jax already has a directory for them."""
+    directory = platformdirs.user_cache_path("ncsn_jax") / "compilations"
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        # Not jax's own limit: with it, every write reads a file of each cached program.
+        limit_size(directory, MAX_COMPILATIONS)
+    except OSError:
+        return  # a read-only home costs only time
+    if os.access(directory, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(directory))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        warnings.filterwarnings("ignore", NOT_KEPT)

@@ -1,9 +1,16 @@
-"""Errors that `main.py` turns into an exit status."""
+"""Errors that the program turns into an exit status."""
 
 
 class UserError(Exception):
-    """A user's mistake: the problem, the value found and the fix, in the one line that `main.py` prints."""
+    """A user's mistake: the problem, the value found and the fix, in the one line that the program prints."""
+
+
+class ArgumentError(UserError):
+    """A mistake in an argument or a setting, whose message begins with its name, such as `batch_size=10`.
+
+    The application puts the name of the flag, such as `config.training.`, in front of it.
+    """
 
 
 class PreemptedError(Exception):
-    """Preemption: training has saved its state and ended. `main.py` exits with status 143."""
+    """Preemption: training has saved its state and ended. The program exits with status 143."""

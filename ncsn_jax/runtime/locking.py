@@ -34,7 +34,7 @@ def only_writer(workdir: Path, what: str = "") -> Iterator[None]:
             holder = file.read(200).strip() or "another process"
             raise UserError(
                 f"{workdir / what} is being written by {holder}: wait for it, stop it, or choose another "
-                "--workdir"
+                "workdir"
             ) from error
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):

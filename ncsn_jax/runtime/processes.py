@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.errors import ArgumentError, UserError
 
 T = TypeVar("T")
 
@@ -40,20 +40,20 @@ def join(coordinator_address: str | None, num_processes: int | None, process_id:
     if num_processes == 1 or jax.distributed.is_initialized():
         return
     if any(value is not None for value in given) and None in given:
-        raise UserError(
-            "--coordinator_address, --num_processes and --process_id: some are missing; accepted: all of "
-            "them, none, or --num_processes=1"
+        raise ArgumentError(
+            "coordinator_address, num_processes and process_id: some are missing; accepted: all of them, "
+            "none, or num_processes=1"
         )
     if num_processes is not None and process_id is not None and process_id >= num_processes:
-        raise UserError(
-            f"--process_id={process_id}: accepted: 0 to {num_processes - 1}, because "
-            f"--num_processes={num_processes}"
+        raise ArgumentError(
+            f"process_id={process_id}: accepted: 0 to {num_processes - 1}, because "
+            f"num_processes={num_processes}"
         )
     if coordinator_address is not None:  # jax would wait minutes for an invalid address
         host, _, port = coordinator_address.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-            raise UserError(
-                f"--coordinator_address={coordinator_address}: accepted: HOST:PORT of process 0, such as "
+            raise ArgumentError(
+                f"coordinator_address={coordinator_address}: accepted: HOST:PORT of process 0, such as "
                 "10.0.0.1:1234"
             )
     is_named = coordinator_address is not None or "JAX_COORDINATOR_ADDRESS" in os.environ
@@ -112,16 +112,19 @@ def together(function: Callable[[], T]) -> T:
       UserError: the error of the first process that has one.
     """
     result: Any = None
-    message = ""
+    kind, message = "", ""
     cause = None
     try:
         result = function()
     except (UserError, OSError) as error:
+        kind = ArgumentError.__name__ if isinstance(error, ArgumentError) else UserError.__name__
         message, cause = " ".join(str(error).splitlines()), error
-    for process, other in enumerate(exchange(message)):
-        if other:
+    for process, other in enumerate(exchange(f"{kind}\n{message}")):
+        kind, _, message = other.partition("\n")
+        if kind:
             place = f" (process {process})" if jax.process_count() > 1 else ""
-            raise UserError(f"{other}{place}") from cause
+            error = ArgumentError if kind == ArgumentError.__name__ else UserError
+            raise error(f"{message}{place}") from cause
     return result
 
 

@@ -33,9 +33,11 @@ def pictures(states: Sequence[Float[np.ndarray, "n *event"]]) -> list[Picture]:
     """Draw each state of the same samples as a picture: images in a grid, vectors as points of the plane.
 
     Args:
-      states: images `(n, h, w, c)`, or vectors `(n, D)`, D ≥ 2, whose first two coordinates are shown in a
-        square around 99 % of the last state's values.
+      states: images `(n, h, w, c)`, of which the first channel is shown unless there are 1 or 3, or
+        `(n, h, w)`; or other arrays, whose first two values are shown in a square around 99 % of the last
+        state's values.
     """
+    states = [_drawable(state) for state in states]
     if states[-1].ndim == 4:
         return [image_grid(images) for images in states]
     from matplotlib.figure import Figure
@@ -49,6 +51,16 @@ def pictures(states: Sequence[Float[np.ndarray, "n *event"]]) -> list[Picture]:
         points(figure.add_subplot(), vectors, low=low - margin, high=high + margin)
         drawn.append(rendered(figure))
     return drawn
+
+
+def _drawable(state: Float[np.ndarray, "n *event"]) -> Float[np.ndarray, "n *other"]:
+    """Return grey or RGB images, or vectors of at least two values."""
+    if state.ndim == 3:
+        return state[..., None]
+    if state.ndim == 4:
+        return state if state.shape[-1] in (1, 3) else state[..., :1]
+    vectors = state.reshape(len(state), -1)
+    return np.pad(vectors, ((0, 0), (0, max(0, 2 - vectors.shape[1]))))
 
 
 def image_grid(

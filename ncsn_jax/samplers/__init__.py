@@ -14,12 +14,19 @@ All except `consistent_annealed_sampling` evaluate the score between the levels 
 refuse a network that embeds discrete levels.
 """
 
-from ncsn_jax.samplers.consistent import check_eta, consistent_annealed_sampling, consistent_step
-from ncsn_jax.samplers.heun import churn_of, heun, heun_step
+from ncsn_jax.samplers.consistent import (
+    check_eta,
+    consistent_annealed_sampling,
+    consistent_sampler,
+    consistent_step,
+)
+from ncsn_jax.samplers.heun import churn_of, heun, heun_sampler, heun_step
 from ncsn_jax.samplers.langevin import (
-    anneal,
+    annealed,
     annealed_langevin_dynamics,
+    annealed_langevin_sampler,
     denoised,
+    denoising,
     langevin_dynamics,
     langevin_step,
     langevin_update,
@@ -31,27 +38,34 @@ from ncsn_jax.samplers.predictor_corrector import (
     euler_maruyama,
     langevin_corrector,
     predictor_corrector,
+    predictor_corrector_sampler,
     predictor_corrector_step,
     reverse_diffusion,
 )
 from ncsn_jax.samplers.probability_flow import follow, probability_flow
-from ncsn_jax.samplers.process import descend, diffuse, flow, require_any_sigma
+from ncsn_jax.samplers.process import diffuse, flow, require_any_sigma
+from ncsn_jax.samplers.sampler import Sampler, Step, run
 
 __all__ = [
     "Predictor",
-    "anneal",
+    "Sampler",
+    "Step",
+    "annealed",
     "annealed_langevin_dynamics",
+    "annealed_langevin_sampler",
     "check_eta",
     "churn_of",
     "consistent_annealed_sampling",
+    "consistent_sampler",
     "consistent_step",
     "denoised",
-    "descend",
+    "denoising",
     "diffuse",
     "euler_maruyama",
     "flow",
     "follow",
     "heun",
+    "heun_sampler",
     "heun_step",
     "langevin_corrector",
     "langevin_dynamics",
@@ -59,9 +73,11 @@ __all__ = [
     "langevin_update",
     "level_step_size",
     "predictor_corrector",
+    "predictor_corrector_sampler",
     "predictor_corrector_step",
     "probability_flow",
     "repeat",
     "require_any_sigma",
     "reverse_diffusion",
+    "run",
 ]

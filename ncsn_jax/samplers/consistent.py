@@ -1,5 +1,6 @@
 """Consistent annealed sampling (Jolicoeur-Martineau et al. 2021), for a single chain."""
 
+import functools
 import itertools
 
 import jax
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from ncsn_jax.dtypes import root, scalars
-from ncsn_jax.samplers.process import Event, descend, levels_of
+from ncsn_jax.samplers.process import Event
+from ncsn_jax.samplers.sampler import Sampler, down_to_zero, run
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
 
 
@@ -90,16 +92,22 @@ def consistent_annealed_sampling(
     Reference:
       Jolicoeur-Martineau et al. 2021 (arXiv:2009.05475), Algorithm 2, and their final denoising.
     """
-    levels = levels_of(x, sigmas)
+    sampler = consistent_sampler(sigmas, eta=eta, temperature=temperature, denoise=denoise)
+    return run(key, sampler, score_fn, x)
+
+
+def consistent_sampler(
+    sigmas: Sigmas, *, eta: float | None = None, temperature: Scalar = 1.0, denoise: bool = False
+) -> Sampler:
+    """Return `consistent_annealed_sampling` as a `Sampler`; the arguments are its own.
+
+    Raises:
+      ValueError: as there.
+    """
     if eta is not None:
         check_eta(eta, sigmas)
-
-    def step(key, x, sigma, next_sigma):
-        return consistent_step(
-            key, score_fn, x, sigma, next_sigma, eta=eta, temperature=temperature, denoise=denoise
-        )
-
-    return descend(key, step, x, jnp.append(levels, 0.0))
+    step = functools.partial(consistent_step, eta=eta, temperature=temperature, denoise=denoise)
+    return Sampler(step, down_to_zero(sigmas))
 
 
 def check_eta(eta: float, sigmas: Sigmas) -> None:

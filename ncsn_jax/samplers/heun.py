@@ -1,12 +1,14 @@
 """Heun's method for the probability flow (Karras et al. 2022), for a single chain."""
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 
 from ncsn_jax.dtypes import scalars
-from ncsn_jax.samplers.process import Event, descend, diffuse, flow, levels_of, require_any_sigma
+from ncsn_jax.samplers.process import Event, diffuse, flow, require_any_sigma
+from ncsn_jax.samplers.sampler import Sampler, down_to_zero, run
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
 
 
@@ -38,9 +40,13 @@ def heun_step(
     Returns:
       The state at σᵢ₊₁, shape `(*event,)`.
 
+    Raises:
+      ValueError: if the score comes from a network of discrete levels.
+
     Reference:
       Karras et al. 2022 (arXiv:2206.00364), Algorithm 2, lines 4 to 12, for σ(t) = t.
     """
+    require_any_sigma(score_fn)
     sigma, next_sigma, s_min, s_max = scalars(x, sigma, next_sigma, s_min, s_max)
     gamma = jnp.where((s_min <= sigma) & (sigma <= s_max), churn, 0.0)
     raised = (1.0 + gamma) * sigma
@@ -92,16 +98,22 @@ def heun(
     Reference:
       Karras et al. 2022 (arXiv:2206.00364), Algorithms 1 and 2, for σ(t) = t.
     """
-    require_any_sigma(score_fn)
-    levels = levels_of(x, sigmas)
-    churn = churn_of(s_churn, len(levels))
+    sampler = heun_sampler(sigmas, s_churn=s_churn, s_min=s_min, s_max=s_max, s_noise=s_noise)
+    return run(key, sampler, score_fn, x)
 
-    def step(key, x, sigma, next_sigma):
-        return heun_step(
-            key, score_fn, x, sigma, next_sigma, churn=churn, s_min=s_min, s_max=s_max, s_noise=s_noise
-        )
 
-    return descend(key, step, x, jnp.append(levels, 0.0))
+def heun_sampler(
+    sigmas: Sigmas,
+    *,
+    s_churn: float = 0.0,
+    s_min: Scalar = 0.0,
+    s_max: Scalar = math.inf,
+    s_noise: Scalar = 1.0,
+) -> Sampler:
+    """Return `heun` as a `Sampler`; the arguments are its own."""
+    churn = churn_of(s_churn, len(sigmas))
+    step = functools.partial(heun_step, churn=churn, s_min=s_min, s_max=s_max, s_noise=s_noise)
+    return Sampler(step, down_to_zero(sigmas))
 
 
 def churn_of(s_churn: float, num_steps: int) -> float:

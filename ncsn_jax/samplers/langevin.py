@@ -6,6 +6,7 @@ paper's numbers, computes x + α s + √(2α) z, and so does this module: its st
 
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jax import Array
 from jaxtyping import Float
 
 from ncsn_jax.dtypes import floating, root, scalars
+from ncsn_jax.samplers.sampler import Sampler, down_to_zero, run
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
 
 
@@ -74,7 +76,7 @@ def langevin_update(
 
 def langevin_dynamics(
     key: PRNGKey,
-    score_fn: Callable[[Float[Array, "*event"]], Float[Array, "*event"]],
+    field: Callable[[Float[Array, "*event"]], Float[Array, "*event"]],
     x: Float[Array, "*event"],
     *,
     step_size: Scalar,
@@ -85,7 +87,7 @@ def langevin_dynamics(
 
     Args:
       key: the chain's key; step t draws from its `fold_in(t)`.
-      score_fn: s(x), a function of x alone; bind σ by a lambda or `functools.partial`.
+      field: s(x), a score without σ; bind σ by a lambda or `functools.partial`.
       x: the initial state, shape `(*event,)`.
       step_size: α, in squared units of x.
       num_steps: T, the number of updates.
@@ -99,7 +101,7 @@ def langevin_dynamics(
     """
 
     def update(key, x):
-        return langevin_step(key, score_fn(x), x, step_size, temperature=temperature)
+        return langevin_step(key, field(x), x, step_size, temperature=temperature)
 
     return repeat(key, update, x, num_steps)
 
@@ -139,55 +141,70 @@ def annealed_langevin_dynamics(
       al. 2020 (arXiv:2009.05475).
     """
 
-    def update(key, x, sigma, alpha):
-        return langevin_step(key, score_fn(x, sigma), x, alpha, temperature=temperature)
+    sampler = annealed_langevin_sampler(
+        sigmas,
+        step_size=step_size,
+        steps_per_scale=steps_per_scale,
+        temperature=temperature,
+        denoise=denoise,
+    )
+    return run(key, sampler, score_fn, x)
 
-    x = anneal(key, update, x, sigmas, step_size=step_size, steps_per_scale=steps_per_scale)
-    return denoised(score_fn, x, sigmas[-1]) if denoise else x
 
-
-def anneal(
-    key: PRNGKey,
-    update: Callable[..., Float[Array, "*event"]],
-    x: Float[Array, "*event"],
+def annealed_langevin_sampler(
     sigmas: Sigmas,
     *,
     step_size: Scalar,
     steps_per_scale: int,
-) -> Float[Array, "*event"]:
-    """Repeat an update at every noise level in turn: the loop of every annealed sampler.
+    temperature: Scalar = 1.0,
+    denoise: bool = False,
+) -> Sampler:
+    """Return `annealed_langevin_dynamics` as a `Sampler`; the arguments are its own."""
+
+    def update(key, score_fn, x, sigma, alpha):
+        return langevin_step(key, score_fn(x, sigma), x, alpha, temperature=temperature)
+
+    finish = denoising(sigmas[-1]) if denoise else None
+    return annealed(update, sigmas, step_size=step_size, steps_per_scale=steps_per_scale, finish=finish)
+
+
+def annealed(
+    update: Callable[..., Any],
+    sigmas: Sigmas,
+    *,
+    step_size: Scalar,
+    steps_per_scale: int,
+    finish: Callable[[ScoreFn, Array], Array] | None = None,
+) -> Sampler:
+    """Return the sampler that repeats an update at every noise level in turn.
 
     Args:
-      key: the chain's key; step t of level i gets `fold_in(fold_in(key, i), t)`.
-      update: a function from (key, x, σᵢ, αᵢ) to the next x, with αᵢ = ε σᵢ²/σ_L².
-      x: the initial state, shape `(*event,)`.
+      update: a function from (key, score_fn, x, σᵢ, αᵢ) to the next x, with αᵢ = ε σᵢ²/σ_L². Step t of level
+        i gets the key `fold_in(fold_in(key, i), t)`.
       sigmas: the noise levels, descending, shape `(num_scales,)`.
       step_size: ε, the step size of the last level, in squared units of x.
       steps_per_scale: T, the number of updates at each level.
-
-    Returns:
-      The state after the last update, shape `(*event,)`.
+      finish: the last operation of the sampler.
 
     Raises:
-      ValueError: if there are no levels, the number of updates is negative, or x has no floating type.
+      ValueError: if there are no levels, or the number of updates is negative.
 
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), Algorithm 1, with lines 5 and 6 replaced by the update.
     """
-    (levels,) = scalars(x, sigmas)
-    if levels.ndim != 1 or not levels.size or operator.index(steps_per_scale) < 0:
+    shape = jnp.shape(jnp.asarray(sigmas))
+    if len(shape) != 1 or not shape[0] or operator.index(steps_per_scale) < 0:
         raise ValueError(
             "sigmas must be a row of levels and steps_per_scale at least 0, found the shape "
-            f"{levels.shape} and {steps_per_scale}"
+            f"{shape} and {steps_per_scale}"
         )
 
-    def level(x, index_and_sigma):
-        index, sigma = index_and_sigma
+    def step(key, score_fn, x, sigma, next_sigma):
+        (levels,) = scalars(x, sigmas)
         alpha = level_step_size(step_size, sigma, levels)
-        level_key = jax.random.fold_in(key, index)
-        return repeat(level_key, lambda key, x: update(key, x, sigma, alpha), x, steps_per_scale), None
+        return repeat(key, lambda key, x: update(key, score_fn, x, sigma, alpha), x, steps_per_scale)
 
-    return jax.lax.scan(level, x, (jnp.arange(len(levels)), levels))[0]
+    return Sampler(step, down_to_zero(sigmas), finish)
 
 
 def repeat(
@@ -221,3 +238,8 @@ def denoised(score_fn: ScoreFn, x: Float[Array, "*event"], sigma: Scalar) -> Flo
     """Tweedie's formula, E[x₀ | x] = x + σ² s(x, σ): the mean of clean data given its perturbation x."""
     (sigma,) = scalars(x, sigma)
     return (x + sigma**2 * score_fn(x, sigma)).astype(x.dtype)
+
+
+def denoising(sigma: Scalar) -> Callable[[ScoreFn, Array], Array]:
+    """Return the last operation of a sampler that ends at σ: `denoised`."""
+    return lambda score_fn, x: denoised(score_fn, x, sigma)

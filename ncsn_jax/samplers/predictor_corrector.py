@@ -1,13 +1,15 @@
 """Predictor-corrector sampling (Song et al. 2021), for a single chain."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from ncsn_jax.dtypes import scalars
-from ncsn_jax.samplers.langevin import denoised, langevin_step
-from ncsn_jax.samplers.process import Event, descend, diffuse, levels_of, require_any_sigma
+from ncsn_jax.samplers.langevin import denoising, langevin_step
+from ncsn_jax.samplers.process import Event, diffuse, require_any_sigma
+from ncsn_jax.samplers.sampler import Sampler, run
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
 
 Predictor = Callable[..., Event]
@@ -120,7 +122,12 @@ def predictor_corrector_step(
     snr: Scalar = 0.16,
     temperature: Scalar = 1.0,
 ) -> Event:
-    """Take one step of `predictor_corrector`: predict the state at the next level, then correct it there."""
+    """Take one step of `predictor_corrector`: predict the state at the next level, then correct it there.
+
+    Raises:
+      ValueError: if the score comes from a network of discrete levels.
+    """
+    require_any_sigma(score_fn)
     predictor_key, corrector_key = jax.random.split(key)
     x = predictor(predictor_key, score_fn, x, sigma, next_sigma, temperature=temperature)
 
@@ -168,21 +175,32 @@ def predictor_corrector(
     Reference:
       Song et al. 2021 (arXiv:2011.13456), Algorithm 2.
     """
-    require_any_sigma(score_fn)
-    levels = levels_of(x, sigmas)
+    sampler = predictor_corrector_sampler(
+        sigmas,
+        predictor=predictor,
+        corrector_steps=corrector_steps,
+        snr=snr,
+        temperature=temperature,
+        denoise=denoise,
+    )
+    return run(key, sampler, score_fn, x)
 
-    def step(key, x, sigma, next_sigma):
-        return predictor_corrector_step(
-            key,
-            score_fn,
-            x,
-            sigma,
-            next_sigma,
-            predictor=predictor,
-            corrector_steps=corrector_steps,
-            snr=snr,
-            temperature=temperature,
-        )
 
-    x = descend(key, step, x, levels)
-    return denoised(score_fn, x, levels[-1]) if denoise else x
+def predictor_corrector_sampler(
+    sigmas: Sigmas,
+    *,
+    predictor: Predictor = reverse_diffusion,
+    corrector_steps: int = 1,
+    snr: Scalar = 0.16,
+    temperature: Scalar = 1.0,
+    denoise: bool = False,
+) -> Sampler:
+    """Return `predictor_corrector` as a `Sampler`; the arguments are its own."""
+    step = functools.partial(
+        predictor_corrector_step,
+        predictor=predictor,
+        corrector_steps=corrector_steps,
+        snr=snr,
+        temperature=temperature,
+    )
+    return Sampler(step, sigmas, denoising(sigmas[-1]) if denoise else None)

@@ -1,14 +1,11 @@
-"""The variance-exploding process that samplers run along, and their way down its noise levels."""
-
-from collections.abc import Callable
+"""The variance-exploding process that samplers run along."""
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
 from ncsn_jax.dtypes import root, scalars
-from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
+from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn
 
 Event = Float[Array, "*event"]
 
@@ -42,22 +39,6 @@ def flow(score_fn: ScoreFn, x: Event, sigma: Scalar) -> Event:
     return (-sigma * score_fn(x, sigma)).astype(x.dtype)
 
 
-def descend(
-    key: PRNGKey,
-    step: Callable[[PRNGKey, Event, Scalar, Scalar], Event],
-    x: Event,
-    sigmas: Float[Array, " num_scales"],
-) -> Event:
-    """Descend the noise levels, x ← step(keyᵢ, x, σᵢ, σᵢ₊₁), where keyᵢ is the key's `fold_in(i)`."""
-
-    def body(x, numbered):
-        i, sigma, next_sigma = numbered
-        return step(jax.random.fold_in(key, i), x, sigma, next_sigma), None
-
-    steps = (jnp.arange(len(sigmas) - 1), sigmas[:-1], sigmas[1:])
-    return jax.lax.scan(body, x, steps)[0]
-
-
 def require_any_sigma(score_fn: ScoreFn) -> None:
     """Refuse the score of a network that embeds discrete levels.
 
@@ -71,15 +52,3 @@ def require_any_sigma(score_fn: ScoreFn) -> None:
             f"this sampler needs scores at any σ, found a network of {len(levels)} discrete levels; "
             "accepted: NCSNv2, MLP, an exact score"
         )
-
-
-def levels_of(x: Event, sigmas: Sigmas) -> Float[Array, " num_scales"]:
-    """Return the noise levels as coefficients of x.
-
-    Raises:
-      ValueError: if they aren't a row.
-    """
-    (levels,) = scalars(x, sigmas)
-    if levels.ndim != 1 or not levels.size:
-        raise ValueError(f"sigmas must be a row of levels, found the shape {levels.shape}")
-    return levels

@@ -1,17 +1,82 @@
 """Training a score network, and restoring a trained one."""
 
-from ncsn_jax.training.loop import train_and_evaluate
-from ncsn_jax.training.state import TrainState, adam, create_state
+from os import PathLike
+from typing import Any
+
+from flax import linen as nn
+
+from ncsn_jax.training.experiment import Experiment
+from ncsn_jax.training.loop import train
+from ncsn_jax.training.objective import Objective, denoising_objective, sliced_objective
+from ncsn_jax.training.optimizers import adam
+from ncsn_jax.training.settings import Settings
+from ncsn_jax.training.state import TrainState, create_state
 from ncsn_jax.training.step import evaluation_step, example_loss, train_step
-from ncsn_jax.training.workdir import restore
 
 __all__ = [
+    "Experiment",
+    "Objective",
+    "Settings",
     "TrainState",
     "adam",
     "create_state",
+    "denoising_objective",
     "evaluation_step",
     "example_loss",
     "restore",
+    "sliced_objective",
+    "train",
     "train_and_evaluate",
     "train_step",
 ]
+
+
+def train_and_evaluate(config: Any, workdir: str | PathLike[str]) -> TrainState:
+    """Train the network of a config in a directory, or resume its training there.
+
+    It is `train(build(config), workdir)`, with pictures of samples between the steps
+    (`ncsn_jax.app.train.train_and_evaluate`).
+
+    Args:
+      config: the run's settings, the same in every process except `data.data_dir`; either a `Config` or the
+        `ConfigDict` that a file of `configs/` returns.
+      workdir: the run's directory; created if missing.
+
+    Returns:
+      The last state.
+
+    Raises:
+      UserError: as in `train`.
+      PreemptedError: as in `train`.
+    """
+    from ncsn_jax.app.train import train_and_evaluate
+
+    return train_and_evaluate(config, workdir)
+
+
+def restore(
+    workdir: str | PathLike[str],
+    *,
+    step: int | None = None,
+    ema: bool = True,
+    model: nn.Module | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Restore a trained model.
+
+    Args:
+      workdir: the directory of a run.
+      step: the step of the checkpoint; None for the newest intact one.
+      ema: whether to return the moving average of the parameters, instead of the parameters themselves.
+      model: the network, if it isn't one of this package; None builds the network of the run's config, and
+        imports nothing that the config names.
+
+    Returns:
+      The network and its variables, ready for `as_score_fn` or `model.apply`.
+
+    Raises:
+      UserError: if there is no run, no intact checkpoint, or no checkpoint of that step; if the step is not
+        an int; or if the model is missing, or doesn't fit the checkpoint.
+    """
+    from ncsn_jax.app.restored import restore
+
+    return restore(workdir, step=step, ema=ema, model=model)

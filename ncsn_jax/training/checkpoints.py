@@ -3,13 +3,17 @@
 import contextlib
 import itertools
 import os
+import re
 from collections.abc import Sequence
 from os import PathLike
-from typing import cast
+from typing import Any, cast
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from flax import traverse_util
+from jax.sharding import Sharding
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN, PreservationPolicy
 
 from ncsn_jax.runtime import processes
@@ -27,6 +31,33 @@ class DamagedError(Exception):
 
 class DamagedCheckpointError(UserError):
     """Damage to a requested checkpoint; the message names the checkpoint."""
+
+
+def steps_in(directory: epath.Path) -> list[int]:
+    """Return the steps of the checkpoints in a directory, ascending; a single process may call this.
+
+    Raises:
+      UserError: if they are in a bucket that can't be read.
+    """
+    try:
+        found = ocp.path.step.standard_name_format().find_all(directory) if directory.exists() else ()
+    except ImportError as error:
+        raise UserError(f"{directory}: {error}; {FOR_BUCKETS}") from error
+    return sorted(checkpoint.step for checkpoint in found)
+
+
+def read_record(directory: epath.Path, step: int) -> tuple[str, Record]:
+    """Return the path of a checkpoint, and its record.
+
+    Raises:
+      DamagedCheckpointError: if the record is damaged.
+    """
+    with Checkpoints(directory) as checkpoints:
+        place = f"{checkpoints.directory}/{step}"
+        try:
+            return place, checkpoints.read_record(step)
+        except DamagedError as error:
+            raise DamagedCheckpointError(f"{place} is damaged: {error}") from error
 
 
 class Checkpoints:
@@ -97,7 +128,7 @@ class Checkpoints:
         if (place / "default").exists():
             raise UserError(
                 f"{place} was written by an older version of ncsn_jax, without checksums: use that version, "
-                "or choose another --workdir"
+                "or choose another workdir"
             )
         try:
             found = self._manager.restore(step, args=ocp.args.Composite(**{RECORD: ocp.args.JsonRestore()}))
@@ -124,6 +155,33 @@ class Checkpoints:
                 raise DamagedError(f"the array {found[0]} doesn't match its checksum")
         return cast(TrainState, state)
 
+    def restore_part(self, step: int, name: str, record: Record, sharding: Sharding) -> dict[str, Any]:
+        """Return one part of the state of a step, such as `params`: a nested dictionary of arrays.
+
+        Raises:
+          DamagedError: if an array doesn't match the record.
+        """
+        expected = {_keys(path): leaf for path, *leaf in record["leaves"] if path.startswith(f".{name}[")}
+        like = traverse_util.unflatten_dict(
+            {
+                keys: jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=sharding)
+                for keys, (shape, dtype, _) in expected.items()
+            }
+        )
+        args = ocp.args.PyTreeRestore(
+            {name: like},
+            restore_args=ocp.checkpoint_utils.construct_restore_args({name: like}),
+            partial_restore=True,
+        )
+        try:
+            found = self._manager.restore(step, args=ocp.args.Composite(**{STATE: args}))[STATE][name]
+        except Exception as error:  # Orbax raises many types
+            raise DamagedError(f"its arrays can't be read ({type(error).__name__})") from error
+        for path, *leaf in checksums(found):
+            if leaf != expected[_keys(path)]:
+                raise DamagedError(f"the array .{name}{path} doesn't match its checksum")
+        return cast(dict[str, Any], found)
+
     def set_aside(self, steps: Sequence[int]) -> list[str]:
         """Rename damaged checkpoints to `<step>.damaged-<n>`, which Orbax ignores; return the new names."""
         names = []
@@ -145,6 +203,11 @@ class Checkpoints:
 
     def __exit__(self, *_) -> None:
         self._manager.close()  # waits for the save in the background
+
+
+def _keys(path: str) -> tuple[str, ...]:
+    """Return the keys in the path of an array, such as `.params['conv']['kernel']`."""
+    return tuple(re.findall(r"\['([^']*)'\]", path))
 
 
 class _Best(PreservationPolicy):

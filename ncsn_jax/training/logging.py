@@ -16,10 +16,10 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[re
 from tensorboardX.record_writer import masked_crc32c
 from tqdm import tqdm
 
-from ncsn_jax.config import Training
 from ncsn_jax.runtime import processes
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.runtime.files import AppendedFile, write_whole
+from ncsn_jax.training.settings import Intervals
 
 METRICS, EVENTS = "metrics.jsonl", "tensorboard"
 MEANS = ("loss", "gradient_norm")
@@ -41,10 +41,6 @@ class MetricsWriter:
         path, events = workdir / METRICS, workdir / EVENTS
         kept = kept_lines(workdir, first_step)
         write_whole(path, lambda file: file.write("".join(kept).encode()))
-        self.is_evaluated = any(
-            line["step"] == first_step and "test_loss" in line for line in map(json.loads, kept)
-        )
-        """Whether the file already has the held-out loss of the first step."""
         events.mkdir(exist_ok=True)
         self._lines = AppendedFile(path)
         self._events = AppendedFile(events / f"events.out.tfevents.{time.time_ns()}")
@@ -96,8 +92,6 @@ class MetricsWriter:
 class NoMetrics:
     """A metrics writer that writes nothing, for every process except the first."""
 
-    is_evaluated = True
-
     def scalars(self, step: int, **values: float) -> None:
         """Do nothing."""
 
@@ -125,7 +119,7 @@ class StepLog:
     """
 
     def __init__(
-        self, metrics: MetricsWriter | NoMetrics, progress: tqdm, settings: Training, num_skipped: int
+        self, metrics: MetricsWriter | NoMetrics, progress: tqdm, settings: Intervals, num_skipped: int
     ):
         self._metrics = metrics
         self._progress = progress
@@ -174,10 +168,10 @@ class StepLog:
             )
             if total > self._max_skipped:
                 raise UserError(
-                    f"{found}: stopped, because config.training.max_skipped_steps={self._max_skipped}; a "
-                    "rerun resumes from the last checkpoint and repeats this step. A larger "
-                    "max_skipped_steps skips such steps; in a new --workdir, a smaller "
-                    "training.learning_rate, a training.gradient_clip or training.warmup_steps may help"
+                    f"{found}: stopped, because max_skipped_steps={self._max_skipped}; a rerun "
+                    "resumes from the last checkpoint and repeats this step. A larger max_skipped_steps "
+                    "skips such steps; in a new workdir, a smaller learning rate, a clipped gradient or a "
+                    "warm-up may help"
                 )
             processes.say(f"{found}: step skipped, {total} of at most {self._max_skipped}")
 

@@ -14,26 +14,30 @@ from typing import Any
 import jax
 import numpy as np
 
-from ncsn_jax.config import Config
 from ncsn_jax.runtime.determinism import recorded
 
 Record = dict[str, Any]
-"""JSON: `step`, `config`, `data`, `topology`, `versions`, `jax` (its settings), `test_loss`, `leaves`;
+"""JSON: `step`, `config`, `data`, `inputs`, `topology`, `versions`, `jax` (its settings), `test_loss`,
+`callbacks`, `leaves`;
 `sha256` of all these."""
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def run_facts(config: Config, data: dict[str, Any] | None) -> Record:
+def run_facts(
+    content: dict[str, Any], data: dict[str, Any] | None, inputs: list[int] | None = None
+) -> Record:
     """Return the part of the record that all checkpoints of a run share.
 
     Args:
-      config: the run's settings, with its seed.
+      content: the content of the run's `config.json`.
       data: the dataset's fingerprint, if known.
+      inputs: the shape of the network's x, if it takes nothing else but σ.
     """
     return {
-        "config": json.loads(config.model_dump_json()),
+        "config": content,
         "data": data,
+        "inputs": inputs,
         "topology": {
             "processes": jax.process_count(),
             "devices": jax.device_count(),
@@ -44,7 +48,9 @@ def run_facts(config: Config, data: dict[str, Any] | None) -> Record:
     }
 
 
-def make_record(facts: Record, step: int, state: Any, test_loss: float | None) -> Record:
+def make_record(
+    facts: Record, step: int, state: Any, test_loss: float | None = None, callbacks: int = 0
+) -> Record:
     """Return the record of a state.
 
     Args:
@@ -52,8 +58,14 @@ def make_record(facts: Record, step: int, state: Any, test_loss: float | None) -
       step: number of updates made.
       state: the arrays.
       test_loss: the held-out loss, if known.
+      callbacks: number of callbacks of this step that have run; a resumed run runs the others.
     """
-    record = facts | {"step": step, "test_loss": test_loss, "leaves": checksums(state)}
+    record = facts | {
+        "step": step,
+        "test_loss": test_loss,
+        "callbacks": callbacks,
+        "leaves": checksums(state),
+    }
     return record | {"sha256": _sha256(record)}
 
 

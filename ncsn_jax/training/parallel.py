@@ -23,7 +23,6 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ncsn_jax.data import Batch
 from ncsn_jax.training.state import TrainState
 from ncsn_jax.training.step import DEVICES, ExampleLoss, loss_and_gradient, update
 from ncsn_jax.typing import PRNGKey
@@ -43,10 +42,10 @@ class PmapStep:
     loss_and_gradient: Any
     update: Any
 
-    def __call__(self, state: TrainState, batch: Batch, key: PRNGKey) -> tuple[TrainState, dict[str, Array]]:
+    def __call__(self, state: TrainState, batch: Any, key: PRNGKey) -> tuple[TrainState, dict[str, Array]]:
         return self.update(state, *self.loss_and_gradient(state.params, state.step, batch, key))
 
-    def lowered(self, state: TrainState, batch: Batch, key: Any) -> Iterator[jax.stages.Lowered]:
+    def lowered(self, state: TrainState, batch: Any, key: Any) -> Iterator[jax.stages.Lowered]:
         """Yield the lowered programs for these arguments, which are arrays or their shapes.
 
         They come one at a time, so the first can compile while the second is lowered. With several

@@ -4,8 +4,8 @@ import os
 import re
 import time
 from collections.abc import Callable
+from typing import Any
 
-from ncsn_jax.config import Training
 from ncsn_jax.runtime import processes
 from ncsn_jax.runtime.errors import PreemptedError, UserError
 from ncsn_jax.training.checkpoints import Checkpoints
@@ -26,7 +26,7 @@ class Saver:
 
     Args:
       checkpoints: the run's checkpoints.
-      settings: `max_failed_saves`.
+      max_failed_saves: the largest number of failures in a row.
       facts: the run's `run_facts`, for the records.
       write_metrics: a function that writes the metrics, which must reach the disk before a checkpoint does.
       is_preempted: a function that returns whether the process was told to end; retries then stop early.
@@ -35,13 +35,13 @@ class Saver:
     def __init__(
         self,
         checkpoints: Checkpoints,
-        settings: Training,
+        max_failed_saves: int,
         facts: Record,
         write_metrics: Callable[[], None],
         is_preempted: Callable[[], bool] = lambda: False,
     ):
         self._checkpoints = checkpoints
-        self._limit = settings.max_failed_saves
+        self._limit = max_failed_saves
         self._facts = facts
         self._write_metrics = write_metrics
         self._is_preempted = is_preempted
@@ -51,20 +51,42 @@ class Saver:
     def is_behind(self) -> bool:
         """Return whether the last save failed and must be retried; every process must call this."""
         if self._pending is not None and not processes.any_of(self._checkpoints.is_saving()):
-            self._settle()
+            self.settle()
         return self._failures > 0 and self._pending is None
 
-    def save(self, step: int, state: TrainState, test_loss: float | None = None) -> None:
+    def settle(self) -> None:
+        """Wait for the save in the background, and count its outcome; every process must call this.
+
+        Raises:
+          UserError: as in `save`.
+        """
+        if self._pending is None:
+            return
+        error = None
+        try:
+            self._checkpoints.wait()
+        except Exception as caught:  # Orbax raises many types
+            error = caught
+        self._take(error)
+        if self._pending is not None:
+            self._pending, self._failures = None, 0
+
+    def save(self, step: int, state: TrainState, **facts: Any) -> None:
         """Start to save a state, after the previous save has ended.
+
+        Args:
+          step: the step.
+          state: the state.
+          **facts: further facts for the record, such as `test_loss` (see `make_record`).
 
         Raises:
           UserError: if more saves in a row have failed than the settings allow.
         """
-        self._settle()
+        self.settle()
         self._pending = step
         error = None
         state = as_global(state)
-        record = make_record(self._facts, step, state, test_loss)
+        record = make_record(self._facts, step, state, **facts)
         try:
             self._write_metrics()
             self._checkpoints.save(step, state, record)
@@ -76,34 +98,21 @@ class Saver:
             error = caught
         self._take(error)
 
-    def finish(self, step: int, state: TrainState, test_loss: float | None = None) -> None:
+    def finish(self, step: int, state: TrainState, **facts: Any) -> None:
         """Save a state and wait for it; retry failures, with growing pauses.
 
         Raises:
           UserError: as in `save`.
         """
-        self.save(step, state, test_loss)
-        self._settle()
+        self.save(step, state, **facts)
+        self.settle()
         while self._failures:
             if self._failures >= FEW_RETRIES and processes.any_of(self._is_preempted()):
                 place = self._checkpoints.directory
                 raise PreemptedError(f"preempted: the state of step {step} couldn't be saved in {place}")
             time.sleep(min(2.0**self._failures / 4, LONGEST_WAIT))
-            self.save(step, state, test_loss)
-            self._settle()
-
-    def _settle(self) -> None:
-        """Wait for the save in the background, and count its outcome."""
-        if self._pending is None:
-            return
-        error = None
-        try:
-            self._checkpoints.wait()
-        except Exception as caught:  # Orbax raises many types
-            error = caught
-        self._take(error)
-        if self._pending is not None:
-            self._pending, self._failures = None, 0
+            self.save(step, state, **facts)
+            self.settle()
 
     def _take(self, error: Exception | None) -> None:
         """Count a failure in any process, and report it."""
@@ -118,7 +127,7 @@ class Saver:
             newest = self._checkpoints.steps[-1:]
             raise UserError(
                 f"{place}: the state of step {step} can't be saved ({reason}), failure {self._failures} in a "
-                f"row with config.training.max_failed_saves={self._limit}; "
+                f"row with max_failed_saves={self._limit}; "
                 + (
                     f"the newest checkpoint is of step {newest[0]}; "
                     if newest

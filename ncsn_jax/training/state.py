@@ -1,4 +1,4 @@
-"""The state that training carries from step to step, and the optimizer."""
+"""The state that training carries from step to step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +11,7 @@ from flax import struct
 from jax.core import eval_jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 
+from ncsn_jax.runtime.errors import ArgumentError
 from ncsn_jax.typing import PRNGKey
 
 
@@ -44,9 +45,10 @@ def create_state(
       key: the key of the initial parameters.
       model: a batched score network, whose initial parameters depend only on the key.
       shape: the shape of one example: (height, width, channels), or (D,).
-      optimizer: from `adam`, or any of optax.
+      optimizer: the gradient transformation.
     """
-    _, draw = initial_params(key, model, shape)
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    _, draw = initial_params(key, model, x)
     return first_state(draw(key), optimizer)
 
 
@@ -62,7 +64,7 @@ def first_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSt
 
 
 def initial_params(
-    key: Any, model: nn.Module, shape: tuple[int, ...]
+    key: Any, model: nn.Module, x: Any, condition: Any = None
 ) -> tuple[Any, Callable[[PRNGKey], Any]]:
     """Return the shapes of the parameters of `model.init`, and a function that draws them from a key.
 
@@ -72,47 +74,33 @@ def initial_params(
     Args:
       key: a key, or its shape.
       model: a batched score network.
-      shape: the shape of one example.
+      x: the shape and type of one example.
+      condition: the shapes and types of its condition; None if the network takes none.
     """
+    inputs = [x, jax.ShapeDtypeStruct((), jnp.float32), *([] if condition is None else [condition])]
+    inputs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), inputs)
 
-    def init(key, x, sigma):
-        return model.init(key, x, sigma)["params"]
+    def init(key, inputs):
+        return model.init(key, *inputs)["params"]
 
-    x, sigma = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
-    traced, params = jax.make_jaxpr(init, return_shape=True)(key, x, sigma)
+    traced, params = jax.make_jaxpr(init, return_shape=True)(key, inputs)
     leaves, treedef = jax.tree.flatten(params)
-    drawing, _ = dce_jaxpr(traced.jaxpr, [True] * len(leaves), instantiate=[True, False, False])
+    is_used = [True] + [False] * len(jax.tree.leaves(inputs))
+    drawing, _ = dce_jaxpr(traced.jaxpr, [True] * len(leaves), instantiate=is_used)
     return params, lambda key: treedef.unflatten(eval_jaxpr(drawing, traced.consts, key))
 
 
-def adam(
-    *,
-    learning_rate: float,
-    schedule: str,
-    num_steps: int,
-    warmup_steps: int,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    gradient_clip: float | None,
-) -> optax.GradientTransformation:
-    """Return Adam (Kingma & Ba 2015), after an optional clipping of the gradient's global norm.
+def fitting_params(model: nn.Module, x: Any, condition: Any = None) -> tuple[Any, Callable[[PRNGKey], Any]]:
+    """Return `initial_params` of a network, if it can take such examples.
 
-    Args:
-      learning_rate: the largest learning rate.
-      schedule: the schedule after the warm-up: `constant`, or `cosine` to 0 at `num_steps`.
-      num_steps: the length of the run; used only by the cosine.
-      warmup_steps: the length of the linear warm-up of the learning rate from 0; a shorter run ends in it.
-      beta1: the decay of the first moment.
-      beta2: the decay of the second moment.
-      epsilon: the number added to the root of the second moment.
-      gradient_clip: the largest global norm; None for no clipping.
+    Raises:
+      ArgumentError: if it can't.
     """
-    after_warmup = {
-        "constant": optax.constant_schedule(learning_rate),
-        "cosine": optax.cosine_decay_schedule(learning_rate, max(1, num_steps - warmup_steps)),
-    }[schedule]
-    warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-    rate = optax.join_schedules([warmup, after_warmup], [warmup_steps])
-    clip = optax.identity() if gradient_clip is None else optax.clip_by_global_norm(gradient_clip)
-    return optax.chain(clip, optax.adam(rate, beta1, beta2, epsilon))
+    key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
+    try:
+        return initial_params(key, model, x, condition)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"model={type(model).__name__} can't take examples of the shape {x.shape}: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error

@@ -9,9 +9,8 @@ import optax
 from flax import linen as nn
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
-from ncsn_jax.data.preprocessing import random_flip
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.training.objective import Objective
 from ncsn_jax.training.state import TrainState
@@ -20,36 +19,48 @@ from ncsn_jax.typing import PRNGKey
 DEVICES = "devices"
 """Name of the axis over which gradients and losses are averaged."""
 
-DeviceBatch = Mapping[str, Array]
+DeviceBatch = Mapping[str, Any]
 """One device's share of a `ncsn_jax.data.Batch`, without the axis of devices."""
 
-ExampleLoss = Callable[[PRNGKey, Any, Shaped[Array, "*event"]], Float[Array, ""]]
+ExampleLoss = Callable[[PRNGKey, Any, Any], Float[Array, ""]]
 """The loss of one stored example under the given parameters."""
+
+Map = Callable[[PRNGKey, Any], Any]
+"""A random function of an example."""
 
 
 def example_loss(
-    model: nn.Module,
-    objective: Objective,
-    preprocess: Callable[[PRNGKey, Shaped[Array, "*event"]], Float[Array, "*event"]],
-    *,
-    flip: bool,
+    model: nn.Module, objective: Objective, *, augment: Map | None = None, preprocess: Map | None = None
 ) -> ExampleLoss:
-    """Return the loss function of stored examples: the objective after a random flip and preprocessing.
+    """Return the loss function of stored examples: the objective of the preprocessed example.
 
     Args:
       model: a score network.
       objective: the loss of a score at a clean example.
-      preprocess: a function from a stored example to a clean one, from `ncsn_jax.data.preprocessing`.
-      flip: whether images are mirrored with probability ½.
+      augment: a random function of a stored example, which comes first.
+      preprocess: a random function from a stored example to a clean one.
     """
 
-    def loss(key, params, x):
-        flip_key, preprocess_key, loss_key = jax.random.split(key, 3)
-        x = random_flip(flip_key, x) if flip else x
-        x = preprocess(preprocess_key, x)
-        return objective(loss_key, as_score_fn(model, {"params": params}), x)
+    def loss(key, params, example):
+        augment_key, preprocess_key, loss_key = jax.random.split(key, 3)
+        example = example if augment is None else augment(augment_key, example)
+        example = example if preprocess is None else preprocess(preprocess_key, example)
+        condition, clean = condition_and_clean(example)
+        return objective(loss_key, as_score_fn(model, {"params": params}, condition), clean)
 
     return loss
+
+
+def condition_and_clean(example: Any) -> tuple[Any, Any]:
+    """Return the condition of an example, and its part that the objective receives.
+
+    An example is an array x, or a dictionary with `x`; its `condition` is bound to the score. With further
+    keys, the objective receives the whole dictionary, and x alone otherwise.
+    """
+    if not isinstance(example, Mapping):
+        return None, example
+    others = example.keys() - {"x", "condition"}
+    return example.get("condition"), (dict(example) if others else example["x"])
 
 
 def train_step(
@@ -97,7 +108,7 @@ def loss_and_gradient(
     keys = example_keys(jax.random.fold_in(key, step), batch["index"])
 
     def mean_loss(params):
-        return jnp.mean(jax.vmap(loss, (0, None, 0))(keys, params, batch["x"]))
+        return jnp.mean(jax.vmap(loss, (0, None, 0))(keys, params, batch["examples"]))
 
     value_and_gradient = jax.value_and_grad(mean_loss)(params)
     if jax.lax.axis_size(DEVICES) == 1:  # on one device, XLA for CPUs would copy every gradient
@@ -138,7 +149,7 @@ def evaluation_step(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return the sum of all devices' losses and their number; run it under an axis named `DEVICES`."""
     keys = example_keys(key, batch["index"])
-    losses = jax.vmap(loss, (0, None, 0))(keys, params, batch["x"])
+    losses = jax.vmap(loss, (0, None, 0))(keys, params, batch["examples"])
     weight = batch["weight"].astype(losses.dtype)
     return jax.lax.psum((jnp.sum(weight * losses), jnp.sum(weight)), DEVICES)
 

@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.digits_quality import measure
 from configs.digits import get_config
-from ncsn_jax import config as run_config
 from ncsn_jax import training
+from ncsn_jax.app import config as run_config
 from ncsn_jax.runtime.errors import UserError
 
 

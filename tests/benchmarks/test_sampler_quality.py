@@ -8,9 +8,9 @@ import pytest
 from benchmarks.sampler_quality import BUDGETS, METHODS, measure, sampler
 from configs.digits import get_config
 from ncsn_jax import as_score_fn, data, probability_flow, training
-from ncsn_jax import config as run_config
+from ncsn_jax.app import config as run_config
 from ncsn_jax.runtime.errors import UserError
-from ncsn_jax.samplers import descend
+from ncsn_jax.samplers import run
 
 CONFIG = run_config.parse(get_config("v2").to_dict())
 
@@ -25,12 +25,8 @@ def test_a_sampler_makes_exactly_the_score_evaluations_it_reports(method):
 
     chosen, evaluations = sampler(method, 50, CONFIG)
 
-    @jax.jit
-    def run(key, x):
-        x = descend(key, lambda k, x, s, t: chosen.step(k, score_fn, x, s, t), x, jnp.array(chosen.levels))
-        return x if chosen.finish is None else chosen.finish(score_fn, x)
-
-    run(jax.random.key(0), jnp.ones(2)).block_until_ready()
+    draw = jax.jit(lambda key, x: run(key, chosen, score_fn, x))
+    draw(jax.random.key(0), jnp.ones(2)).block_until_ready()
     jax.effects_barrier()
     assert len(calls) == evaluations
 

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 def test_torch_peer_network_computes_the_official_outputs(official):
     from benchmarks.torch_peer import NCSN
 
-    network = NCSN(channels=1, filters=8, num_levels=len(official["sigmas"]))
+    network = NCSN(channels=1, filters=8, num_scales=len(official["sigmas"]))
     network.load_state_dict({str(n): torch.tensor(official[n]) for n in official["state_dict_names"]})
     with torch.inference_mode():
         found = network(torch.tensor(official["x"]), torch.tensor(official["y"])).numpy()

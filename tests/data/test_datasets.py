@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from ncsn_jax import data
-from ncsn_jax.config import Data
-from ncsn_jax.data import datasets
+from ncsn_jax.data import Data, datasets
 from ncsn_jax.runtime.errors import UserError
 
 
@@ -63,7 +62,7 @@ def test_datasets_above_the_memory_limit_are_read_image_by_image(digits, data_di
         next(data.training_batches(images, batch_size=8, seed=0, first_step=200))
         for images in (lazy.train, digits.train)
     ]
-    np.testing.assert_array_equal(batches[0]["x"], batches[1]["x"])
+    np.testing.assert_array_equal(batches[0]["examples"], batches[1]["examples"])
 
 
 def test_an_unknown_dataset_name_is_refused_with_the_known_names(data_dir):
@@ -101,12 +100,12 @@ def test_mnist_is_downloaded_and_prepared_without_tensorflow(server, tmp_path):
     mnist = load("mnist", str(tmp_path / "tfds"))
     assert {bytes(i) for i in mnist.train} == {bytes(i) for i in server["train"]}
     assert {bytes(i) for i in mnist.test} == {bytes(i) for i in server["t10k"]}
-    assert mnist.info == data.DatasetInfo(shape=(28, 28, 1), num_values=256)
+    assert mnist.info == data.DatasetInfo((28, 28, 1), 256, "uniform")
 
 
 def test_a_missing_network_is_reported_and_leaves_no_data_directory(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.Mnist, "URL", "http://127.0.0.1:9/")
-    with pytest.raises(UserError, match=r"mnist is not prepared in .*--config\.data\.data_dir"):
+    with pytest.raises(UserError, match=r"mnist is not prepared in .*`data_dir`"):
         load("mnist", str(tmp_path / "tfds"))
     assert not (tmp_path / "tfds").exists()
 
@@ -142,8 +141,8 @@ def test_a_data_directory_that_is_a_file_is_reported(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "folder"}, r"config\.data\.image_size=None: a folder needs one image size"),
-        ({"name": "mnist", "crop": 29}, r"config\.data\.crop=29: larger than the images of mnist, 28×28"),
+        ({"name": "folder"}, r"^image_size=None: a folder needs one image size"),
+        ({"name": "mnist", "crop": 29}, r"^crop=29: larger than the images of mnist, 28×28"),
         ({"name": "two_moons", "random_flip": True}, r"random_flip=True: 'two_moons' are points"),
         ({"name": "two_moons", "transform": "logit"}, r"transform='logit': 'two_moons' are points"),
         ({"name": "two_moons", "image_size": 3}, r"image_size=3: 'two_moons' are points"),
@@ -168,7 +167,7 @@ def test_data_settings_that_contradict_the_dataset_are_refused(settings, message
     ],
 )
 def test_described_shape_is_the_shape_after_cropping_and_resizing(settings, shape):
-    assert data.describe(Data(**settings)) == data.DatasetInfo(shape, 256)
+    assert data.describe(Data(**settings)) == data.DatasetInfo(shape, 256, "uniform")
 
 
 def test_tfds_images_are_cropped_and_resized_on_loading(digits, data_dir):
@@ -184,7 +183,7 @@ def test_a_folder_of_images_loads_as_a_dataset_and_needs_a_data_dir(tmp_path, di
     for i, image in enumerate(digits.train[:30]):
         Image.fromarray(image.squeeze(-1) * 15).save(tmp_path / f"{i:02}.png")
     folder = load("folder", tmp_path, image_size=8, channels=1)
-    assert folder.info == data.DatasetInfo((8, 8, 1), 256)
+    assert folder.info == data.DatasetInfo((8, 8, 1), 256, "uniform")
     assert len(folder.train) + len(folder.test) == 30
     found = {bytes(image) for part in (folder.train, folder.test) for image in np.asarray(part)}
     assert found == {bytes(image * 15) for image in digits.train[:30]}

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ncsn_jax import data
-from ncsn_jax.config import Data
+from ncsn_jax.data import Data
 from ncsn_jax.data.folder import load_folder
 from ncsn_jax.data.resizing import resized
 from ncsn_jax.runtime.errors import UserError
@@ -146,7 +146,7 @@ def test_training_batches_are_equal_for_lazy_and_in_memory_folders(tmp_path, fif
         next(data.training_batches(images, batch_size=8, seed=0))
         for images in (load(tmp_path)[0], load_lazily(tmp_path)[0])
     ]
-    np.testing.assert_array_equal(batches[0]["x"], batches[1]["x"])
+    np.testing.assert_array_equal(batches[0]["examples"], batches[1]["examples"])
 
 
 def test_a_corrupt_file_is_named_with_the_skip_setting_eagerly_and_lazily(tmp_path, bad):
@@ -154,7 +154,7 @@ def test_a_corrupt_file_is_named_with_the_skip_setting_eagerly_and_lazily(tmp_pa
         load(tmp_path)
     message = one_line(error)
     assert message.startswith(f"{tmp_path / bad}: can't be decoded (OSError: ")
-    assert message.endswith("; --config.data.corrupt=skip skips such files")
+    assert message.endswith("; `corrupt=skip` skips such files")
     train, _ = load_lazily(tmp_path)
     with pytest.raises(UserError) as error:
         train[3]
@@ -266,7 +266,7 @@ def test_a_dangling_link_is_reported_as_undecodable(tmp_path, fifty):
 
 
 def test_an_image_smaller_than_the_crop_is_named_in_the_error(tmp_path, fifty):
-    with pytest.raises(UserError, match=r"00\.png: can't be decoded \(config\.data\.crop=9: .* 6×6 pixels"):
+    with pytest.raises(UserError, match=r"00\.png: can't be decoded \(crop=9: .* 6×6 pixels"):
         load(tmp_path, decode=functools.partial(resized, size=4, crop=9))
 
 

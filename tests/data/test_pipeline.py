@@ -14,7 +14,7 @@ def take(count, **options):
     options = {"batch_size": 8, "seed": 0} | options
     rows = []
     for batch in itertools.islice(training_batches(IMAGES, **options), count):
-        rows.append(batch["x"].ravel()[np.argsort(batch["index"].ravel())])
+        rows.append(batch["examples"].ravel()[np.argsort(batch["index"].ravel())])
     return np.stack(rows)
 
 
@@ -35,7 +35,7 @@ def test_training_batches_from_a_later_step_continue_the_sequence():
 
 def test_training_batches_are_laid_out_for_the_devices():
     batch = next(training_batches(IMAGES, batch_size=8, seed=0))
-    assert batch["x"].shape == (4, 2, 1, 1, 1)
+    assert batch["examples"].shape == (4, 2, 1, 1, 1)
     assert sorted(batch["index"].ravel()) == list(range(8))
     assert batch["weight"].all()
 
@@ -60,7 +60,7 @@ def test_two_processes_split_every_training_batch(processes):
     for step, row in enumerate(whole):
         for part in parts:
             batch = part[step]
-            np.testing.assert_array_equal(row[batch["index"].ravel()], batch["x"].ravel())
+            np.testing.assert_array_equal(row[batch["index"].ravel()], batch["examples"].ravel())
         indices = np.concatenate([part[step]["index"].ravel() for part in parts])
         assert sorted(indices) == list(range(8))
 
@@ -68,7 +68,7 @@ def test_two_processes_split_every_training_batch(processes):
 @pytest.mark.parametrize("count", [8, 19, 50, 1000])
 def test_evaluation_batches_count_every_image_once(count):
     batches = list(evaluation_batches(IMAGES, count=count, batch_size=8))
-    seen = np.concatenate([batch["x"][batch["weight"]].ravel() for batch in batches])
+    seen = np.concatenate([batch["examples"][batch["weight"]].ravel() for batch in batches])
     np.testing.assert_array_equal(seen, np.arange(min(count, 50)))
     indices = np.concatenate([batch["index"].ravel() for batch in batches])
     assert len(set(indices)) == len(indices)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from ncsn_jax import data
-from ncsn_jax.config import Data
+from ncsn_jax.data import Data
 from ncsn_jax.data.points import POINTS
 
 
@@ -25,9 +25,9 @@ def test_point_datasets_have_disjoint_splits_of_one_distribution(name):
 def test_training_batches_of_points_hold_points_of_the_dataset():
     points = data.load(Data(name="two_moons"))
     batch = next(data.training_batches(points.train, batch_size=8, seed=0))
-    assert batch["x"].shape == (4, 2, 2)
+    assert batch["examples"].shape == (4, 2, 2)
     known = set(map(bytes, points.train))
-    assert all(bytes(x) in known for x in batch["x"].reshape(8, 2))
+    assert all(bytes(x) in known for x in batch["examples"].reshape(8, 2))
 
 
 def test_point_datasets_are_unchanged_in_double_precision_mode():

@@ -3,9 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ncsn_jax.config import Data
 from ncsn_jax.data import (
-    TRANSFORMS,
     DatasetInfo,
     as_bytes,
     dequantize,
@@ -13,6 +11,7 @@ from ncsn_jax.data import (
     quantize,
     random_flip,
 )
+from ncsn_jax.data.datasets import TRANSFORMS
 
 
 def test_dequantization_spreads_each_value_over_its_bin():
@@ -45,10 +44,9 @@ def test_random_flip_mirrors_half_of_the_images():
 def test_each_dequantization_setting_has_its_mean_and_spread(num_values):
     keys = jax.random.split(jax.random.key(3), 4000)
     values = jnp.array([0, num_values // 2, num_values - 1], jnp.uint8)
-    info = DatasetInfo((3,), num_values)
 
     def draw(name):
-        preprocess = preprocessing(Data(dequantization=name), info)
+        preprocess = preprocessing(DatasetInfo((3,), num_values, name))
         return np.asarray(jax.vmap(lambda key: preprocess(key, values))(keys))
 
     grid = np.asarray(values) / (num_values - 1)
@@ -78,7 +76,7 @@ def test_inverse_transform_recovers_the_input(name):
 
 def test_preprocessing_leaves_points_unchanged():
     x = jnp.array([3.0, -7.0])
-    preprocess = preprocessing(Data(name="two_moons"), DatasetInfo((2,), None))
+    preprocess = preprocessing(DatasetInfo((2,), None))
     np.testing.assert_array_equal(preprocess(jax.random.key(0), x), x)
 
 
@@ -86,10 +84,10 @@ def test_preprocessing_leaves_points_unchanged():
 @pytest.mark.parametrize("dequantization", ["uniform", "gaussian", "none"])
 def test_quantizing_undoes_dequantizing(dequantization, num_values):
     """Exact for every value and noise, except that 0.01 z may reach other values, up and down alike."""
-    settings, info = Data(dequantization=dequantization), DatasetInfo((1, 1, 1), num_values)
+    info = DatasetInfo((1, 1, 1), num_values, dequantization)
     pixels = np.arange(num_values, dtype=np.uint8).repeat(50)
-    noisy = np.asarray(preprocessing(settings, info)(jax.random.key(0), jnp.asarray(pixels)))
-    found = quantize(settings, info)(noisy)
+    noisy = np.asarray(preprocessing(info)(jax.random.key(0), jnp.asarray(pixels)))
+    found = quantize(info)(noisy)
     if dequantization == "gaussian":
         inside = (pixels > 10) & (pixels < 245) if num_values == 256 else (pixels > 1) & (pixels < 15)
         shift = found[inside].astype(float) - pixels[inside]
@@ -99,8 +97,7 @@ def test_quantizing_undoes_dequantizing(dequantization, num_values):
 
 
 def test_quantizing_rounds_and_clips_out_of_range_values():
-    settings, info = Data(dequantization="none"), DatasetInfo((1, 1, 1), 256)
-    to_pixels = quantize(settings, info)
+    to_pixels = quantize(DatasetInfo((1, 1, 1), 256, "none"))
     np.testing.assert_array_equal(to_pixels(np.array([-0.5, 0.999, 1.5])), [0, 255, 255])
 
 

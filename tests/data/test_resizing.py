@@ -140,9 +140,7 @@ def test_fit_crop_takes_the_largest_centred_square(height, width):
 
 
 def test_a_crop_larger_than_the_image_is_refused():
-    with pytest.raises(
-        UserError, match=r"^config\.data\.crop=140: .* 178×100 pixels; accepted: at most 100$"
-    ):
+    with pytest.raises(UserError, match=r"^crop=140: .* 178×100 pixels; accepted: at most 100$"):
         resized(Image.new("RGB", (178, 100)), size=64, crop=140)
 
 

@@ -5,16 +5,16 @@ import pytest
 from PIL import Image
 
 from ncsn_jax import data
-from ncsn_jax.config import Data
-from ncsn_jax.data import DatasetInfo
+from ncsn_jax.data import Data, Dataset, DatasetInfo
+from ncsn_jax.data.datasets import has_labels
 from ncsn_jax.runtime.errors import UserError
 
-MNIST, GREY = Data(name="mnist"), DatasetInfo((4, 6, 1), 256)
+GREY = DatasetInfo((4, 6, 1), 256, "uniform")
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 1), dtype=np.uint8)
 
 
-def stored(path, settings=MNIST, info=GREY):
-    return data.stored_images(path, settings, info)
+def stored(path, info=GREY):
+    return data.stored_images(path, Dataset("mnist", info, PIXELS, PIXELS))
 
 
 def test_stored_uint8_images_are_read_unchanged_from_npz_npy_and_folder(tmp_path):
@@ -42,7 +42,8 @@ def test_chosen_image_files_are_decoded_as_for_training(tmp_path):
     np.testing.assert_array_equal(stored(tmp_path), np.stack(expected)[..., None])
     settings = Data(name="folder", data_dir=str(tmp_path), image_size=6, channels=1, fit="stretch")
     dataset = data.load(settings)
-    chosen = data.chosen_images(settings, str(tmp_path), (6, 6, 1))
+    fitted = {"crop": None, "fit": "stretch"}
+    chosen = data.chosen_images(str(tmp_path), (6, 6, 1), load_dataset=lambda: dataset, fitted=fitted)
     for image in (*dataset.train, *dataset.test):
         assert any(np.array_equal(image, np.round(255 * other)) for other in chosen)
 
@@ -51,7 +52,7 @@ def test_stored_floats_and_bytes_are_quantized_like_the_dataset(tmp_path):
     np.save(tmp_path / "a.npy", (PIXELS + 0.9) / 256)
     np.testing.assert_array_equal(stored(tmp_path / "a.npy"), PIXELS)
     np.save(tmp_path / "b.npy", (PIXELS / 255).astype(np.float16))
-    none = MNIST.model_copy(update={"dequantization": "none"})
+    none = DatasetInfo((4, 6, 1), 256, "none")
     assert np.abs(stored(tmp_path / "b.npy", none).astype(int) - PIXELS).max() <= 1  # half precision
     np.save(tmp_path / "c.npy", np.round(PIXELS / 255 * 16).astype(np.uint8) * 15)
     sixteenths = stored(tmp_path / "c.npy", info=DatasetInfo((4, 6, 1), 17))
@@ -109,7 +110,8 @@ def test_stored_image_files_of_another_size_are_refused_and_not_resized(tmp_path
 def test_loaded_labels_match_the_images_in_order(data_dir):
     settings = Data(name="digits", data_dir=data_dir)
     dataset = data.load(settings)
-    train, test = data.load_labels(settings)
+    assert dataset.load_labels is not None
+    train, test = dataset.load_labels()
     assert (len(train), len(test)) == (len(dataset.train), len(dataset.test))
     counts = np.bincount(train, minlength=10)
     assert counts.min() > 140  # stratified
@@ -119,6 +121,6 @@ def test_loaded_labels_match_the_images_in_order(data_dir):
 
 
 def test_only_datasets_with_classes_have_labels(tmp_path):
-    for name, expected in (("mnist", True), ("cifar10", True), ("celeb_a", False), ("two_moons", False)):
-        assert data.has_labels(Data(name=name, data_dir=str(tmp_path))) == expected
-    assert data.load_labels(Data(name="two_moons")) is None
+    for name, expected in (("mnist", True), ("cifar10", True), ("celeb_a", False)):
+        assert has_labels(Data(name=name, data_dir=str(tmp_path))) == expected
+    assert data.load(Data(name="two_moons")).load_labels is None

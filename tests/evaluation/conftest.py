@@ -3,8 +3,7 @@
 import pytest
 
 from ncsn_jax import training
-from ncsn_jax.config import Evaluation
-from ncsn_jax.evaluation import against_real
+from ncsn_jax.evaluation import Evaluation, against_real
 
 
 @pytest.fixture(scope="session")

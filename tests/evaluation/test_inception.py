@@ -18,7 +18,7 @@ from ncsn_jax.evaluation.distances import (
 from ncsn_jax.evaluation.inception import inception
 from ncsn_jax.runtime.errors import UserError
 
-FLAG = "--config.evaluation.inception_weights=FILE"
+FLAG = "`inception_weights=FILE`"
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,7 @@ def test_a_damaged_cached_weights_file_is_named_in_the_error(library, cache):
 
 def test_a_missing_inception_weights_file_is_named_in_the_error(library, tmp_path):
     path = str(tmp_path / "missing.pth")
-    expected = f"config.evaluation.inception_weights={path}: found No such file or directory; accepted: "
+    expected = f"inception_weights={path}: found No such file or directory; accepted: "
     assert message(path) == f"{expected}a copy of {library.URL_INCEPTION_V3}"
     assert "found Is a directory" in message(str(tmp_path))
 

@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ncsn_jax import as_score_fn, data, evaluation, sampling, training
-from ncsn_jax.config import Config, Data, Evaluation, NcsnModel
-from ncsn_jax.evaluation import Features, cached_parts, distances, loop
+from ncsn_jax import as_score_fn, data, evaluation, training
+from ncsn_jax.app.config import Config, NcsnModel
+from ncsn_jax.app.evaluate import evaluate, generator
+from ncsn_jax.app.report import write_report
+from ncsn_jax.data import Data
+from ncsn_jax.evaluation import Evaluation, Features, cached_parts, distances, loop
+from ncsn_jax.evaluation.real_features import about_real
+from ncsn_jax.evaluation.results import table
 from ncsn_jax.losses import denoising_score_matching
+from ncsn_jax.runtime import chains
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.runtime.streams import stream
 
@@ -25,7 +31,7 @@ def evaluated(trained, tmp_path_factory):
     workdir, config = trained
     copy = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(workdir, copy)
-    return copy, config, evaluation.evaluate(config, copy)
+    return copy, config, evaluate(config, copy)
 
 
 def changed(config, **settings):
@@ -67,11 +73,11 @@ def test_evaluation_writes_a_file_for_each_checkpoint_and_curves_for_all(evaluat
 def test_evaluation_measures_the_samples_that_mode_sample_draws(evaluated):
     workdir, config, subjects = evaluated
     score_fn = as_score_fn(*training.restore(workdir, step=20))
-    settings, drawn = config.sampling, []
-    for numbers in sampling.batches(10, settings.batch_size):
-        *_, x = sampling.draw(score_fn, (2,), config.model.noise_levels, settings, numbers)
-        drawn.append(sampling.rows(x))
-    x, dataset = np.concatenate(drawn)[:10], data.load(config.data)
+    dataset, drawn = data.load(config.data), []
+    for numbers in chains.batches(10, config.sampling.batch_size):
+        *_, x = chains.draw(score_fn, generator(config, dataset.info).recipe, numbers)
+        drawn.append(chains.rows(x))
+    x = np.concatenate(drawn)[:10]
     found = subjects[1].results["FD-10 (pixels)"]
     np.testing.assert_allclose(found.value, distances.frechet_distance(x, dataset.train), rtol=1e-5)
     # None of the ten is dropped, though a part has four.
@@ -108,7 +114,7 @@ def test_a_second_evaluation_computes_nothing(evaluated, computed, monkeypatch):
     workdir, config, subjects = evaluated
     for name in ("frechet_distance", "kernel_distance", "precision_recall_density_coverage"):
         monkeypatch.setattr(distances, name, None)
-    assert evaluation.evaluate(config, workdir) == subjects
+    assert evaluate(config, workdir) == subjects
     assert computed == []
 
 
@@ -116,7 +122,7 @@ def test_changed_evaluation_settings_remeasure_only_the_affected_metrics(evaluat
     workdir, config, subjects = evaluated
     shutil.copytree(workdir, tmp_path / "run")
     more = changed(config, num_samples=11, metrics=("frechet", "loss"))
-    (subject,) = evaluation.evaluate(more, tmp_path / "run", steps=[20])
+    (subject,) = evaluate(more, tmp_path / "run", steps=[20])
     assert "FD-11 (pixels)" in subject.results
     assert "FD-10 (pixels)" not in subject.results
     assert subject.metrics["kernel"] == subjects[1].metrics["kernel"]
@@ -147,7 +153,7 @@ def test_an_interrupted_evaluation_ends_equal_to_a_whole_one_and_repeats_no_part
     count = 0
     while True:
         try:
-            evaluation.evaluate(config, tmp_path / "run")
+            evaluate(config, tmp_path / "run")
             break
         except KeyboardInterrupt:
             count += 1
@@ -161,9 +167,9 @@ def test_evaluation_reports_samples_that_are_not_finite(trained, tmp_path):
     workdir, config = trained
     shutil.copytree(workdir, tmp_path / "run")
     wild = config.model_copy(update={"sampling": config.sampling.model_copy(update={"step_size": 1e38})})
-    message = r"step_00000010: 4 of 4 samples are not finite; make the steps of config\.sampling smaller"
+    message = r"step_00000010: 4 of 4 samples are not finite; make the steps of the sampler smaller"
     with pytest.raises(UserError, match=message):
-        evaluation.evaluate(wild, tmp_path / "run", steps=[10])
+        evaluate(wild, tmp_path / "run", steps=[10])
 
 
 def test_a_metric_that_fails_is_reported_and_the_other_metrics_continue(trained, tmp_path):
@@ -174,22 +180,23 @@ def test_a_metric_that_fails_is_reported_and_the_other_metrics_continue(trained,
         num_samples=2,
         metrics=("kernel", "likelihood", "frechet"),
     )
-    (subject,) = evaluation.evaluate(few, tmp_path / "run", steps=[10])
+    (subject,) = evaluate(few, tmp_path / "run", steps=[10])
     assert subject.problems["KD-2 (pixels)"] == "each set needs at least 3 examples, found 2 and 500"
-    assert "the solver failed on 6 of 6 test examples; increase config.samp" in subject.problems["likelihood"]
+    problem = subject.problems["likelihood"]
+    assert "the solver failed on 6 of 6 test examples; increase rtol=1e-20 and atol" in problem
     assert list(subject.results) == ["FD-2 (pixels)"]
-    *_, line, last = evaluation.table([subject]).splitlines()
+    *_, line, last = table([subject]).splitlines()
     assert line == "KD-2 (pixels): not measured (each set needs at least 3 examples, found 2 and 500)"
     assert last.startswith("likelihood: not measured (the solver failed")
-    page = evaluation.write_report(tmp_path / "run").read_text()
+    page = write_report(tmp_path / "run").read_text()
     assert "KD-2 (pixels): not measured (each set needs at least 3 examples" in page
 
 
 def test_evaluation_refuses_data_that_the_run_was_not_trained_on(trained, tmp_path, monkeypatch):
     shutil.copytree(trained[0], tmp_path / "run")
-    monkeypatch.setattr("ncsn_jax.data.fingerprint", lambda dataset: {"train": {"examples": 7}})
+    monkeypatch.setattr("ncsn_jax.data.fingerprint", lambda *splits: {"train": {"examples": 7}})
     with pytest.raises(UserError, match=r"checkpoints/20 was trained on .*, but the data are .*: 7.* now"):
-        evaluation.evaluate(trained[1], tmp_path / "run", steps=[20])
+        evaluate(trained[1], tmp_path / "run", steps=[20])
     assert not (tmp_path / "run" / "eval").exists()
 
 
@@ -205,7 +212,7 @@ def test_a_small_folder_is_evaluated_in_pixels_without_torch(count, tmp_path, ca
         data=Data(name="folder", data_dir=str(tmp_path), image_size=8, channels=1), model=NcsnModel()
     )
     images = str(tmp_path / "theirs.npy")
-    (subject,) = evaluation.evaluate(config, tmp_path / "run", images=images)
+    (subject,) = evaluate(config, tmp_path / "run", images=images)
     assert "nearest training example, relative distance-20 (pixels)" in subject.results
     assert ("FD-20 (pixels)" in subject.results) == (count == 8)  # 2 images are 1 to train on, 1 to test
     assert "KD-1 (pixels)" in subject.problems or "KD-2 (pixels)" in subject.problems
@@ -215,16 +222,16 @@ def test_a_small_folder_is_evaluated_in_pixels_without_torch(count, tmp_path, ca
 @pytest.mark.parametrize(
     ("settings", "options", "message"),
     [
-        ({}, {"steps": [11]}, r"--steps: .* holds no checkpoint of step 11; accepted: \[10, 20, 30, 40\]"),
+        ({}, {"steps": [11]}, r"checkpoints holds no checkpoint of step 11; accepted: \[10, 20, 30, 40\]"),
         ({"metrics": ("classes",)}, {}, "metrics: classes: pixels and points have no classes"),
-        ({"features": "inception"}, {}, "features='inception': config.data.name='two_moons' are points"),
-        ({}, {"images": "nowhere"}, "--images: config.data.name='two_moons' are points"),
+        ({"features": "inception"}, {}, "config.evaluation.features='inception': 'two_moons' are points"),
+        ({}, {"images": "nowhere"}, "images can't be compared with 'two_moons', which are points"),
     ],
 )
 def test_evaluation_refuses_invalid_steps_metrics_features_and_images(trained, settings, options, message):
     workdir, config = trained
     with pytest.raises(UserError, match=message):
-        evaluation.evaluate(changed(config, **settings), workdir, **options)
+        evaluate(changed(config, **settings), workdir, **options)
     assert not (workdir / "eval").exists()
 
 
@@ -232,10 +239,10 @@ def test_evaluation_refuses_likelihood_of_discrete_networks_and_runs_without_che
     config = Config(
         data=Data(name="digits"), model=NcsnModel(), evaluation=Evaluation(metrics=("likelihood",))
     )
-    with pytest.raises(UserError, match=r"likelihood: it needs .* any σ, found model\.name='ncsn'"):
-        evaluation.evaluate(config, tmp_path)
+    with pytest.raises(UserError, match=r"likelihood: it needs .* any σ, found a network that embeds"):
+        evaluate(config, tmp_path)
     with pytest.raises(UserError, match="holds no checkpoint yet: continue training"):
-        evaluation.evaluate(config.model_copy(update={"evaluation": Evaluation()}), tmp_path)
+        evaluate(config.model_copy(update={"evaluation": Evaluation()}), tmp_path)
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_others_are_measured(trained, tmp_path, caplog):
@@ -245,22 +252,22 @@ def test_a_damaged_checkpoint_is_reported_and_the_others_are_measured(trained, t
     for array in (workdir / "checkpoints" / "30" / "state").rglob("d/*"):
         array.write_bytes(array.read_bytes()[:9])
     config = changed(trained[1], metrics=("loss",))
-    assert [subject.step for subject in evaluation.evaluate(config, workdir)] == [10, 40]
+    assert [subject.step for subject in evaluate(config, workdir)] == [10, 40]
     for step in (20, 30):
         assert f"checkpoints/{step} is damaged" in caplog.text
         with pytest.raises(UserError, match=f"checkpoints/{step} is damaged"):
-            evaluation.evaluate(config, workdir, steps=[step])
+            evaluate(config, workdir, steps=[step])
 
 
 def test_a_damaged_part_of_an_evaluation_is_named(evaluated, tmp_path):
     workdir, config, _ = evaluated
     shutil.copytree(workdir, tmp_path / "run")
     (tmp_path / "run" / "eval" / "parts" / "real.json").write_text("[]")
-    assert evaluation.about_real(tmp_path / "run" / "eval" / "parts") == ""
+    assert about_real(tmp_path / "run" / "eval" / "parts") == ""
     for part in (tmp_path / "run" / "eval" / "parts").glob("train-*/000000.npz"):
         part.write_bytes(part.read_bytes()[:300])
     with pytest.raises(UserError, match=r"000000\.npz is damaged \(BadZipFile\): delete it, then rerun"):
-        evaluation.evaluate(changed(config, num_samples=9), tmp_path / "run", steps=[10])
+        evaluate(changed(config, num_samples=9), tmp_path / "run", steps=[10])
 
 
 # --- images ---
@@ -282,8 +289,8 @@ def test_images_from_outside_are_measured_from_an_array_or_a_folder(digits, tmp_
     for i, picture in enumerate(pictures):
         (tmp_path / "copies").mkdir(exist_ok=True)
         Image.fromarray(picture[..., 0]).save(tmp_path / "copies" / f"{i:03}.png")
-    (of_array,) = evaluation.evaluate(digits, tmp_path / "run", images=str(tmp_path / "copies.npz"))
-    (of_folder,) = evaluation.evaluate(digits, tmp_path / "run", images=str(tmp_path / "copies"))
+    (of_array,) = evaluate(digits, tmp_path / "run", images=str(tmp_path / "copies.npz"))
+    (of_folder,) = evaluate(digits, tmp_path / "run", images=str(tmp_path / "copies"))
     assert of_array.results == of_folder.results
     assert of_array.title == f"{tmp_path.name}/copies.npz"
     assert of_folder.title == f"{tmp_path.name}/copies"
@@ -313,12 +320,12 @@ def test_features_passed_by_the_user_override_the_configs(digits, tmp_path):
 
     mine = Features("brightness", "brightness 1", brightness)
     images = str(tmp_path / "noise.npy")
-    (subject,) = evaluation.evaluate(digits, tmp_path, images=images, features=mine)
+    (subject,) = evaluate(digits, tmp_path, images=images, features=mine)
     assert set(subject.metrics) == {"frechet", "kernel", "coverage", "neighbours"}  # it tells no classes
     with pytest.raises(UserError, match="metrics: classes: 'brightness' has no classes"):
-        evaluation.evaluate(changed(digits, metrics=("classes",)), tmp_path, images=images, features=mine)
+        evaluate(changed(digits, metrics=("classes",)), tmp_path, images=images, features=mine)
     dataset = data.load(digits.data)
-    noise = data.quantize(digits.data, dataset.info)(np.load(images)).mean((1, 2)) / 16
+    noise = data.quantize(dataset.info)(np.load(images)).mean((1, 2)) / 16
     expected = distances.frechet_distance(noise, dataset.train[:].mean((1, 2)) / 16)
     np.testing.assert_allclose(subject.results["FD-50 (brightness)"].value, expected, rtol=0.05)
 
@@ -328,7 +335,7 @@ def test_digits_classifier_is_accurate_and_trained_only_once(digits, tmp_path, m
     np.save(tmp_path / "ones.npy", np.zeros((20, 8, 8, 1), np.uint8))
     chosen = changed(digits, features="auto", metrics=("classes", "inception_score"))
     images = str(tmp_path / "ones.npy")
-    (subject,) = evaluation.evaluate(chosen, tmp_path / "a", images=images)
+    (subject,) = evaluate(chosen, tmp_path / "a", images=images)
     shares = subject.metrics["classes"].details
     assert sorted(shares["samples"]) == [0.0] * 9 + [1.0]
     np.testing.assert_allclose(shares["training data"], 0.1, atol=0.01)  # as stratified
@@ -338,5 +345,5 @@ def test_digits_classifier_is_accurate_and_trained_only_once(digits, tmp_path, m
     accuracy = float(described["features"].split("right on ")[1].split("%")[0])
     assert 95 < accuracy < 100
     monkeypatch.setattr("ncsn_jax.evaluation.classifier._trained", None)
-    (again,) = evaluation.evaluate(chosen, tmp_path / "b", images=images)
+    (again,) = evaluate(chosen, tmp_path / "b", images=images)
     assert again == subject

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ncsn_jax.evaluation import results, table
-from ncsn_jax.evaluation.results import Measured, Result, Subject
+from ncsn_jax.evaluation import results
+from ncsn_jax.evaluation.results import Measured, Result, Subject, table
 from ncsn_jax.runtime.errors import UserError
 
 

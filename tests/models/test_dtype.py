@@ -21,7 +21,7 @@ NETWORKS = {
 def case(request):
     """A network in bfloat16, its parameters and its arguments."""
     x, sigma = jax.random.uniform(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1.0, 0.1])
-    _, draw = initial_params(jax.random.key(1), request.param, x.shape[1:])
+    _, draw = initial_params(jax.random.key(1), request.param, x[0])
     return request.param, {"params": draw(jax.random.key(1))}, x, sigma
 
 

@@ -169,7 +169,7 @@ def by_hand(params, x, *, deepest):
 def test_deeper_ncsnv2_networks_are_wired_as_the_official_ones(depth):
     model = NCSNv2(num_filters=2, depth=depth)
     x = jax.random.uniform(jax.random.key(0), (2, 16, 24, 1))
-    _, draw = initial_params(jax.random.key(1), model, x.shape[1:])
+    _, draw = initial_params(jax.random.key(1), model, x[0])
     params = draw(jax.random.key(1))
     out = jax.jit(model.apply)({"params": params}, x, jnp.array([1.0, 0.5]))
     expected = jax.jit(functools.partial(by_hand, deepest=depth == 6))(params, x)

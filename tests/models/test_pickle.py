@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from ncsn_jax import MLP, NCSN, NCSNv2, as_score_fn
-from ncsn_jax.config import ACTIVATIONS, Config, MlpModel, NcsnModel, Ncsnv2Model
+from ncsn_jax.app import build
+from ncsn_jax.app.config import ACTIVATIONS, Config, MlpModel, NcsnModel, Ncsnv2Model
 
 NETWORKS = [NCSN((1.0, 0.1)), NCSNv2(), MLP()]
 NETWORKS += [
-    Config(model=kind(act=act)).network() for kind in (NcsnModel, Ncsnv2Model) for act in ACTIVATIONS
+    build.network(Config(model=kind(act=act))) for kind in (NcsnModel, Ncsnv2Model) for act in ACTIVATIONS
 ]
-NETWORKS += [Config(model=MlpModel()).network()]
+NETWORKS += [build.network(Config(model=MlpModel()))]
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda n: f"{type(n).__name__} {n.act.__name__}")

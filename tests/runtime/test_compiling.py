@@ -36,7 +36,7 @@ def test_xla_accepts_the_default_flags():
 def test_inference_options_change_scores_by_rounding_alone():
     network = NCSN(sigmas=(1.0, 0.1), num_filters=4)
     x, sigma = jax.random.uniform(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1.0, 0.1])
-    _, draw = initial_params(jax.random.key(1), network, x.shape[1:])
+    _, draw = initial_params(jax.random.key(1), network, x[0])
     params = {"params": draw(jax.random.key(1))}
     scores = [
         jax.jit(network.apply, compiler_options=options)(params, x, sigma)

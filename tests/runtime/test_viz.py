@@ -113,3 +113,16 @@ def test_a_saved_picture_equals_the_rendered_figure(axes, tmp_path):
     viz.save_png(tmp_path / "figure.png", picture)
     with Image.open(tmp_path / "figure.png") as image:
         np.testing.assert_array_equal(np.asarray(image), picture)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (4, 6), (4, 6, 2), (4, 6, 5), (2, 3, 4, 5)])
+def test_samples_of_any_shape_have_a_picture(shape):
+    state = np.random.default_rng(0).random((6, *shape))
+    (picture,) = viz.pictures([state])
+    assert picture.ndim == 3
+    assert picture.std() > 0
+
+
+def test_a_picture_of_many_channels_shows_the_first():
+    state = np.random.default_rng(0).random((4, 3, 3, 5))
+    np.testing.assert_array_equal(*(viz.pictures([s])[0] for s in (state, state[..., :1])))

@@ -1,6 +1,7 @@
 """Every sampler where the score is exact: mixtures in 2 and 16 dimensions, and Gaussians in closed form."""
 
 import functools
+import importlib
 
 import diffrax
 import jax
@@ -20,15 +21,16 @@ from ncsn_jax import (
 )
 from ncsn_jax.noise import karras_sigmas
 from ncsn_jax.samplers import (
+    Sampler,
     consistent_annealed_sampling,
     consistent_step,
     diffuse,
     euler_maruyama,
     heun,
+    heun_step,
     langevin_corrector,
     predictor_corrector,
     probability_flow,
-    process,
     reverse_diffusion,
 )
 
@@ -245,10 +247,7 @@ def test_heun_error_is_of_second_order_in_the_step():
     errors = []
     for num_steps in (20, 40, 80):
         sigmas = jnp.linspace(3.0, 0.5, num_steps + 1)
-        step = functools.partial(samplers.heun_step, churn=0.0)
-        x = samplers.descend(
-            KEY, lambda k, x, s, t, step=step: step(k, gaussian(1.0), x, s, t), jnp.ones(2), sigmas
-        )
+        x = samplers.run(KEY, samplers.Sampler(samplers.heun_step, sigmas), gaussian(1.0), jnp.ones(2))
         errors.append(float(jnp.abs(x[0] - np.sqrt(1.25 / 10.0))))
     np.testing.assert_allclose(np.divide(errors[:-1], errors[1:]), 4.0, rtol=0.15)
 
@@ -309,8 +308,8 @@ def test_sampler_memory_does_not_grow_with_the_number_of_levels(sampler):
     """Compares XLA's buffer plans of two programs that differ only in their levels."""
     x = jnp.zeros((256, 256))
 
-    def temporary_bytes(num_levels):
-        sigmas = geometric_sigmas(BEGIN, END, num_levels)
+    def temporary_bytes(num_scales):
+        sigmas = geometric_sigmas(BEGIN, END, num_scales)
         run = jax.jit(lambda key, x: sampler(key, gaussian(1.0), x, sigmas))
         return run.lower(KEY, x).compile().memory_analysis().temp_size_in_bytes
 
@@ -350,4 +349,6 @@ def test_samplers_refuse_invalid_eta_and_levels(unchecked):
     with pytest.raises(ValueError, match=r"eta=1\.5"):
         consistent_annealed_sampling(KEY, gaussian(1.0), x, (2.0, 1.0), eta=1.5)
     with pytest.raises(ValueError, match=r"a row of levels, found the shape \(\)"):
-        unchecked(process).levels_of(x, 2.0)
+        unchecked(importlib.import_module("ncsn_jax.samplers.sampler")).run(
+            KEY, Sampler(heun_step, 2.0), gaussian(1.0), x
+        )

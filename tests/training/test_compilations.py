@@ -3,8 +3,11 @@
 import jax
 import pytest
 
-from ncsn_jax import sampling, training
-from ncsn_jax.config import MlpModel, Sampling
+from ncsn_jax import training
+from ncsn_jax.app.build import network
+from ncsn_jax.app.config import MlpModel, Sampling
+from ncsn_jax.app.sample import write_samples
+from ncsn_jax.data import DatasetInfo
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.training import loop
 
@@ -48,15 +51,15 @@ def test_a_run_compiles_nothing_after_its_first_round(tiny_config, tmp_path, mon
 
 
 def test_sampling_another_number_of_samples_compiles_nothing(tiny_config, tmp_path, compiled):
-    network = tiny_config.network()
-    params = network.init(jax.random.key(0), jax.numpy.zeros((1, 2)), jax.numpy.ones(1))
+    model = network(tiny_config)
+    params = model.init(jax.random.key(0), jax.numpy.zeros((1, 2)), jax.numpy.ones(1))
     settings = Sampling(batch_size=8, steps_per_scale=2, denoise=True)
 
     def write(count):
-        sampling.write_samples(
+        write_samples(
             tmp_path / str(count),
-            as_score_fn(network, params),
-            (2,),
+            as_score_fn(model, params),
+            DatasetInfo((2,), num_values=None),
             tiny_config.model.noise_levels,
             settings.model_copy(update={"num_samples": count}),
         )

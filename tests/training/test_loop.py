@@ -1,22 +1,34 @@
 """Whole runs of the tiny config: their files, how they resume, and how they stop."""
 
+import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from etils import epath
+from flax import linen as nn
 from PIL import Image
 
 from configs.overridable import overridable
 from ncsn_jax import training
+from ncsn_jax.app.build import build, described, load_dataset, network
+from ncsn_jax.data import training_batches
 from ncsn_jax.runtime.errors import UserError
-from ncsn_jax.training import loop, parallel
-from ncsn_jax.training.workdir import check, checkpoint_steps
+from ncsn_jax.training import callbacks, loop, parallel
+from ncsn_jax.training.checkpoints import steps_in
+from ncsn_jax.training.workdir import check
 
 
 def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def checkpoint_steps(workdir):
+    return steps_in(epath.Path(workdir / "checkpoints"))
 
 
 def files(workdir):
@@ -42,7 +54,7 @@ def uninterrupted(tiny_config, tmp_path_factory, traces):
         for kind, module, name in (
             ("training", parallel, "loss_and_gradient"),
             ("update", parallel, "update"),
-            ("evaluation", loop, "evaluation_step"),
+            ("evaluation", callbacks, "evaluation_step"),
         ):
             original = getattr(module, name)
 
@@ -133,7 +145,7 @@ def test_restarting_a_finished_run_trains_no_further(uninterrupted, tiny_config)
 def test_restore_returns_the_average_or_the_parameters_of_a_step(uninterrupted, tiny_config):
     whole, workdir = uninterrupted
     model, variables = training.restore(workdir)
-    assert model == tiny_config.network()
+    assert model == network(tiny_config)
     jax.tree.map(np.testing.assert_array_equal, variables, {"params": whole.ema_params})
     _, variables = training.restore(workdir, ema=False)
     jax.tree.map(np.testing.assert_array_equal, variables, {"params": whole.params})
@@ -146,66 +158,65 @@ def test_restoring_a_missing_step_names_the_available_steps(uninterrupted):
         training.restore(uninterrupted[1], step=7)
 
 
-@pytest.fixture
-def not_finite(monkeypatch):
-    """Makes the losses of some steps NaN: those whose batches are zero."""
-    original = loop.example_loss
+@pytest.fixture(scope="module")
+def not_finite(tiny_config):
+    """Makes an experiment in which the losses of some steps are infinite: those whose batches are zero."""
+    dataset = load_dataset(tiny_config)
 
-    def example_loss(*args, flip, **kwargs):
-        loss = original(*args, flip=flip, **kwargs)
-        return lambda key, params, x: loss(key, params, x) / (jnp.abs(x).max() > 0)
+    def at(*steps, **settings):
+        whole = build(changed(tiny_config, **settings), dataset)
 
-    monkeypatch.setattr(loop, "example_loss", example_loss)
-    batches = loop.data.training_batches
+        def objective(key, score_fn, x):
+            return whole.objective(key, score_fn, x) / (jnp.abs(x).max() > 0)
 
-    def at(*steps):
-        def some_zero(examples, **options):
-            for step, batch in enumerate(batches(examples, **options), start=options["first_step"] + 1):
-                yield batch | {"x": batch["x"] * 0} if step in steps else batch
+        def batches(first_step):
+            stored = training_batches(dataset.train, batch_size=8, seed=3, first_step=first_step)
+            for step, batch in enumerate(stored, start=first_step + 1):
+                yield batch["examples"].reshape(8, 2) * (step not in steps)
 
-        monkeypatch.setattr(loop.data, "training_batches", some_zero)
+        return dataclasses.replace(whole, train=None, batches=batches, objective=objective)
 
     return at
 
 
-def test_a_non_finite_loss_stops_the_run_again_at_every_restart(tiny_config, tmp_path, not_finite):
-    not_finite(16)
+def test_a_non_finite_loss_stops_the_run_again_at_every_restart(tmp_path, not_finite):
     for _ in range(2):
         with pytest.raises(UserError, match=r"the loss of step 16 is inf.*: stopped"):
-            training.train_and_evaluate(tiny_config, tmp_path / "run")
-        assert checkpoint_steps(tmp_path / "run", tiny_config) == [10]
+            training.train(not_finite(16), tmp_path / "run")
+        assert checkpoint_steps(tmp_path / "run") == [10]
         assert [line for line in lines(tmp_path / "run") if "skipped_steps" in line] == [
             {"step": 16, "skipped_steps": 1.0}
         ]
     _, variables = training.restore(tmp_path / "run")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
     # The step can be skipped on the next start.
-    allowed = changed(tiny_config, max_skipped_steps=1)
-    assert int(training.train_and_evaluate(allowed, tmp_path / "run").step) == 40
+    allowed = not_finite(16, max_skipped_steps=1)
+    assert int(training.train(allowed, tmp_path / "run").step) == 40
 
 
-def test_a_skipped_step_changes_only_the_count_of_skipped_steps(
-    uninterrupted, tiny_config, tmp_path, not_finite, caplog
-):
+def test_one_experiment_trains_in_two_directories_alike(tmp_path, not_finite):
+    """Its batches begin anew, though the first of them was read for its shape."""
+    experiment = not_finite(num_steps=10)
+    first, second = (training.train(experiment, tmp_path / name) for name in ("first", "second"))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_a_skipped_step_changes_only_the_count_of_skipped_steps(tmp_path, not_finite, caplog):
     """The last step is skipped: the state is the one before it."""
-    not_finite(40)
-    state = training.train_and_evaluate(changed(tiny_config, max_skipped_steps=2), tmp_path / "run")
+    state = training.train(not_finite(40, max_skipped_steps=2), tmp_path / "run")
     assert int(state.num_skipped) == 1
     assert "the loss of step 40 is inf" in caplog.text
     assert ": step skipped, 1 of at most 2" in caplog.text
     assert {"step": 40, "skipped_steps": 1.0} in lines(tmp_path / "run")
-    not_finite()
-    before = training.train_and_evaluate(changed(tiny_config, num_steps=39), tmp_path / "before")
+    before = training.train(not_finite(num_steps=39), tmp_path / "before")
     for name in ("params", "opt_state", "ema_params"):
         jax.tree.map(np.testing.assert_array_equal, getattr(state, name), getattr(before, name))
 
 
-def test_skipped_steps_are_counted_across_restarts(tiny_config, tmp_path, not_finite):
-    not_finite(5, 16, 27)
-    with pytest.raises(UserError, match="the loss of step 27 is inf"):
-        training.train_and_evaluate(changed(tiny_config, max_skipped_steps=2), tmp_path / "run")
-    with pytest.raises(UserError, match="the loss of step 27 is inf"):
-        training.train_and_evaluate(changed(tiny_config, max_skipped_steps=2), tmp_path / "run")
+def test_skipped_steps_are_counted_across_restarts(tmp_path, not_finite):
+    for _ in range(2):
+        with pytest.raises(UserError, match="the loss of step 27 is inf"):
+            training.train(not_finite(5, 16, 27, max_skipped_steps=2), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -228,15 +239,32 @@ def test_resuming_with_another_config_is_refused_and_changes_no_file(
 
 def test_shortening_a_run_is_refused_and_changes_no_file(uninterrupted, tiny_config):
     _, workdir = uninterrupted
+    message = (
+        rf"^config\.training\.num_steps=30: {re.escape(str(workdir))} is trained to step 40; use a larger"
+    )
     before = files(workdir)
-    with pytest.raises(UserError, match=r"trained to step 40, more than .*num_steps=30"):
+    with pytest.raises(UserError, match=message):
         training.train_and_evaluate(changed(tiny_config, num_steps=30), workdir)
     assert files(workdir) == before
 
 
+def test_a_run_killed_before_its_second_checkpoint_has_the_first_one(tiny_config, tmp_path, monkeypatch):
+    """A restart takes a line of the second checkpoint's step as a sign that checkpoints were lost."""
+    waited = []
+    original = loop.Checkpoints.wait
+
+    def wait(checkpoints):
+        waited.append(lines(tmp_path / "run")[-1]["step"])
+        original(checkpoints)
+
+    monkeypatch.setattr(loop.Checkpoints, "wait", wait)
+    training.train_and_evaluate(changed(tiny_config, num_steps=20), tmp_path / "run")
+    assert waited == [10, 20]
+
+
 def test_a_run_killed_while_writing_its_config_can_be_restarted(tiny_config, tmp_path):
     (tmp_path / "config.json.partial").write_text("{")
-    check(tmp_path, tiny_config)
+    check(tmp_path, tiny_config.training, described(tiny_config))
 
 
 def test_an_impossible_sampler_is_refused_before_the_first_step(tiny_config, tmp_path):
@@ -247,13 +275,17 @@ def test_an_impossible_sampler_is_refused_before_the_first_step(tiny_config, tmp
 
 
 def test_a_batch_size_not_divisible_by_the_devices_is_refused(tiny_config, tmp_path):
-    with pytest.raises(UserError, match=r"batch_size=6 is not divisible by 4 devices; use a multiple of 4"):
+    with pytest.raises(
+        UserError, match=r"^config\.training\.batch_size=6 is not divisible by 4 devices; use a multiple of 4"
+    ):
         training.train_and_evaluate(changed(tiny_config, batch_size=6), tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_batch_larger_than_the_dataset_is_refused(tiny_config, tmp_path):
-    with pytest.raises(UserError, match="batch_size=50004 is more than the 50000 training examples"):
+    with pytest.raises(
+        UserError, match=r"^config\.training\.batch_size=50004 is more than the 50000 training examples"
+    ):
         training.train_and_evaluate(changed(tiny_config, batch_size=50_004), tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
@@ -265,25 +297,41 @@ def test_training_refuses_a_directory_of_other_files(tiny_config, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_keep_best_keeps_the_best_checkpoints_and_the_newest(tiny_config, tmp_path, monkeypatch):
+class CountedSteps(nn.Module):
+    """A network of one parameter, which is its score."""
+
+    @nn.compact
+    def __call__(self, x, sigma):
+        return x * 0 + self.param("steps", nn.initializers.zeros, ())
+
+
+def test_keep_best_keeps_the_best_checkpoints_and_the_newest(tmp_path):
     """Held-out losses are given: the least is of step 20, the second of step 10; the newest is 40's."""
     losses = {5: 9.0, 10: 2.0, 15: 8.0, 20: 1.0, 25: 7.0, 30: 6.0, 35: 5.0, 40: 4.0}
-    asked = []
+    table = jnp.zeros(41).at[jnp.array([*losses])].set(jnp.array([*losses.values()]))
 
-    def held_out_loss(*args):
-        def of_params(params, is_unwanted):
-            asked.append(5 * (len(asked) + 1))
-            return losses[asked[-1]]
+    def add_one(gradient, state, params):
+        return jax.tree.map(jnp.ones_like, params), state
 
-        return of_params
-
-    monkeypatch.setattr(loop, "_held_out_loss", held_out_loss)
-    kept = changed(tiny_config, checkpoint_every=5, eval_every=40, keep_checkpoints=1, keep_best=2)
-    training.train_and_evaluate(kept, tmp_path / "run")
-    assert asked == sorted(losses)
-    assert checkpoint_steps(tmp_path / "run", kept) == [10, 20, 40]
-    training.restore(tmp_path / "run", step=20)
+    experiment = training.Experiment(
+        model=CountedSteps(),
+        objective=lambda key, score_fn, x: table[score_fn(x, 1.0)[0].astype(int)],
+        optimizer=optax.GradientTransformation(lambda params: optax.EmptyState(), add_one),
+        train=np.ones((8, 1), np.float32),
+        test=np.ones((12, 1), np.float32),
+        settings=training.Settings(
+            num_steps=40, batch_size=8, checkpoint_every=5, eval_every=40, keep_checkpoints=1, keep_best=2
+        ),
+        identity="given losses",
+    )
+    training.train(experiment, tmp_path / "run")
+    assert {
+        line["step"]: line["test_loss"] for line in lines(tmp_path / "run") if "test_loss" in line
+    } == losses
+    assert checkpoint_steps(tmp_path / "run") == [10, 20, 40]
+    _, variables = training.restore(tmp_path / "run", step=20, model=CountedSteps())
+    assert variables == {"params": {"steps": 20.0}}
 
 
 def test_without_keep_best_only_the_newest_checkpoints_are_kept(uninterrupted, tiny_config):
-    assert checkpoint_steps(uninterrupted[1], tiny_config) == [30, 40]
+    assert checkpoint_steps(uninterrupted[1]) == [30, 40]

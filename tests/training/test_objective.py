@@ -6,25 +6,26 @@ import numpy as np
 import pytest
 
 from ncsn_jax import GaussianMixture, geometric_sigmas, ncsn_loss
-from ncsn_jax.config import Training
-from ncsn_jax.training.objective import objective
+from ncsn_jax.training import denoising_objective, sliced_objective
 
 SIGMAS = tuple(geometric_sigmas(2.0, 0.2, 3).tolist())
 COUNT = 50_000
 P = GaussianMixture(weights=[0.3, 0.7], means=[[-1.0, 0.0], [1.0, 0.5]], stds=[0.7, 0.7])
 
 
-def losses(settings, score_fn, number=0):
+OBJECTIVES = {"denoising": denoising_objective, "sliced": sliced_objective}
+
+
+def losses(loss, score_fn, number=0):
     keys = jax.random.split(jax.random.key(number), COUNT)
     x = jax.vmap(P.sample)(jax.random.split(jax.random.key(100), COUNT))
-    loss = objective(SIGMAS, settings)
     return np.asarray(jax.jit(jax.vmap(lambda key, x: loss(key, score_fn, x)))(keys, x), np.float64)
 
 
 def test_denoising_objective_equals_ncsn_loss():
     key, x = jax.random.key(0), jnp.array([0.3, -1.0])
     expected = ncsn_loss(key, P.score, x, jnp.asarray(SIGMAS), power=1.0)
-    assert objective(SIGMAS, Training(power=1.0))(key, P.score, x) == expected
+    assert denoising_objective(SIGMAS, power=1.0)(key, P.score, x) == expected
 
 
 @pytest.mark.parametrize("power", [0.0, 2.0])
@@ -39,8 +40,8 @@ def test_sliced_objective_weights_every_level_alike(projection, power):
 
     levels = jnp.asarray(SIGMAS)
     squares = np.asarray(jax.vmap(jax.vmap(half_square, (0, None)), (None, 0))(keys, levels), np.float64)
-    settings = Training(objective="sliced", power=power, projection=projection, num_projections=2)
-    found = losses(settings, P.score)
+    objective = sliced_objective(SIGMAS, power=power, projection=projection, num_projections=2)
+    found = losses(objective, P.score)
     error = found.mean() + squares.mean()
     standard_error = np.sqrt(found.var() / COUNT + squares.var(1).mean() / squares.size)
     assert abs(error) < 4 * standard_error
@@ -55,8 +56,8 @@ def test_sliced_and_denoising_objectives_differ_by_a_constant_in_the_score():
 
     differences = []
     for name in ("denoising", "sliced"):
-        settings = Training(objective=name)
-        differences.append(losses(settings, other, 1) - losses(settings, P.score, 1))
+        objective = OBJECTIVES[name](SIGMAS)
+        differences.append(losses(objective, other, 1) - losses(objective, P.score, 1))
     denoising, sliced = differences
     standard_error = np.sqrt((denoising.var() + sliced.var()) / COUNT)
     assert abs(denoising.mean() - sliced.mean()) < 4 * standard_error
@@ -67,19 +68,18 @@ def test_sliced_and_denoising_objectives_differ_by_a_constant_in_the_score():
 def test_continuous_noise_is_log_uniform_between_the_levels(name):
     """The mean loss equals the mean over many equally likely geometric levels."""
     many = tuple(geometric_sigmas(SIGMAS[0], SIGMAS[-1], 200).tolist())
-    settings = Training(objective=name, noise="continuous")
+    objective = OBJECTIVES[name]
 
-    def mean(sigmas, settings, number):
+    def mean(loss, number):
         keys = jax.random.split(jax.random.key(number), COUNT)
         x = jax.vmap(P.sample)(jax.random.split(jax.random.key(100), COUNT))
-        loss = objective(sigmas, settings)
         # This score is not exact, so every level has a different loss.
         values = jax.jit(jax.vmap(lambda key, x: loss(key, lambda x, sigma: -x / sigma, x)))(keys, x)
         values = np.asarray(values, np.float64)
         return np.mean(values), np.var(values) / COUNT
 
-    continuous, variance = mean(SIGMAS, settings, 1)
-    discrete, other = mean(many, Training(objective=name), 2)
-    few, _ = mean(SIGMAS, Training(objective=name), 3)
+    continuous, variance = mean(objective(SIGMAS, noise="continuous"), 1)
+    discrete, other = mean(objective(many), 2)
+    few, _ = mean(objective(SIGMAS), 3)
     assert abs(continuous - discrete) < 4 * np.sqrt(variance + other)
     assert abs(continuous - few) > 4 * np.sqrt(variance + other)

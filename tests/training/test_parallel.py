@@ -10,10 +10,8 @@ import pytest
 from jax import export
 
 from benchmarks.collectives import all_reduces
-from ncsn_jax.config import Training
-from ncsn_jax.data import dequantize
-from ncsn_jax.training import create_state, example_loss
-from ncsn_jax.training.objective import objective
+from ncsn_jax.data import dequantize, random_flip
+from ncsn_jax.training import create_state, denoising_objective, example_loss
 from ncsn_jax.training.parallel import pmap_step
 
 SHAPE = (6, 6, 1)
@@ -22,15 +20,19 @@ SHAPE = (6, 6, 1)
 @pytest.fixture(scope="module", params=[2, 4])
 def training(request, tiny_score):
     """The step on some devices, and the shapes of its arguments."""
-    denoising, preprocess = objective((1.0, 0.1), Training()), functools.partial(dequantize, num_values=17)
-    loss = example_loss(tiny_score, denoising, preprocess, flip=True)
+    loss = example_loss(
+        tiny_score,
+        denoising_objective((1.0, 0.1)),
+        augment=random_flip,
+        preprocess=functools.partial(dequantize, num_values=17),
+    )
     optimizer = optax.adam(1e-3)
     step = pmap_step(loss=loss, optimizer=optimizer, ema_rate=0.9, devices=jax.devices()[: request.param])
 
     def arguments():
         key, layout = jax.random.key(0), (request.param, 2)
         batch = {
-            "x": np.zeros((*layout, *SHAPE), np.uint8),
+            "examples": np.zeros((*layout, *SHAPE), np.uint8),
             "index": np.zeros(layout, np.int32),
             "weight": np.ones(layout, bool),
         }

@@ -10,10 +10,11 @@ import time
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from benchmarks import processes
 from ncsn_jax import training
-from ncsn_jax.training.workdir import checkpoint_steps, load_run
+from ncsn_jax.training.checkpoints import steps_in
 
 TOPOLOGIES = {"2×2": (2, 2), "1×4": (1, 4), "1×1": (1, 1)}
 """Processes × devices."""
@@ -42,6 +43,10 @@ def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+def checkpoint_steps(workdir):
+    return steps_in(epath.Path(workdir / "checkpoints"))
+
+
 def losses(workdir):
     return [line["loss"] for line in lines(workdir) if "loss" in line]
 
@@ -63,7 +68,7 @@ def whole(tmp_path_factory):
 def test_two_processes_train_one_run_together(tmp_path):
     processes.finish(processes.start(arguments(tmp_path, "--config.training.num_steps=3"), processes=2))
     assert len(losses(tmp_path)) == 3
-    assert checkpoint_steps(tmp_path, load_run(tmp_path)) == [3]
+    assert checkpoint_steps(tmp_path) == [3]
 
 
 @pytest.mark.slow
@@ -72,7 +77,7 @@ def test_losses_do_not_depend_on_the_number_of_processes_and_devices(whole):
     assert len(found["1×1"]) == 20
     for topology in TOPOLOGIES:
         np.testing.assert_allclose(found[topology], found["1×1"], rtol=1e-5)
-        assert checkpoint_steps(whole / topology, load_run(whole / topology)) == [10, 20]
+        assert checkpoint_steps(whole / topology) == [10, 20]
 
 
 @pytest.mark.parametrize(("first", "then"), list(itertools.permutations(TOPOLOGIES, 2)))
@@ -132,7 +137,7 @@ def test_sigterm_saves_a_checkpoint_and_ends_every_process(tmp_path, count):
     began = time.monotonic()
     errors = processes.finish(started, status=143)
     assert time.monotonic() - began < 10
-    (step,) = checkpoint_steps(tmp_path, load_run(tmp_path))
+    (step,) = checkpoint_steps(tmp_path)
     assert step >= 30
     for error in errors:
         assert f"preempted: saved at step {step}; rerun to resume" in error
@@ -201,5 +206,5 @@ def test_training_continues_while_the_disk_is_full(small_disk):
     steps = [line["step"] for line in lines(workdir) if "loss" in line]
     assert steps == sorted(set(steps))
     assert set(range(50, 3001, 50)) <= set(steps)
-    assert checkpoint_steps(workdir, load_run(workdir))[-1] == 3000
+    assert checkpoint_steps(workdir)[-1] == 3000
     training.restore(workdir)

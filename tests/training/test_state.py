@@ -57,7 +57,7 @@ def test_initial_parameters_and_average_equal_flax_init():
 def test_shapes_of_the_first_state_equal_the_created_state():
     network, optimizer = NCSN(sigmas=(1.0, 0.1), num_filters=4), adam(**OFFICIAL)
     state = create_state(jax.random.key(0), network, (8, 8, 1), optimizer)
-    params, _ = initial_params(jax.random.key(0), network, (8, 8, 1))
+    params, _ = initial_params(jax.random.key(0), network, jax.ShapeDtypeStruct((8, 8, 1), jnp.float32))
     shapes = jax.eval_shape(functools.partial(first_state, optimizer=optimizer), params)
     assert shapes == jax.eval_shape(lambda: state)
 

@@ -6,10 +6,14 @@ import numpy as np
 import optax
 import pytest
 
-from ncsn_jax.config import Training
-from ncsn_jax.data import dequantize
-from ncsn_jax.training import create_state, evaluation_step, example_loss, train_step
-from ncsn_jax.training.objective import objective
+from ncsn_jax.data import dequantize, random_flip
+from ncsn_jax.training import (
+    create_state,
+    denoising_objective,
+    evaluation_step,
+    example_loss,
+    train_step,
+)
 from ncsn_jax.training.parallel import pmap_evaluation, pmap_step, replicate
 from ncsn_jax.training.step import DEVICES
 
@@ -24,14 +28,18 @@ def images():
 
 @pytest.fixture(scope="module")
 def loss(tiny_score):
-    denoising = objective((1.0, 0.1), Training())
-    return example_loss(tiny_score, denoising, functools.partial(dequantize, num_values=17), flip=True)
+    return example_loss(
+        tiny_score,
+        denoising_objective((1.0, 0.1)),
+        augment=random_flip,
+        preprocess=functools.partial(dequantize, num_values=17),
+    )
 
 
 def layout(images, devices, index=None):
     """Lay a global batch out for its devices."""
     index = np.arange(BATCH) if index is None else index
-    batch = {"x": images, "index": index, "weight": index < BATCH}
+    batch = {"examples": images, "index": index, "weight": index < BATCH}
     return jax.tree.map(lambda a: a.reshape(devices, -1, *a.shape[1:]), batch)
 
 

@@ -7,9 +7,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from ncsn_jax.config import Config, Data, Ncsnv2Model
-from ncsn_jax.evaluation import report, results
-from ncsn_jax.evaluation.report import write_report
+from ncsn_jax.app import report
+from ncsn_jax.app.config import Config, Ncsnv2Model
+from ncsn_jax.app.report import write_report
+from ncsn_jax.data import Data
+from ncsn_jax.evaluation import results
 from ncsn_jax.evaluation.results import Measured, Result, Subject
 from ncsn_jax.runtime import viz
 from ncsn_jax.runtime.errors import UserError

@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +20,9 @@ from PIL import Image
 
 import main
 from ncsn_jax import data
+from ncsn_jax.app.flags import RESTORATIONS
+from ncsn_jax.app.restored import load_run
 from ncsn_jax.evaluation.inception import is_installed
-from ncsn_jax.training.workdir import load_run
 from tests.interop.torch_writer import as_zip, whole
 
 CONFIGS = Path(main.__file__).parent / "configs"
@@ -36,7 +38,7 @@ POINTS = [
     "--config.sampling.steps_per_scale=1",
     "--config.sampling.num_samples=4",
 ]
-OF_RUNS = ("sample", *main.RESTORATIONS, "evaluate", "report", "suggest_noise")
+OF_RUNS = ("sample", *RESTORATIONS, "evaluate", "report", "suggest_noise")
 
 
 class Bad(NamedTuple):
@@ -76,9 +78,11 @@ def write_official(path, official):
 
 @pytest.fixture
 def sandbox(tmp_path, monkeypatch):
+    before = sys.path.copy()
     (tmp_path / "configs").symlink_to(CONFIGS)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    sys.path[:] = before  # on which the program puts its working directory
 
 
 def without_privileges(function):
@@ -224,7 +228,7 @@ BAD_INPUT = {
     ),
     "a process too many": Bad(
         "--coordinator_address=localhost:1234 --num_processes=2 --process_id=2",
-        "--process_id=2: accepted: 0 to 1, because --num_processes=2",
+        "--process_id=2: accepted: 0 to 1, because num_processes=2",
     ),
     **{
         f"a place {case}": Bad(
@@ -347,7 +351,7 @@ BAD_INPUT = {
     ),
     "no such objective": Bad(
         "--config.training.objective=explicit",
-        "config.training.objective='explicit': input should be 'denoising' or 'sliced'",
+        "config.training.objective: found 'explicit'; accepted: 'denoising', 'sliced', or an import path",
     ),
     "an MLP of images": Bad(
         "--config=configs/toy.py --config.data.name=digits",
@@ -363,7 +367,7 @@ BAD_INPUT = {
     ),
     "a batch larger than the data": Bad(
         "--config=configs/toy.py --config.training.batch_size=400000",
-        "config.training.batch_size=400000 is more than the 50000 training examples of",
+        "config.training.batch_size=400000 is more than the 50000 training examples; use at most that",
     ),
     # The data.
     "a data folder without a name": Bad(
@@ -403,7 +407,7 @@ BAD_INPUT = {
     ),
     "a folder of less than a batch": Bad(
         f"{FOLDER} --config.data.data_dir=photos --config.model.sigmas=geometric",
-        "batch_size=4 is more than the 2 training examples of 'folder'",
+        "config.training.batch_size=4 is more than the 2 training examples; use at most that",
         pictures((9, 9), (8, 8), (7, 7)),
     ),
     "a folder of one image many times": Bad(
@@ -655,6 +659,16 @@ BAD_INPUT = {
             ),
         ]
     },
+    "evaluating checkpoints of another run": Bad(
+        "--mode=evaluate --workdir=points",
+        "points/checkpoints/1 holds a run with model.num_features=4, not 5: use its settings",
+        rewrite("points/config.json", lambda text: text.replace('features": 4', 'features": 5')),
+    ),
+    "sampling checkpoints of other noise levels": Bad(
+        "--mode=sample --workdir=points",
+        "points/checkpoints/2 holds a run with model.sigma_begin=10.0, not 9.0: use its settings",
+        rewrite("points/config.json", lambda text: text.replace('begin": 10.0', 'begin": 9.0')),
+    ),
     "a damaged checkpoint's evaluation": Bad(
         "--mode=evaluate --workdir=points --steps=2",
         "checkpoints/2 is damaged: its arrays can't be",
@@ -823,7 +837,8 @@ BAD_INPUT = {
         "--steps: --images are measured instead of checkpoints",
     ),
     "pictures of points": Bad(
-        "--mode=evaluate --workdir=points --images=x.npz", "--images: config.data.name='two_moons' are points"
+        "--mode=evaluate --workdir=points --images=x.npz",
+        "images can't be compared with 'two_moons', which are points",
     ),
     "no such array": Bad(
         "--mode=evaluate --workdir=images --images=x.npz", "x.npz: can't be read as an array"
@@ -845,7 +860,7 @@ BAD_INPUT = {
     ),
     "an array of other images": Bad(
         "--mode=evaluate --workdir=images --images=x.npy",
-        "accepted: (8, 8, 1), as in config.data.name='digits'",
+        "accepted: (8, 8, 1), as in 'digits'",
         lambda: np.save("x.npy", np.zeros((2, 9, 9, 1), np.uint8)),
     ),
     "an array of another range": Bad(

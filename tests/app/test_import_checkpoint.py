@@ -7,14 +7,18 @@ import jax
 import numpy as np
 import optax
 import pytest
+from etils import epath
 
 from ncsn_jax import training
-from ncsn_jax.config import Config, Data, MlpModel, NcsnModel, Ncsnv2Model, Training, parse
+from ncsn_jax.app import import_checkpoint as importing
+from ncsn_jax.app.build import build, dataset_info, optimizer
+from ncsn_jax.app.config import Config, MlpModel, NcsnModel, Ncsnv2Model, Training, parse
+from ncsn_jax.app.restored import load_run
+from ncsn_jax.data import Data, Dataset
 from ncsn_jax.interop.torch_names import params_to_torch
 from ncsn_jax.runtime.errors import UserError
-from ncsn_jax.training import importing
-from ncsn_jax.training import workdir as run
-from ncsn_jax.training.checkpoints import Checkpoints
+from ncsn_jax.training.manifest import run_facts
+from ncsn_jax.training.resume import restored
 from tests.interop.torch_writer import as_stream, as_zip, whole
 
 STEP, RUN_STEP = 7, 9  # of Adam, and of a run that began with a new optimizer once
@@ -94,7 +98,7 @@ def test_an_imported_run_computes_the_official_outputs(imported):
 
 def test_an_imported_run_has_the_settings_of_its_checkpoint(imported):
     numbers, workdir = imported
-    config = run.load_run(workdir)
+    config = load_run(workdir)
     assert config.model.num_filters == 8
     np.testing.assert_array_equal(np.float32(config.model.noise_levels), numbers["sigmas"])
     assert config.model.sigmas == "geometric"  # and not a list of numbers
@@ -111,7 +115,7 @@ def test_an_imported_run_has_the_settings_of_its_checkpoint(imported):
 
 def test_an_imported_run_is_restored_with_its_moving_average(imported):
     numbers, workdir = imported
-    factor = 1.0 if run.load_run(workdir).model.name == "ncsn" else 0.5
+    factor = 1.0 if load_run(workdir).model.name == "ncsn" else 0.5
     _, average = training.restore(workdir)
     for name, value in params_to_torch(average["params"]).items():
         np.testing.assert_array_equal(value, factor * numbers[name])
@@ -120,15 +124,20 @@ def test_an_imported_run_is_restored_with_its_moving_average(imported):
 def test_an_imported_run_takes_the_adam_step_that_torch_would_take(imported):
     """Adam as torch.optim documents it, in double precision, from the checkpoint's moments."""
     numbers, workdir = imported
-    config = run.load_run(workdir)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        (step,) = checkpoints.steps
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        state, _ = run.sound_state(checkpoints, step, config, device)
+    config = load_run(workdir)
+    info = dataset_info(config)
+    blank = np.zeros((1, *info.shape), np.uint8)
+    experiment = build(config, Dataset(config.data.name, info, blank, blank))
+    facts = run_facts(experiment.described.content, data=None)
+    found = restored(
+        epath.Path(workdir / "checkpoints"), experiment.abstract_state(), experiment.described, facts
+    )
+    assert found is not None
+    state, step = found.state, found.record["step"]
     assert int(state.step) == step == (STEP if config.model.name == "ncsn" else RUN_STEP)
     rng = np.random.default_rng(1)
     gradient = jax.tree.map(lambda p: 1e-3 * rng.normal(size=p.shape).astype(np.float32), state.params)
-    updates, _ = run.optimizer(config).update(gradient, state.opt_state, state.params)
+    updates, _ = optimizer(config.training).update(gradient, state.opt_state, state.params)
     found = params_to_torch(optax.apply_updates(state.params, updates))
 
     lr, beta1, beta2, eps, t = 2e-3, 0.8, 0.99, 1e-7, STEP + 1
@@ -270,7 +279,7 @@ def test_half_precision_weights_and_unevenly_spaced_levels_are_imported(tmp_path
     settings = importing.imported_config(found, Config(data=Data(name="cifar10")))
     assert settings.model.noise_levels == tuple(levels.tolist())
     importing.import_run(found, settings, tmp_path / "run")
-    assert run.load_run(tmp_path / "run") == settings
+    assert load_run(tmp_path / "run") == settings
 
 
 def test_importing_refuses_a_workdir_that_is_not_empty(tmp_path, official):

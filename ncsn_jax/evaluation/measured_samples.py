@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
-from ncsn_jax import data, sampling
-from ncsn_jax.config import Config
-from ncsn_jax.data.datasets import DatasetInfo
+from ncsn_jax import data
+from ncsn_jax.data import Dataset, DatasetInfo
 from ncsn_jax.evaluation.cached_parts import Parts, compute_parts, fingerprint
 from ncsn_jax.evaluation.features import Extracted, Features
+from ncsn_jax.evaluation.generator import Generator
 from ncsn_jax.evaluation.real_features import PART, extracted_arrays, extracted_of
 from ncsn_jax.models.score_fn import NetworkScore
-from ncsn_jax.runtime.batch_size import chains_at_once
+from ncsn_jax.runtime.chains import batches, draw, rows
 from ncsn_jax.runtime.errors import UserError
 
 
@@ -41,45 +41,50 @@ class Samples:
 
 
 def drawn_samples(
-    directory: Path, score_fn: NetworkScore, of_network: str, config: Config, info: DatasetInfo, name: str
+    directory: Path,
+    score_fn: NetworkScore,
+    of_network: str,
+    generator: Generator,
+    dataset: Dataset,
+    count: int,
+    name: str,
 ) -> Samples:
-    """Draw samples of a network with the config's sampler, as pixels of images or as points.
+    """Draw samples of a network, as pixels of images or as points.
 
-    They equal the first samples of `--mode sample`. A part is a batch, and the last batch is drawn in full.
+    They equal the first samples of the recipe's seed. A part is a batch, and the last batch is drawn in full.
 
     Args:
       directory: the directory of the parts.
       score_fn: the network.
       of_network: the fingerprint of the network.
-      config: the run's config.
-      info: the storage format of the dataset.
+      generator: the way to draw samples, with its batch size.
+      dataset: the dataset, whose storage format the samples get.
+      count: the number of samples.
       name: the name of the subject, for the progress bar.
 
     Raises:
       UserError: if some samples aren't finite.
     """
-    settings, sigmas = config.sampling, config.model.noise_levels
+    info, recipe, batch_size = dataset.info, generator.recipe, generator.batch_size
+    assert batch_size is not None
     of = fingerprint(
         of_network,
-        settings.model_dump(exclude={"num_samples"}),
-        sigmas,
-        config.data.model_dump(include={"dequantization", "transform"}),
+        (generator.sampler_identity or {}) | {"batch_size": batch_size},
+        generator.sigmas,
+        {name: dataset.identity.get(name) for name in ("dequantization", "transform")},
     )
-    transform = data.TRANSFORMS[config.data.transform]
-    to_stored = (lambda x: x) if info.num_values is None else data.quantize(config.data, info)
-    count, batch_size = (
-        config.evaluation.num_samples,
-        chains_at_once(settings.batch_size, score_fn.model, info.shape),
-    )
-    (layout,) = sampling.batches(batch_size, batch_size)
+    to_stored = (lambda x: x) if info.num_values is None else data.quantize(info)
+    (layout,) = batches(batch_size, batch_size)
 
     def compute(part):
-        numbers = part * batch_size + layout
-        *_, last = sampling.draw(score_fn, info.shape, sigmas, settings, numbers, transform=transform)
-        x = sampling.rows(last)[:batch_size]
+        *_, last = draw(score_fn, recipe, part * batch_size + layout)
+        x = rows(last)[:batch_size]
         lost = np.count_nonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))
         if lost:
-            raise UserError(f"{name}: {lost} of {len(x)} samples are {sampling.NOT_FINITE}")
+            raise UserError(
+                f"{name}: {lost} of {len(x)} samples are not finite; make the steps of the sampler smaller "
+                "(step_size, snr, s_noise, or more num_levels) or, for the ODE, the tolerances larger"
+            )
         return {"x": to_stored(x)}
 
     num_parts = -(-count // batch_size)

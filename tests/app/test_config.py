@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from configs.overridable import overridable
-from ncsn_jax import config as run_config
 from ncsn_jax import data
-from ncsn_jax.config import Config, MlpModel, NcsnModel
+from ncsn_jax.app import config as run_config
+from ncsn_jax.app.build import build
+from ncsn_jax.app.config import Config, MlpModel, NcsnModel
+from ncsn_jax.app.restored import load_run
 from ncsn_jax.data.points import POINTS
 from ncsn_jax.runtime.errors import UserError
-from ncsn_jax.training import example_loss
-from ncsn_jax.training.objective import objective
+from ncsn_jax.training.description import changes, flatten
 from ncsn_jax.training.parallel import pmap_step, replicate
-from ncsn_jax.training.workdir import abstract_state, initial_state, optimizer
 
 CONFIGS = [
     ("digits", "digits", ()),
@@ -59,11 +59,11 @@ def test_every_config_is_valid_and_unchanged_by_saving(dataset, file, arguments,
     config = run_config.parse(config_dict.to_dict())
     assert config.data.name == dataset
     (tmp_path / "config.json").write_text(config.model_dump_json())
-    assert run_config.load(tmp_path / "config.json") == config
+    assert load_run(tmp_path) == config
 
 
 def step_at_reduced_width(config):
-    """A training step of the config with the narrowest network, and its arguments."""
+    """The config's experiment with the narrowest network on random data; its training step, and a batch."""
     width = {"num_features": 4} if config.model.name == "mlp" else {"num_filters": 2}
     narrow = config.model.model_copy(update=width | {"sigmas": "geometric"})
     # The first step of a warm-up has a learning rate of zero.
@@ -71,24 +71,16 @@ def step_at_reduced_width(config):
     config = config.model_copy(update={"model": narrow, "training": training})
     info = data.describe(config.data)
     stored = np.uint8 if info.num_values else np.float32
-    batch = {
-        "x": np.random.default_rng(0).integers(0, 17, (1, 1, *info.shape)).astype(stored),
-        "index": np.zeros((1, 1), int),
-        "weight": np.ones((1, 1), bool),
-    }
-    loss = example_loss(
-        config.network(),
-        objective(config.model.noise_levels, config.training),
-        data.preprocessing(config.data, info),
-        flip=config.data.random_flip,
-    )
+    x = np.random.default_rng(0).integers(0, 17, (1, *info.shape)).astype(stored)
+    batch = {"examples": x[None], "index": np.zeros((1, 1), int), "weight": np.ones((1, 1), bool)}
+    experiment = build(config, data.Dataset(config.data.name, info, x, x))
     step = pmap_step(
-        loss=loss,
-        optimizer=optimizer(config),
+        loss=experiment.loss(augment=True),
+        optimizer=experiment.optimizer,
         ema_rate=config.training.ema_rate,
         devices=jax.devices()[:1],
     )
-    return config, step, batch
+    return experiment, step, batch
 
 
 @pytest.mark.parametrize(
@@ -103,8 +95,8 @@ def step_at_reduced_width(config):
     ],
 )
 def test_training_step_of_every_network_accepts_the_shapes_of_its_data(file, arguments):
-    config, step, batch = step_at_reduced_width(load(file, arguments))
-    state = abstract_state(config)
+    experiment, step, batch = step_at_reduced_width(load(file, arguments))
+    state = experiment.abstract_state()
     after, values = jax.eval_shape(step, state, batch, jax.random.key(0))
     assert jax.tree.map(jnp.shape, after.params) == jax.tree.map(jnp.shape, state.params)
     assert values["loss"].shape == ()
@@ -113,8 +105,8 @@ def test_training_step_of_every_network_accepts_the_shapes_of_its_data(file, arg
 @pytest.mark.slow
 @pytest.mark.parametrize(("dataset", "file", "arguments"), CONFIGS)
 def test_every_config_takes_a_training_step(dataset, file, arguments):
-    config, step, batch = step_at_reduced_width(load(file, arguments))
-    initial = jax.device_get(initial_state(config))  # the step donates its arguments
+    experiment, step, batch = step_at_reduced_width(load(file, arguments))
+    initial = jax.device_get(experiment.initial_state())  # the step donates its arguments
     state, values = step(replicate(initial, jax.devices()[:1]), batch, jax.random.key(0))
     assert int(state.step) == 1
     assert np.isfinite(values["loss"])
@@ -183,16 +175,17 @@ def test_noise_levels_can_be_listed_on_the_command_line(tmp_path):
     config = run_config.parse(config_dict.to_dict())
     assert config.model.noise_levels == (1.0, 0.5, 0.1)
     (tmp_path / "config.json").write_text(config.model_dump_json())
-    assert run_config.load(tmp_path / "config.json") == config
+    assert load_run(tmp_path) == config
 
 
 def test_every_config_field_can_be_overridden():
     config_dict = overridable(Config())
-    for name, value in run_config.flatten(Config().model_dump()).items():
+    values = flatten(config_dict.to_dict())
+    for name, value in flatten(Config().model_dump()).items():
         group, _, field = name.rpartition(".")
         owner = config_dict[group] if group else config_dict
         assert owner.get_type(field) is not type(None), name
-        assert owner[field] == value
+        assert values[name] == value
 
 
 @pytest.mark.parametrize(
@@ -252,10 +245,16 @@ def test_every_config_field_can_be_overridden():
             {"model": {"name": "mlp", "num_filters": 8}},
             r"config\.model\.num_filters=8: extra inputs are not permitted",
         ),
-        ({"model": {"name": "mpl"}}, r"config\.model=.*'mpl'.* must be 'ncsn', 'ncsnv2' or 'mlp'"),
-        ({"model": 3}, r"config\.model=3: its name must be 'ncsn', 'ncsnv2' or 'mlp'"),
+        (
+            {"model": {"name": "mpl"}},
+            r"config\.model=.*'mpl'.* must be 'ncsn', 'ncsnv2', 'mlp', or an import path",
+        ),
+        ({"model": 3}, r"config\.model=3: its name must be 'ncsn', 'ncsnv2', 'mlp', or an import path"),
         ({"model": {"name": "mlp", "mlp": 3}}, r"config\.model\.mlp=3: extra inputs"),
-        ({"training": {"objective": "explicit"}}, r"objective='explicit': .*'denoising' or 'sliced'"),
+        (
+            {"training": {"objective": "explicit"}},
+            r"config\.training\.objective: found 'explicit'; accepted: 'denoising', 'sliced', or an import",
+        ),
         ({"training": {"projection": "normal"}}, r"projection='normal': .*'rademacher', 'gaussian'"),
         ({"sampling": {"steps_per_scale": 0}}, r"steps_per_scale=0: .* greater than 0"),
         ({"sampling": {"temperature": -1.0}}, r"temperature=-1\.0: .* greater than or equal to 0"),
@@ -271,16 +270,20 @@ def test_invalid_settings_are_refused_with_the_value_found(settings, message):
 def test_a_file_that_is_not_a_config_is_refused(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json is not this program's config"):
-        run_config.load(tmp_path / "config.json")
+        load_run(tmp_path)
+
+
+def changes_between(old, new):
+    return changes(flatten(old.model_dump()), flatten(new.model_dump()))
 
 
 def test_config_changes_list_the_settings_that_differ():
     other = Config().model_copy(update={"seed": 5})
-    assert run_config.changes(Config(), other) == {"seed": (0, 5)}
+    assert changes_between(Config(), other) == {"seed": (0, 5)}
 
 
 def test_config_changes_list_the_settings_that_only_one_config_has():
-    found = run_config.changes(Config(), Config(model=MlpModel(num_features=32)))
+    found = changes_between(Config(), Config(model=MlpModel(num_features=32)))
     assert found["model.name"] == ("ncsn", "mlp")
     assert found["model.num_filters"] == (64, None)
     assert found["model.num_features"] == (None, 32)

@@ -11,21 +11,24 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Key
 
-from ncsn_jax import data, sampling
-from ncsn_jax.config import Config, Restoration, flatten
+from ncsn_jax import data
+from ncsn_jax.app.build import dataset_info, load_dataset
+from ncsn_jax.app.config import Config, Restoration
+from ncsn_jax.app.flags import flagged
+from ncsn_jax.app.methods import recipe_of
+from ncsn_jax.app.samples_file import SAMPLES, write_batches
+from ncsn_jax.data import DatasetInfo
 from ncsn_jax.data.folder import read_images
 from ncsn_jax.models.score_fn import NetworkScore
-from ncsn_jax.plan import Plan, plan
 from ncsn_jax.posterior import BlockAverage, Identity, Luma, Mask, Observation
 from ncsn_jax.runtime import viz
 from ncsn_jax.runtime.batch_size import chains_at_once
+from ncsn_jax.runtime.chains import batches, chains, first_states
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.runtime.streams import stream
-from ncsn_jax.samplers import denoised
+from ncsn_jax.samplers import Sampler, denoised
+from ncsn_jax.training.description import flatten
 from ncsn_jax.typing import PRNGKey
-
-MODES = ("inpaint", "colorize", "superres", "denoise")
-"""Kinds of restoration: of unknown pixels, of colours, of resolution, and of noisy images."""
 
 EARLIER = ("originals.npy", "observations.npy", "means.npy", "annealing.gif")
 
@@ -46,32 +49,31 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
 
     Args:
       directory: the directory of the files; created if necessary.
-      mode: one of `MODES`.
+      mode: `inpaint`, `colorize`, `superres` or `denoise`.
       score_fn: the network.
       config: the run's config; `restoration` describes the observations, `sampling` the sampler.
-      images: the images, as `ncsn_jax.data.chosen_images` reads them.
+      images: the images, as `chosen_images` reads them.
 
     Raises:
       UserError: if the images or the settings don't fit; or, after all files are written, if some
         restorations aren't finite.
     """
-    num_samples, shape = config.restoration.num_samples, data.describe(config.data).shape
-    transform = data.TRANSFORMS[config.data.transform]
-    originals, observation = observe(mode, config, images)
+    info, num_samples = dataset_info(config), config.restoration.num_samples
+    transform, shape = info.transform, info.shape
+    originals, observation = observe(mode, config, info, images)
     count = len(observation.y)
-    sampler = plan(config.sampling, config.model.noise_levels)
+    recipe = recipe_of(config.sampling, config.model.noise_levels, info)
+    sampler = recipe.sampler if config.restoration.noise else _agreeing(recipe.sampler)
     batch_size = chains_at_once(config.sampling.batch_size, score_fn.model, shape)
-    if not config.restoration.noise:
-        sampler = _agreeing(sampler)
 
     def run(numbers):
         image = np.minimum(numbers // num_samples, count - 1)
         keys = jax.vmap(jax.vmap(functools.partial(restoration_key, config)))(
             image, 1 + numbers % num_samples
         )
-        keys, x = sampling.first_states(keys, shape, sampler, transform)
+        keys, x = first_states(keys, recipe)
         seen = jax.tree.map(lambda leaf: leaf[image], observation)
-        return map(transform.inverse, sampling.chains(sampler, keys, score_fn, x, seen))
+        return map(transform.inverse, chains(sampler, keys, score_fn, x, seen))
 
     directory.mkdir(parents=True, exist_ok=True)
     described = described_settings(config, images)
@@ -87,11 +89,11 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
         )
         shown["means"] = np.asarray(transform.inverse(means))
     length = min(num_samples, MAX_RESTORATIONS)
-    written = sampling.write_batches(
-        directory / sampling.SAMPLES,
+    written = write_batches(
+        directory / SAMPLES,
         described,
         run,
-        sampling.batches(count * num_samples, batch_size),
+        batches(count * num_samples, batch_size),
         num_steps=sampler.num_steps,
         counts=(count, num_samples),
         shape=shape,
@@ -140,13 +142,16 @@ def restoration_key(config: Config, image: Int[ArrayLike, ""], number: Int[Array
     return jax.random.fold_in(key, number)
 
 
-def observe(mode: str, config: Config, images: str | None) -> tuple[Pictures | None, Observation]:
+def observe(
+    mode: str, config: Config, info: DatasetInfo, images: str | None
+) -> tuple[Pictures | None, Observation]:
     """Return the chosen images, unless they are observations already, and their observations.
 
     Args:
-      mode: one of `MODES`.
+      mode: `inpaint`, `colorize`, `superres` or `denoise`.
       config: the run's config.
-      images: the images, as `ncsn_jax.data.chosen_images` reads them.
+      info: the shape of an image, and the network's space.
+      images: the images, as `chosen_images` reads them.
 
     Returns:
       The originals, in [0, 1], or None; and the observations, in the network's space, with an axis of images
@@ -155,8 +160,8 @@ def observe(mode: str, config: Config, images: str | None) -> tuple[Pictures | N
     Raises:
       UserError: if the images or the settings don't fit.
     """
-    info, settings = data.describe(config.data), config.restoration
-    _check(mode, config, info.shape)
+    settings = config.restoration
+    _check(mode, config, info)
     height, width, channels = info.shape
     observed = {
         "colorize": (height, width, 1),
@@ -164,9 +169,9 @@ def observe(mode: str, config: Config, images: str | None) -> tuple[Pictures | N
     }
     are_originals = settings.given == "originals"
     shape = info.shape if are_originals else observed.get(mode, info.shape)
-    expected = data.expected_image(config.data, info)
-    pictures = expected(data.chosen_images(config.data, images, shape, are_originals=are_originals))
-    y = jnp.asarray(data.TRANSFORMS[config.data.transform].forward(pictures))
+    expected = data.expected_image(info)
+    pictures = expected(chosen_images(config, images, shape, are_originals=are_originals))
+    y = jnp.asarray(info.transform.forward(pictures))
     # The setting is relative to the pictures' range, which the network's space rescales.
     black, white = expected(np.array([0.0, 1.0]))
     noise_std = settings.noise * float(white - black) * (2.0 if config.data.transform == "rescale" else 1.0)
@@ -183,10 +188,27 @@ def observe(mode: str, config: Config, images: str | None) -> tuple[Pictures | N
     return (pictures if are_originals else None), Observation(y, operator, jnp.full(len(y), noise_std))
 
 
-def _check(mode: str, config: Config, shape: tuple[int, ...]) -> None:
-    settings = config.restoration
-    if len(shape) != 3:
-        raise UserError(f"--mode {mode} restores images; config.data.name={config.data.name!r} are points")
+def chosen_images(
+    config: Config, images: str | None, shape: tuple[int, ...], *, are_originals: bool = True
+) -> Pictures:
+    """Return the images of `--images` in [0, 1]; originals are cropped and resized like the run's data."""
+    fitted = {"crop": config.data.crop, "fit": config.data.fit} if are_originals else None
+    with flagged("--"):
+        return data.chosen_images(
+            images, shape, load_dataset=functools.partial(load_dataset, config), fitted=fitted
+        )
+
+
+def require_images(mode: str, config: Config, info: DatasetInfo) -> None:
+    """Check that a mode for images gets a run on images."""
+    if info.num_values is None:
+        verb = "draws" if mode == "interpolate" else "restores"
+        raise UserError(f"--mode {mode} {verb} images; config.data.name={config.data.name!r} are points")
+
+
+def _check(mode: str, config: Config, info: DatasetInfo) -> None:
+    settings, shape = config.restoration, info.shape
+    require_images(mode, config, info)
     height, width, channels = shape
     if mode == "colorize" and channels != 3:
         raise UserError(f"--mode colorize needs a run of colour images, found images of {channels} channel")
@@ -255,7 +277,7 @@ def _mask_from_file(mask: str, height: int, width: int, words: tuple[str, ...]) 
     return jnp.asarray(pixels[0, ..., 0] >= 128)
 
 
-def _agreeing(sampler: Plan) -> Plan:
+def _agreeing(sampler: Sampler) -> Sampler:
     """Return the sampler with its results projected, so that they agree with their observations."""
 
     def finish(score_fn, x):

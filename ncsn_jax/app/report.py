@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import jax
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from cycler import cycler
@@ -26,13 +27,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
-from ncsn_jax.config import Config, changes
+from ncsn_jax.app.build import dataset_info, network
+from ncsn_jax.app.config import Config, parse
+from ncsn_jax.app.imports import import_paths
+from ncsn_jax.app.restored import load_run
 from ncsn_jax.evaluation import results
 from ncsn_jax.evaluation.results import Subject
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.runtime.files import write_whole
 from ncsn_jax.runtime.paths import is_url
-from ncsn_jax.training.workdir import abstract_state, checkpoint_dir, checkpoint_steps, load_run
+from ncsn_jax.training.checkpoints import steps_in
+from ncsn_jax.training.description import changes, flatten
+from ncsn_jax.training.state import fitting_params
+from ncsn_jax.training.workdir import checkpoint_dir
 
 TEMPLATE = "report.html.jinja"
 MAX_PREVIEWS, MAX_NEIGHBOURS, MAX_LEVELS = 12, 4, 6
@@ -108,7 +115,7 @@ def write_report(workdir: Path) -> Path:
     """
     config, metrics = load_run(workdir), read_metrics(workdir / "metrics.jsonl")
     subjects = results.read_all(workdir / "eval")
-    defaults = Config(model=type(config.model)())  # of the same kind of network
+    defaults = parse({"model": {"name": config.model.name}})  # of the same kind of network
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -121,7 +128,7 @@ def write_report(workdir: Path) -> Path:
         name=workdir.resolve().name,
         command=f"python main.py --workdir {shlex.quote(str(workdir))}",
         facts=_facts(workdir, config, metrics),
-        changed=changes(defaults, config),
+        changed=changes(flatten(defaults.model_dump()), flatten(config.model_dump())),
         config=config.model_dump_json(indent=2),
         training=_training_charts(metrics),
         **_samples(workdir / "samples"),
@@ -190,7 +197,7 @@ def _last_step(workdir: Path, config: Config, metrics: Mapping[str, Rows]) -> in
 def _checkpoints(workdir: Path, config: Config) -> list[int]:
     """Return the steps of the checkpoints; an empty list if their bucket can't be read."""
     try:
-        return checkpoint_steps(workdir, config)
+        return steps_in(checkpoint_dir(workdir, config.training.checkpoint_dir))
     except (UserError, OSError):
         return []
 
@@ -198,11 +205,11 @@ def _checkpoints(workdir: Path, config: Config) -> list[int]:
 def _cost(workdir: Path, config: Config, metrics: Mapping[str, Rows]) -> dict[str, str]:
     step, batch_size = _last_step(workdir, config, metrics), config.training.batch_size
     cost = {}
-    try:
-        leaves = jax.tree.leaves(abstract_state(config).params)
-        cost["parameters"] = f"{sum(leaf.size for leaf in leaves):,}"
-    except (UserError, ValueError):  # a dataset that this version of the program doesn't know
-        pass
+    if not list(import_paths(config)):  # a report imports nothing
+        with contextlib.suppress(UserError):  # a dataset that this version doesn't know
+            x = jax.ShapeDtypeStruct(dataset_info(config).shape, jnp.float32)
+            params, _ = fitting_params(network(config), x)
+            cost["parameters"] = f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,}"
     cost |= {"training steps": f"{step:,}", "examples seen": f"{step * batch_size:,}, {batch_size} a step"}
     compiled, speed = metrics.get("first_step_seconds"), metrics.get("examples_per_second")
     if compiled is not None:
@@ -213,7 +220,8 @@ def _cost(workdir: Path, config: Config, metrics: Mapping[str, Rows]) -> dict[st
         examples = np.diff(speed[:, 0], prepend=0) * batch_size
         seconds = (examples / speed[:, 1]).sum() + (0 if compiled is None else compiled[:, 1].sum())
         cost["training took about"] = _duration(seconds)
-    checkpoints, place = _checkpoints(workdir, config), str(checkpoint_dir(workdir, config))
+    checkpoints = _checkpoints(workdir, config)
+    place = str(checkpoint_dir(workdir, config.training.checkpoint_dir))
     if checkpoints and is_url(place):
         cost["checkpoints"] = f"{len(checkpoints)}, in {place}"
     elif checkpoints:

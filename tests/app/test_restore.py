@@ -7,10 +7,16 @@ import pytest
 from flax import linen as nn
 from PIL import Image
 
-from ncsn_jax import NCSN, as_score_fn, data, interpolating, restoring, sample_posterior
-from ncsn_jax.config import Config, Data, Ncsnv2Model, Restoration, Sampling
+from ncsn_jax import NCSN, as_score_fn, sample_posterior
+from ncsn_jax.app import restore as restoration
+from ncsn_jax.app.build import dataset_info, load_dataset
+from ncsn_jax.app.config import Config, Ncsnv2Model, Restoration, Sampling
+from ncsn_jax.app.interpolate import interpolate
+from ncsn_jax.app.restore import chosen_images, known_pixels, observe, restoration_key, restore
+from ncsn_jax.data import Data
 from ncsn_jax.runtime.errors import UserError
 
+MODES = ("inpaint", "colorize", "superres", "denoise")
 METHODS = ["annealed", "consistent", "pc", "ode", "heun"]
 
 
@@ -69,12 +75,12 @@ def restored(directory):
 NOISE = {"inpaint": 0.0, "colorize": 0.0, "superres": 0.0, "denoise": 0.3}
 
 
-@pytest.mark.parametrize("mode", restoring.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_restoring_writes_originals_observations_samples_and_pictures(
     mode, config, score_fn, folder, tmp_path
 ):
     settings = config(num_samples=3, batch_size=4, noise=NOISE[mode])
-    restoring.restore(tmp_path / mode, mode, score_fn, settings, str(folder))
+    restore(tmp_path / mode, mode, score_fn, settings, str(folder))
     found = restored(tmp_path / mode)
     assert found["samples"].shape == (6, 3, 8, 8, 3)
     assert np.isfinite(found["samples"]).all()
@@ -101,14 +107,14 @@ def test_restored_images_equal_the_librarys_posterior_samples(
 ):
     """Restoration 1 of image 4 is `sample_posterior` of its observation, from the same key and start."""
     settings = config(transform, noise=0.2)
-    restoring.restore(tmp_path, mode, score_fn, settings, str(folder))
+    restore(tmp_path, mode, score_fn, settings, str(folder))
     found = restored(tmp_path)
-    _, observations = restoring.observe(mode, settings, str(folder))
+    _, observations = observe(mode, settings, dataset_info(settings), str(folder))
     observation = jax.tree.map(lambda leaf: leaf[4], observations)
     scale = 2.0 if transform == "rescale" else 1.0
     assert float(observation.noise_std) == pytest.approx(0.2 * scale)
-    start_key, chain_key = jax.random.split(restoring.restoration_key(settings, 4, 2))
-    forward, inverse = data.TRANSFORMS[transform]
+    start_key, chain_key = jax.random.split(restoration_key(settings, 4, 2))
+    forward, inverse = dataset_info(settings).transform
 
     def sample(observation):
         return inverse(
@@ -143,7 +149,7 @@ def test_noise_of_given_digits_is_in_the_units_of_their_files(config, folder, tm
         restoration=Restoration(given="observations", noise=0.2),
     )
     Image.new("L", (8, 8)).save(tmp_path / "seen.png")
-    _, observation = restoring.observe("denoise", settings, str(tmp_path / "seen.png"))
+    _, observation = observe("denoise", settings, dataset_info(settings), str(tmp_path / "seen.png"))
     np.testing.assert_allclose(observation.noise_std, 0.2 * 16 / 17, rtol=1e-6)
 
 
@@ -157,7 +163,7 @@ def test_restorations_agree_with_their_observations(method, transform, config, s
         "superres": lambda x: x.reshape(*x.shape[:-3], 4, 2, 4, 2, 3).mean((-4, -2)),
     }.items():
         settings = config(transform, method=method, denoise=True, num_samples=1)
-        restoring.restore(tmp_path / mode, mode, score_fn, settings, str(folder))
+        restore(tmp_path / mode, mode, score_fn, settings, str(folder))
         found = restored(tmp_path / mode)
         np.testing.assert_allclose(see(found["samples"][:, 0]), see(found["originals"]), atol=1e-4)
         assert np.abs(found["samples"][:, 0] - found["originals"]).max() > 0.1
@@ -165,14 +171,14 @@ def test_restorations_agree_with_their_observations(method, transform, config, s
             break  # the operators don't know the sampler
 
 
-@pytest.mark.parametrize("mode", restoring.MODES)
+@pytest.mark.parametrize("mode", MODES)
 def test_a_restoration_depends_on_its_key_and_not_on_batch_or_devices(
     mode, config, score_fn, folder, tmp_path, local_devices
 ):
     def run(batch_size, devices, **settings):
         local_devices(devices)
         settings = config(batch_size=batch_size, noise=NOISE[mode], mask="random", **settings)
-        restoring.restore(tmp_path, mode, score_fn, settings, str(folder))
+        restore(tmp_path, mode, score_fn, settings, str(folder))
         return np.load(tmp_path / "samples.npy")
 
     samples = run(64, 4)
@@ -190,7 +196,7 @@ def test_interpolation_rows_pass_from_one_image_to_another(
         local_devices(devices)
         settings = config(batch_size=batch_size, through=through, num_samples=5, num_interpolations=4)
         images = str(folder) if through == "latents" else None
-        interpolating.interpolate(tmp_path / through, score_fn, settings, images)
+        interpolate(tmp_path / through, score_fn, settings, images)
         return np.load(tmp_path / through / "samples.npy")
 
     rows = run(64, 4)
@@ -217,7 +223,7 @@ def test_interpolation_rows_pass_from_one_image_to_another(
     ],
 )
 def test_half_masks_keep_their_half_known(mask, rows, columns):
-    known = restoring.known_pixels(jax.random.key(0), Restoration(mask=mask), (8, 8, 1))
+    known = known_pixels(jax.random.key(0), Restoration(mask=mask), (8, 8, 1))
     expected = np.zeros((8, 8, 1), bool)
     expected[rows, columns] = True
     np.testing.assert_array_equal(known, expected)
@@ -225,7 +231,7 @@ def test_half_masks_keep_their_half_known(mask, rows, columns):
 
 def test_centre_random_and_file_masks_keep_their_pixels_known(tmp_path):
     def known(**settings):
-        return np.asarray(restoring.known_pixels(jax.random.key(0), Restoration(**settings), (32, 32, 2)))
+        return np.asarray(known_pixels(jax.random.key(0), Restoration(**settings), (32, 32, 2)))
 
     centre = known(mask="centre")[..., 0]
     assert not centre[8:24, 8:24].any()
@@ -245,7 +251,7 @@ def test_given_observations_are_restored_like_observed_originals(config, score_f
     """One run's observations, saved as 8-bit pixels, are restored by another run to the same images."""
     for mode in ("superres", "colorize", "denoise", "inpaint"):
         original = config(num_samples=1, noise=0.1 if mode == "denoise" else 0.0)
-        restoring.restore(tmp_path / "a", mode, score_fn, original, str(folder))
+        restore(tmp_path / "a", mode, score_fn, original, str(folder))
         first = restored(tmp_path / "a")
         seen = tmp_path / f"seen_{mode}"
         seen.mkdir()
@@ -253,7 +259,7 @@ def test_given_observations_are_restored_like_observed_originals(config, score_f
             pixels = np.round(255 * np.clip(y, 0, 1)).astype(np.uint8)
             Image.fromarray(pixels.squeeze(-1) if mode == "colorize" else pixels).save(seen / f"{i}.png")
         given = config(num_samples=1, noise=original.restoration.noise, given="observations")
-        restoring.restore(tmp_path / f"b_{mode}", mode, score_fn, given, str(seen))
+        restore(tmp_path / f"b_{mode}", mode, score_fn, given, str(seen))
         second = restored(tmp_path / f"b_{mode}")
         assert "originals" not in second
         atol = 0.5 if mode == "denoise" else 0.02  # noise outside of [0, 1] is cut off by the files
@@ -270,35 +276,35 @@ def test_images_chosen_from_the_test_split_are_scaled_for_the_network(config, sc
     )
     variables = TinyScore().init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.ones(1))
     grey = as_score_fn(TinyScore(), variables)
-    restoring.restore(tmp_path, "denoise", grey, digits, "0,5:7,2")
-    stored = data.load(digits.data).test[np.array([0, 5, 6, 2])]
+    restore(tmp_path, "denoise", grey, digits, "0,5:7,2")
+    stored = load_dataset(digits).test[np.array([0, 5, 6, 2])]
     np.testing.assert_allclose(np.load(tmp_path / "originals.npy"), (stored + 0.5) / 17, atol=1e-6)
     with pytest.raises(UserError, match="--images=297: accepted: numbers of the 297 test images, from 0"):
-        restoring.restore(tmp_path, "denoise", grey, digits, "297")
+        restore(tmp_path, "denoise", grey, digits, "297")
     with pytest.raises(UserError, match="--mode colorize needs a run of colour images, found images of 1"):
-        restoring.restore(tmp_path, "colorize", grey, digits, "0")
+        restore(tmp_path, "colorize", grey, digits, "0")
 
 
 def test_grid_shows_whole_interpolation_rows_and_only_some_restorations(config, score_fn, folder, tmp_path):
-    interpolating.interpolate(tmp_path, score_fn, config(num_samples=2, num_interpolations=12), None)
+    interpolate(tmp_path, score_fn, config(num_samples=2, num_interpolations=12), None)
     with Image.open(tmp_path / "grid.png") as grid:
         assert abs(grid.width / grid.height - 12 / 2) < 0.3
-    restoring.restore(tmp_path, "inpaint", score_fn, config(num_samples=20), str(folder))
+    restore(tmp_path, "inpaint", score_fn, config(num_samples=20), str(folder))
     assert np.load(tmp_path / "samples.npy").shape[1] == 20
     with Image.open(tmp_path / "grid.png") as grid:
-        assert abs(grid.width / grid.height - (2 + restoring.MAX_RESTORATIONS) / 6) < 0.1
+        assert abs(grid.width / grid.height - (2 + restoration.MAX_RESTORATIONS) / 6) < 0.1
 
 
 def test_own_pictures_are_cropped_and_fitted_like_the_dataset(config, folder, tmp_path):
     pixels = np.zeros((8, 24, 3), np.uint8)
     pixels[:, :8] = 255
     Image.fromarray(pixels).save(tmp_path / "wide.png")
-    settings = config().data
+    settings = config()
 
     def chosen(are_originals=True, **changes):
-        changed = settings.model_copy(update=changes)
+        changed = settings.model_copy(update={"data": settings.data.model_copy(update=changes)})
         images = str(tmp_path / "wide.png")
-        return data.chosen_images(changed, images, (8, 8, 3), are_originals=are_originals)[0]
+        return chosen_images(changed, images, (8, 8, 3), are_originals=are_originals)[0]
 
     assert chosen().mean() == 0  # the middle
     assert chosen(fit="pad")[:2].max() == 0
@@ -354,7 +360,7 @@ def test_restoring_refuses_invalid_masks_images_and_settings(case, config, score
     (tmp_path / "empty").mkdir()
     images = (images or str(folder)).replace("{tmp}", str(tmp_path / "empty"))
     with pytest.raises(UserError, match=message):
-        restoring.restore(tmp_path / "out", mode, score_fn, config(**settings), images)
+        restore(tmp_path / "out", mode, score_fn, config(**settings), images)
     assert not (tmp_path / "out").exists()
 
 
@@ -362,7 +368,7 @@ def test_a_mask_of_another_size_is_refused(config, score_fn, folder, tmp_path):
     Image.new("L", (5, 7)).save(tmp_path / "mask.png")
     settings = config(mask=str(tmp_path / "mask.png"))
     with pytest.raises(UserError, match=r"mask\.png': found 7×5 pixels; accepted: left, right"):
-        restoring.restore(tmp_path / "out", "inpaint", score_fn, settings, str(folder))
+        restore(tmp_path / "out", "inpaint", score_fn, settings, str(folder))
 
 
 @pytest.mark.parametrize(
@@ -378,32 +384,32 @@ def test_interpolating_refuses_invalid_images_and_methods(
     settings, images, message, config, score_fn, tmp_path
 ):
     with pytest.raises(UserError, match=message):
-        interpolating.interpolate(tmp_path / "out", score_fn, config(**settings), images)
+        interpolate(tmp_path / "out", score_fn, config(**settings), images)
     assert not (tmp_path / "out").exists()
 
 
 def test_latent_interpolation_refuses_networks_of_discrete_levels(config, tmp_path):
     discrete = as_score_fn(NCSN(sigmas=(1.0, 0.5)), {})
     with pytest.raises(UserError, match="through='latents' needs scores at any σ"):
-        interpolating.interpolate(tmp_path / "out", discrete, config(through="latents"), "0:2")
+        interpolate(tmp_path / "out", discrete, config(through="latents"), "0:2")
 
 
 def test_restoring_and_interpolating_refuse_points(score_fn, tmp_path):
     points = Config(data=Data(name="two_moons"))
     with pytest.raises(UserError, match=r"--mode inpaint restores images; .*'two_moons' are points"):
-        restoring.restore(tmp_path / "out", "inpaint", score_fn, points, "0")
+        restore(tmp_path / "out", "inpaint", score_fn, points, "0")
     with pytest.raises(UserError, match="--mode interpolate draws images"):
-        interpolating.interpolate(tmp_path / "out", score_fn, points, None)
+        interpolate(tmp_path / "out", score_fn, points, None)
 
 
 def test_an_interrupted_restoration_keeps_the_earlier_one(config, score_fn, folder, tmp_path, monkeypatch):
-    restoring.restore(tmp_path, "superres", score_fn, config(), str(folder))
+    restore(tmp_path, "superres", score_fn, config(), str(folder))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(restoring.sampling, "write_batches", interrupted)
+    monkeypatch.setattr(restoration, "write_batches", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        restoring.restore(tmp_path, "superres", score_fn, config(seed=1), str(folder))
+        restore(tmp_path, "superres", score_fn, config(seed=1), str(folder))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from ncsn_jax import data, suggest_noise
-from ncsn_jax.config import Config, Data, NcsnModel, Ncsnv2Model, Sampling
+from ncsn_jax import data
+from ncsn_jax.app import suggest_noise
+from ncsn_jax.app.config import Config, Data, NcsnModel, Ncsnv2Model, Sampling
 from ncsn_jax.runtime.errors import UserError
 
 

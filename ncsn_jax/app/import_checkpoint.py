@@ -10,19 +10,22 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from ncsn_jax import config, data
-from ncsn_jax.config import NCSN_NORMS, NCSNV2_NORMS, Config, MlpModel
+from ncsn_jax.app.build import dataset_info, described, network, optimizer, settings_of_network
+from ncsn_jax.app.config import NCSN_NORMS, NCSNV2_NORMS, Config, RefineNetModel, parse
+from ncsn_jax.app.flags import flagged
 from ncsn_jax.interop import from_torch, load_torch_checkpoint
 from ncsn_jax.interop.torch_names import params_from_torch, params_to_torch
 from ncsn_jax.models import NCSN
 from ncsn_jax.noise import geometric_sigmas
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.runtime.locking import only_writer
-from ncsn_jax.training import workdir as run
+from ncsn_jax.training import description
 from ncsn_jax.training.checkpoints import Checkpoints
+from ncsn_jax.training.description import changes, flatten
 from ncsn_jax.training.manifest import make_record, run_facts
 from ncsn_jax.training.parallel import replicate
-from ncsn_jax.training.state import TrainState
+from ncsn_jax.training.state import TrainState, fitting_params
+from ncsn_jax.training.workdir import check, checkpoint_dir
 
 
 class AdamState(NamedTuple):
@@ -107,7 +110,7 @@ def imported_config(official: OfficialRun, given: Config) -> Config:
     settings = given.model_dump()
     settings["model"] = _model_settings(official, given)
     settings["training"] |= training
-    return config.parse(settings)
+    return parse(settings)
 
 
 def import_run(official: OfficialRun, settings: Config, workdir: Path) -> None:
@@ -124,8 +127,10 @@ def import_run(official: OfficialRun, settings: Config, workdir: Path) -> None:
     """
     if (workdir / "config.json").exists():
         raise UserError(f"{workdir} holds a run already: choose another --workdir")
-    run.check(workdir, settings)
-    shape = data.describe(settings.data).shape
+    own = described(settings)
+    with flagged("config.training."):
+        check(workdir, settings.training, own)
+    shape = dataset_info(settings).shape
     if len(shape) != 3 or shape[2] != official.channels:
         raise UserError(
             f"the checkpoint's network takes images of {official.channels} channels, but config.data.name="
@@ -138,16 +143,17 @@ def import_run(official: OfficialRun, settings: Config, workdir: Path) -> None:
             f"config.training.num_steps={settings.training.num_steps}: "
             f"the checkpoint is at step {official.step}; use at least that"
         )
-    expected = run.abstract_state(settings).params
+    with settings_of_network(settings):
+        expected, _ = fitting_params(network(settings), jax.ShapeDtypeStruct(shape, jnp.float32))
     if jax.tree.map(jnp.shape, expected) != jax.tree.map(jnp.shape, official.params):
         fitting = imported_config(official, settings)
         differing = [
-            f"config.{name}={given!r}: the checkpoint's network has {own!r}"
-            for name, (own, given) in config.changes(fitting, settings).items()
+            f"config.{name}={given!r}: the checkpoint's network has {has!r}"
+            for name, (has, given) in changes(*(flatten(c.model_dump()) for c in (fitting, settings))).items()
             if name.startswith("model.")
         ]
         raise UserError("; ".join(differing))
-    opt_state = run.optimizer(settings).init(official.params)
+    opt_state = optimizer(settings.training).init(official.params)
     if isinstance(official.adam, AdamState):
         count = jnp.asarray(official.adam.num_steps, jnp.int32)
         opt_state = optax.tree.set(opt_state, mu=official.adam.mu, nu=official.adam.nu, count=count)
@@ -158,17 +164,17 @@ def import_run(official: OfficialRun, settings: Config, workdir: Path) -> None:
         ema_params=official.params if official.ema_params is None else official.ema_params,
         num_skipped=jnp.zeros((), jnp.int32),
     )
-    directory = run.checkpoint_dir(workdir, settings)
+    directory = checkpoint_dir(workdir, settings.training.checkpoint_dir)
     with only_writer(workdir):
-        run.check(workdir, settings)
+        check(workdir, settings.training, own)
         # First the checkpoint, then the config: an import that is killed in between can be repeated.
         with Checkpoints(directory, keep=settings.training.keep_checkpoints) as checkpoints:
             if checkpoints.steps:
                 raise UserError(f"{directory} holds checkpoints already: choose another --workdir")
             state = replicate(state)
-            facts = run_facts(settings, data=None)
-            checkpoints.save(official.step, state, make_record(facts, official.step, state, test_loss=None))
-        run.claim(workdir, settings)
+            facts = run_facts(own.content, data=None)
+            checkpoints.save(official.step, state, make_record(facts, official.step, state))
+        description.write(workdir, own)
 
 
 def report(official: OfficialRun, settings: Config, workdir: Path) -> str:
@@ -270,7 +276,7 @@ def _model_settings(official: OfficialRun, given: Config) -> dict[str, Any]:
         "num_filters": model.num_filters,
         "depth": model.depth,
         "norm": next(norm for norm, module in norms.items() if module is model.norm),
-        "act": "elu" if isinstance(given.model, MlpModel) else given.model.act,
+        "act": given.model.act if isinstance(given.model, RefineNetModel) else "elu",
     }
     if official.sigmas is not None:
         return settings | _levels(official.sigmas)

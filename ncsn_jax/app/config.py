@@ -3,19 +3,15 @@
 The defaults are the paper's MNIST experiment; each file in `configs/` changes some of them.
 """
 
-import json
-from pathlib import Path
+import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import ml_collections
 import numpy as np
-from flax import linen as nn
 from pydantic import (
     AfterValidator,
-    AliasChoices,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     NonNegativeFloat,
@@ -27,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from ncsn_jax.data.settings import Data
+from ncsn_jax.evaluation.settings import Evaluation
 from ncsn_jax.losses import Projection
 from ncsn_jax.models import MLP, NCSN, NCSNv2
 from ncsn_jax.models.layers import (
@@ -41,60 +39,24 @@ from ncsn_jax.models.layers import (
 )
 from ncsn_jax.noise import geometric_levels
 from ncsn_jax.runtime.errors import UserError
-from ncsn_jax.runtime.paths import absolute, expanded
+from ncsn_jax.runtime.paths import expanded
+from ncsn_jax.runtime.settings import Fraction, Seed, StrictSettings, one_line
+from ncsn_jax.training.settings import Intervals
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""A 32-bit seed: jax would truncate a larger one."""
-Place = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
-"""An absolute path of a file or a directory, or the URL of a bucket."""
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+IMPORT_PATH = r"^[\w.]+:[\w.]+$"
+"""Pattern of an import path, `package.module:name`."""
 
 
-class Data(Settings):
-    """Dataset, images or points of the plane, and its preprocessing."""
+def _word_or_path(*words: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value in words or re.match(IMPORT_PATH, value):
+            return value
+        raise ValueError(
+            f"found {value[:80]!r}; accepted: {', '.join(map(repr, words))}, or an import path such as "
+            "'package.module:name'"
+        )
 
-    name: str = "mnist"
-    """Name of a dataset that `ncsn_jax.data.load` knows; `folder` is your own directory of images."""
-    data_dir: Place | None = None
-    """Directory of the prepared datasets; None is TFDS's default. For `folder`, the directory of images.
-    Point sets don't read it."""
-
-    crop: PositiveInt | None = None
-    """Side of the square that is cut from the centre of every image before resizing, in pixels; None cuts
-    nothing."""
-    image_size: PositiveInt | None = None
-    """Height and width of the resized images, in pixels; None keeps their size. Required by `folder`."""
-    fit: Literal["crop", "stretch", "pad"] = "crop"
-    """Conversion of images that aren't square: `crop` to the centre, `stretch`, or `pad` with black."""
-
-    channels: Literal[1, 3] = 3
-    """Channels of the images, 1 (grey) or 3 (colour); read by `folder`."""
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Fraction of the files that are test images, chosen by a hash of their names; read by `folder`."""
-    corrupt: Literal["error", "skip"] = "error"
-    """Treatment of a file that can't be decoded: `error` stops, `skip` warns and leaves the file out. Both
-    name the file. Read by `folder`."""
-
-    random_flip: bool = False
-    """Whether training images are flipped left to right with probability ½."""
-    dequantization: Literal["uniform", "gaussian", "none"] = "uniform"
-    """Map from a pixel k of n values to a number: `uniform` (k + u)/n with u ~ U[0, 1); `gaussian`
-    k/(n−1) + 0.01 z with z ~ N(0, 1); `none` k/(n−1)."""
-    transform: Literal["none", "rescale", "logit"] = "none"
-    """Map from [0, 1] to the network's space: `none` the identity, `rescale` x ↦ 2x − 1, or the `logit`."""
-
-    @model_validator(mode="after")
-    def _logits_exist(self) -> "Data":
-        if self.dequantization == "gaussian" and self.transform == "logit":
-            raise ValueError(
-                "transform='logit' needs numbers in [0, 1], but dequantization='gaussian' leaves that range; "
-                "accepted: 'uniform' or 'none'"
-            )
-        return self
+    return check
 
 
 def _schedule(value: Any) -> Any:
@@ -116,7 +78,7 @@ def _schedule(value: Any) -> Any:
     )
 
 
-class NoiseLevels(Settings):
+class NoiseLevels(StrictSettings):
     """Noise levels that the score network is trained on."""
 
     sigmas: Annotated[Literal["geometric", "auto"] | tuple[float, ...], BeforeValidator(_schedule)] = (
@@ -141,7 +103,7 @@ class NoiseLevels(Settings):
 
     @property
     def noise_levels(self) -> tuple[float, ...]:
-        """σ₁ > … > σ_L. With `auto`, `ncsn_jax.suggest_noise.resolved` has to choose them first."""
+        """σ₁ > … > σ_L. With `auto`, `ncsn_jax.app.suggest_noise.resolved` has to choose them first."""
         if self.sigmas == "auto":
             raise ValueError("sigmas='auto': the levels aren't chosen yet; call suggest_noise.resolved first")
         if not isinstance(self.sigmas, str):
@@ -225,34 +187,45 @@ class MlpModel(NoiseLevels):
         return MLP(num_features=self.num_features, num_layers=self.num_layers)
 
 
+class OwnModel(NoiseLevels):
+    """A network of your own: a flax module for x and σ."""
+
+    name: Annotated[str, Field(pattern=IMPORT_PATH)]
+    """Import path of the module's class, such as `my_package.nets:MyNet`."""
+    fields: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the module, as JSON."""
+
+
 def _model_name(settings: Any) -> str:
-    return settings.get("name", "ncsn") if isinstance(settings, dict) else getattr(settings, "name", "")
+    name = settings.get("name", "ncsn") if isinstance(settings, dict) else getattr(settings, "name", "")
+    return "own" if isinstance(name, str) and ":" in name else name
 
 
 Model = Annotated[
     Annotated[NcsnModel, Tag("ncsn")]
     | Annotated[Ncsnv2Model, Tag("ncsnv2")]
-    | Annotated[MlpModel, Tag("mlp")],
+    | Annotated[MlpModel, Tag("mlp")]
+    | Annotated[OwnModel, Tag("own")],
     Discriminator(
         _model_name,
         custom_error_type="model",
-        custom_error_message="its name must be 'ncsn', 'ncsnv2' or 'mlp'",
+        custom_error_message="its name must be 'ncsn', 'ncsnv2', 'mlp', or an import path such as "
+        "'package.module:name'",
     ),
 ]
 """Score network and the noise levels that it is trained on."""
 
 
-class Training(Settings):
-    """Objective, optimizer, logging and checkpoints."""
+class Training(Intervals):
+    """Objective, optimizer, and the settings that every run has."""
 
     num_steps: PositiveInt = 200_000
     """Number of training steps."""
-    batch_size: PositiveInt = 128
-    """Examples per step, over all devices and processes."""
 
-    objective: Literal["denoising", "sliced"] = "denoising"
-    """Training loss at a random noise level: denoising score matching, or sliced score matching of the
-    perturbed example (`ssm` in the official code)."""
+    objective: Annotated[str, AfterValidator(_word_or_path("denoising", "sliced"))] = "denoising"
+    """Training loss at a random noise level: `denoising` score matching, or `sliced` score matching of the
+    perturbed example (`ssm` in the official code); or the import path of your own, a function of (key,
+    score_fn, x) to a scalar."""
     projection: Projection = "gaussian"
     """Distribution of the projection directions; read by `objective=sliced`."""
     num_projections: PositiveInt = 1
@@ -263,8 +236,11 @@ class Training(Settings):
     """Distribution of an example's noise level: `discrete`, uniform over the model's levels, or `continuous`,
     log-uniform between the smallest and the largest, for networks that take any σ."""
 
+    optimizer: Annotated[str, AfterValidator(_word_or_path("adam", "adamw"))] = "adam"
+    """`adam`, or `adamw` with weight decay; or the import path of your own, a function of the learning rate's
+    schedule to an optax transformation, such as `optax:lion`."""
     learning_rate: PositiveFloat = 1e-3
-    """Adam's learning rate after the warm-up."""
+    """Learning rate after the warm-up."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate after the warm-up: constant, or a cosine decay to 0 at the last step."""
     warmup_steps: NonNegativeInt = 0
@@ -275,43 +251,24 @@ class Training(Settings):
     """Adam's decay rate of the squared gradient's mean."""
     epsilon: PositiveFloat = 1e-8
     """Adam's ε, which is added to the denominator."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Rate at which weights decay, relative to the learning rate; biases, scales and embeddings don't. Read
+    by adamw."""
     gradient_clip: PositiveFloat | None = None
     """Largest global norm of a gradient; larger gradients are scaled down to it. None doesn't clip."""
-    ema_rate: Fraction = 0.0
-    """Rate r of the moving average ema ← r·ema + (1−r)·params; 0 keeps no average."""
 
-    log_every: PositiveInt = 100
-    """Steps between lines of the log."""
-    eval_every: PositiveInt = 5_000
-    """Steps between evaluations of the held-out loss."""
-    eval_examples: Annotated[
-        PositiveInt, Field(validation_alias=AliasChoices("eval_examples", "eval_images"))
-    ] = 1_000
-    """Test examples, from the first, that the held-out loss averages over."""
-    checkpoint_every: PositiveInt = 5_000
-    """Steps between checkpoints."""
-    keep_checkpoints: PositiveInt = 2
-    """Number of newest checkpoints that are kept."""
-    keep_best: NonNegativeInt = 0
-    """Number of checkpoints with the lowest held-out loss that are kept as well; if positive, the loss is
-    evaluated at every checkpoint."""
-    checkpoint_dir: Place | None = None
-    """Directory or bucket of the checkpoints, such as `gs://bucket/run`, that all processes can reach; None
-    is `checkpoints/` in the workdir."""
-    max_failed_saves: NonNegativeInt = 100
-    """Consecutive saves that may fail, such as on a full disk, before training stops. A failed save is
-    retried at the next line of the log, with the state of that step."""
-    max_skipped_steps: NonNegativeInt = 0
-    """Number of steps that a run may skip, because the loss or the gradient isn't finite, before training
-    stops."""
     preview_every: PositiveInt = 5_000
     """Steps between pictures of samples."""
     preview_samples: PositiveInt = 64
     """Samples in each of these pictures."""
 
 
-class Sampling(Settings):
-    """Sampling method and its parameters. A setting that is "read by" some methods is ignored by the rest."""
+class Sampling(StrictSettings):
+    """Sampling method and its parameters; a setting that is "read by" some methods is ignored by the rest.
+
+    The settings are flat, and not a union by method, so that flags can choose another method for a trained
+    run and set its parameters in one command. docs/program.md lists them by method.
+    """
 
     num_samples: PositiveInt = 64
     """Number of samples that `--mode sample` and the end of training draw."""
@@ -362,7 +319,7 @@ class Sampling(Settings):
     """Absolute tolerance of the solver, in the units of x; read by ode and by the likelihood."""
 
 
-class Restoration(Settings):
+class Restoration(StrictSettings):
     """Observations that images are restored from, and interpolation; `sampling` holds the sampler."""
 
     num_samples: PositiveInt = 4
@@ -385,59 +342,7 @@ class Restoration(Settings):
     """Number of images in a row; read by interpolate."""
 
 
-METRICS = (
-    "frechet",
-    "kernel",
-    "coverage",
-    "inception_score",
-    "classes",
-    "neighbours",
-    "likelihood",
-    "loss",
-)
-
-
-def _metrics(value: Any) -> Any:
-    """Return the setting `metrics`; names from the command line are one string."""
-    if value == "all":
-        return value
-    names = value.strip("()[] ").split(",") if isinstance(value, str) else value
-    names = tuple(names) if isinstance(names, list | tuple) else ()
-    if names and all(name in METRICS for name in names):
-        return names
-    raise ValueError(f"found {str(value)[:80]!r}; accepted: 'all', or some of {','.join(METRICS)}")
-
-
-class Evaluation(Settings):
-    """Metrics of `--mode evaluate`."""
-
-    metrics: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_metrics)] = "all"
-    """Metrics to compute: `frechet` and `kernel` distance, `coverage` (with precision, recall and density),
-    `inception_score`, the histogram of `classes`, the nearest training `neighbours`, the `likelihood` and the
-    `loss` of test examples; `all` is every metric that the data and the network allow."""
-    num_samples: Annotated[int, Field(ge=2)] = 10_000
-    """Number of samples per checkpoint; the metrics' names contain this number."""
-    features: Literal["auto", "classifier", "inception", "pixels"] = "auto"
-    """Features in which images are compared: the last layer of a small classifier, trained once on the
-    dataset's labels; the last layer of Inception-v3 (needs the extra `fid`); or the pixels. `auto` is the
-    classifier if images have labels, otherwise Inception if it is installed, otherwise the pixels. Points are
-    compared by their coordinates."""
-    inception_weights: Place | None = None
-    """File of Inception-v3's weights in torch-fidelity's format; None downloads it."""
-    num_neighbours: PositiveInt = 5
-    """k of the k-nearest-neighbour radii; read by coverage."""
-    likelihood_examples: PositiveInt = 1_000
-    """Test examples, from the first, that the likelihood averages over."""
-    trace: Literal["auto", "exact", "hutchinson"] = "auto"
-    """Computation of the score's divergence: exact, or Hutchinson's estimate; `auto` is exact in up to 16
-    dimensions. Read by likelihood."""
-    num_probes: PositiveInt = 1
-    """Rademacher vectors that Hutchinson's estimate averages over; read by likelihood."""
-    loss_examples: PositiveInt = 1_000
-    """Test examples, from the first, that the loss at each noise level averages over."""
-
-
-class Config(Settings):
+class Config(StrictSettings):
     """Settings of one run."""
 
     seed: Seed = 0
@@ -477,10 +382,6 @@ class Config(Settings):
             )
         return self
 
-    def network(self) -> nn.Module:
-        """Return the untrained score network."""
-        return self.model.build(rescaled=self.data.transform != "none")
-
 
 def parse(settings: Any) -> Config:
     """Return the config with the values of nested dictionaries.
@@ -496,46 +397,4 @@ def parse(settings: Any) -> Config:
     try:
         return Config.model_validate(settings)
     except ValidationError as error:
-        raise UserError("; ".join(map(_one_line, error.errors()))) from None
-
-
-def _one_line(error) -> str:
-    group, *names = error["loc"] or [""]
-    # pydantic puts the tag of the union after `model`; it isn't a setting's name.
-    names = names[1:] if group == "model" else names
-    place = ".".join(map(str, filter(None, ("config", group, *names))))
-    found = error["input"]
-    if error["type"] == "value_error":  # raised by a validator, whose message includes the value found
-        return f"{place}: {error['ctx']['error']}"
-    message = f"{place}={found!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
-    return " ".join(message.split())
-
-
-def load(path: Path) -> Config:
-    """Return the config in a run's `config.json`.
-
-    Raises:
-      UserError: if the file isn't a config of this program.
-    """
-    try:
-        return parse(json.loads(path.read_text("utf-8")))
-    except (UserError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not this program's config: {error}") from None
-
-
-def changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that differ, by dotted name, as (old, new)."""
-    before, after = flatten(old.model_dump()), flatten(new.model_dump())
-    pairs = {name: (before.get(name), after.get(name)) for name in before | after}
-    return {name: (a, b) for name, (a, b) in pairs.items() if a != b}
-
-
-def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested dictionaries: `{"model": {"num_filters": 64}}` to `{"model.num_filters": 64}`."""
-    flat = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
+        raise UserError(one_line(error, "config", tagged=("model",))) from None

@@ -16,16 +16,21 @@ from PIL import Image
 
 import main
 from ncsn_jax import training
-from ncsn_jax.config import Config
+from ncsn_jax.app import cli
+from ncsn_jax.app.flags import parse_flags, with_config_file
+from ncsn_jax.app.restored import load_run
 from ncsn_jax.data import datasets
-from ncsn_jax.training.workdir import _beginning, load_run
+from ncsn_jax.runtime import compiling
 from tests.interop.torch_writer import as_zip, whole
+from tests.tiny import TinyScore
 
-CONFIGS = Path(main.__file__).parent / "configs"
+ROOT = Path(main.__file__).parent
+CONFIGS = ROOT / "configs"
 DIGITS = f"--config={CONFIGS}/digits.py"
+NARROW = ["--config.model.num_filters=2", "--config.model.num_scales=2"]
+TINY_DIGITS = f"--config={ROOT}/tests/tiny_digits.py"
+"""Digits with a network of one hidden convolution, for tests of everything else."""
 TINY = [
-    "--config.model.num_filters=2",
-    "--config.model.num_scales=2",
     "--config.training.batch_size=4",
     "--config.training.num_steps=2",
     "--config.training.eval_examples=4",
@@ -34,6 +39,14 @@ TINY = [
     "--config.sampling.batch_size=4",
     "--config.sampling.num_samples=5",
 ]
+
+
+@pytest.fixture(autouse=True)
+def search_path():
+    """Restores `sys.path`, on which the program puts its working directory."""
+    before = sys.path.copy()
+    yield
+    sys.path[:] = before
 
 
 @pytest.fixture
@@ -53,34 +66,16 @@ def run(capsys, data_dir):
 @pytest.fixture(scope="module")
 def trained(data_dir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("main") / "run"
-    argv = ["main.py", DIGITS, *TINY, f"--config.data.data_dir={data_dir}", f"--workdir={workdir}"]
+    argv = ["main.py", DIGITS, *NARROW, *TINY, f"--config.data.data_dir={data_dir}", f"--workdir={workdir}"]
     assert main.main(argv) == 0
     return workdir
 
 
-@contextlib.contextmanager
-def replaced_network(tiny_score):
-    """Replace every network by one hidden convolution, for tests of everything else."""
-    _beginning.cache_clear()  # it knows the networks by their configs
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Config, "network", lambda config: tiny_score.copy(sigmas=config.model.noise_levels))
-        yield
-    _beginning.cache_clear()
-
-
-@pytest.fixture
-def tiny_network(tiny_score):
-    with replaced_network(tiny_score):
-        yield
-
-
 @pytest.fixture(scope="module")
-def trained_tiny(data_dir, tmp_path_factory, tiny_score):
-    """A run for tests that use `tiny_network`."""
+def trained_tiny(data_dir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("main") / "run"
-    argv = ["main.py", DIGITS, *TINY, f"--config.data.data_dir={data_dir}", f"--workdir={workdir}"]
-    with replaced_network(tiny_score):
-        assert main.main(argv) == 0
+    argv = ["main.py", TINY_DIGITS, *TINY, f"--config.data.data_dir={data_dir}", f"--workdir={workdir}"]
+    assert main.main(argv) == 0
     return workdir
 
 
@@ -110,7 +105,7 @@ def test_compilation_cache_is_the_users_or_the_given_directory_or_none(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / cache))
     jax.config.update("jax_compilation_cache_dir", given)
-    main.keep_compilations()
+    compiling.keep_compilations()
     found = jax.config.jax_compilation_cache_dir
     assert found == (taken and taken.replace("cache", f"{tmp_path}/cache", 1))
 
@@ -118,14 +113,14 @@ def test_compilation_cache_is_the_users_or_the_given_directory_or_none(
 @pytest.mark.usefixtures("compilation_settings")
 def test_compilation_cache_is_emptied_above_its_size_limit(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(main, "MAX_COMPILATIONS", 10)
+    monkeypatch.setattr(compiling, "MAX_COMPILATIONS", 10)
     jax.config.update("jax_compilation_cache_dir", None)
-    main.keep_compilations()
+    compiling.keep_compilations()
     kept = Path(jax.config.jax_compilation_cache_dir) / "program-cache"
     for size, left in ((10, True), (11, False)):
         jax.config.update("jax_compilation_cache_dir", None)
         kept.write_bytes(bytes(size))
-        main.keep_compilations()
+        compiling.keep_compilations()
         assert kept.exists() == left
 
 
@@ -161,7 +156,6 @@ def test_a_float32_run_can_be_sampled_in_bfloat16(trained, run):
     assert 0 < distance < 0.1
 
 
-@pytest.mark.usefixtures("tiny_network")
 def test_a_trained_run_inpaints_denoises_and_interpolates(trained_tiny, run, tmp_path):
     status, _ = run("--mode=inpaint", f"--workdir={trained_tiny}", "--images=0,2", "--num_samples=3")
     assert status == 0
@@ -181,7 +175,6 @@ def test_a_trained_run_inpaints_denoises_and_interpolates(trained_tiny, run, tmp
     assert np.load(trained_tiny / "interpolate" / "samples.npy").shape == (2, 8, 8, 8, 1)
 
 
-@pytest.mark.usefixtures("tiny_network")
 def test_evaluate_and_report_modes_work_on_a_run_and_on_images(
     trained_tiny, run, tmp_path, capsys, monkeypatch
 ):
@@ -206,7 +199,7 @@ def test_evaluate_and_report_modes_work_on_a_run_and_on_images(
             "--mode=evaluate", f"--workdir={trained_tiny}", f"--images={trained_tiny}/{images}", of_few
         )
         assert status == ("png" in images), errors
-    assert "accepted: (8, 8, 1), as in config.data.name='digits'" in errors[0]
+    assert "accepted: (8, 8, 1), as in 'digits'" in errors[-1]
     assert len(list((trained_tiny / "eval").glob("images_samples_??????.json"))) == 1
     assert main.main(["main.py", "--mode=report", f"--workdir={trained_tiny}"]) == 0
     page = (trained_tiny / "report.html").read_text()
@@ -232,7 +225,13 @@ def test_an_interrupted_run_on_images_ends_bit_for_bit_equal_to_a_whole_one(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(training.loop.StepLog, "add", add)
-    arguments = (DIGITS, f"--workdir={tmp_path / 'run'}", *TINY, "--config.training.checkpoint_every=1")
+    arguments = (
+        DIGITS,
+        f"--workdir={tmp_path / 'run'}",
+        *NARROW,
+        *TINY,
+        "--config.training.checkpoint_every=1",
+    )
     status, errors = run(*arguments)
     assert status == 130
     assert errors[-1] == "main.py: interrupted; rerun to resume from the last checkpoint, if any"
@@ -249,6 +248,7 @@ def test_sliced_score_matching_lowers_the_loss_on_images(trained, run, tmp_path)
     status, _ = run(
         DIGITS,
         f"--workdir={tmp_path}",
+        *NARROW,
         *TINY,
         "--config.training.objective=sliced",
         "--config.training.num_steps=60",
@@ -313,28 +313,24 @@ def test_an_unavailable_dataset_is_reported_and_leaves_no_files(run, tmp_path, m
     assert not list(tmp_path.iterdir())
 
 
-def test_images_of_odd_size_are_refused_before_training(run, tmp_path, monkeypatch):
-    odd = datasets.DatasetInfo(shape=(9, 9, 1), num_values=17)
-    monkeypatch.setattr(main.data, "describe", lambda settings: odd)
-    status, errors = run(DIGITS, f"--workdir={tmp_path / 'run'}")
+def test_images_of_odd_size_are_refused_before_training(run, tmp_path):
+    status, errors = run(DIGITS, "--config.data.image_size=9", f"--workdir={tmp_path / 'run'}")
     assert status == 1
     assert len(errors) == 1
     assert "height and width must be even there, found 9×9 pixels" in errors[0]
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.usefixtures("tiny_network")
 def test_a_run_resumes_from_its_workdir_alone_and_refuses_another_network(run, trained_tiny, tmp_path):
     shutil.copytree(trained_tiny, tmp_path / "run")
     status, _ = run(f"--workdir={tmp_path / 'run'}", "--num_samples=3")
     assert status == 0
     assert len(np.load(tmp_path / "run" / "samples" / "samples.npy")) == 3
-    status, errors = run(f"--workdir={tmp_path / 'run'}", "--config.model.num_filters=4")
+    status, errors = run(f"--workdir={tmp_path / 'run'}", "--config.model.name=tests.tiny:SmoothScore")
     assert status == 1
-    assert "model.num_filters=2, not 4" in errors[0]
+    assert "model.name='tests.tiny:TinyScore', not 'tests.tiny:SmoothScore'" in errors[-1]
 
 
-@pytest.mark.usefixtures("tiny_network")
 def test_samples_do_not_depend_on_jax_settings_of_the_environment(run, trained_tiny, tmp_path):
     """JAX_ENABLE_X64, JAX_THREEFRY_PARTITIONABLE and others, as contexts, which have the same effect."""
     shutil.copytree(trained_tiny, tmp_path / "run")
@@ -353,7 +349,6 @@ def test_samples_do_not_depend_on_jax_settings_of_the_environment(run, trained_t
         np.testing.assert_array_equal(samples, found[0])
 
 
-@pytest.mark.usefixtures("tiny_network")
 def test_named_sets_of_samples_get_their_own_directories(run, trained_tiny, tmp_path):
     shutil.copytree(trained_tiny, tmp_path / "run")
     workdir = f"--workdir={tmp_path / 'run'}"
@@ -376,7 +371,6 @@ def test_named_sets_of_samples_get_their_own_directories(run, trained_tiny, tmp_
     assert "Inpainting: left" in page
 
 
-@pytest.mark.usefixtures("tiny_network")
 def test_tilde_means_the_home_directory_in_every_path_flag(
     run, trained_tiny, tmp_path, monkeypatch, data_dir
 ):
@@ -410,7 +404,7 @@ def test_tilde_means_the_home_directory_in_every_path_flag(
         == 0
     )
     arguments = (
-        DIGITS,
+        TINY_DIGITS,
         *TINY,
         "--workdir=~/runs/y",
         "--config.training.checkpoint_dir=~/ck",
@@ -419,12 +413,16 @@ def test_tilde_means_the_home_directory_in_every_path_flag(
     assert run(*arguments)[0] == 0
     assert load_run(home / "runs" / "y").data.data_dir == str(home / "tfds")
     assert sorted(path.name for path in (home / "ck").iterdir()) == ["2"]
-    assert training.restore("~/runs/y")[1].keys() == {"params"}
+    assert training.restore("~/runs/y", model=TinyScore())[1].keys() == {"params"}
     assert not list(elsewhere.iterdir())
 
 
+def parsed_flags(argv):
+    return parse_flags(argv, cli.MODES, "")
+
+
 def test_options_can_be_reset_to_none():
-    values = main.parse_flags(
+    values = parsed_flags(
         [
             "main.py",
             DIGITS,
@@ -434,20 +432,25 @@ def test_options_can_be_reset_to_none():
             "--config.data.data_dir=None",
         ]
     )
-    parsed = main.run_config(Path("runs/digits"), values)
+    parsed = cli.run_config(Path("runs/digits"), values)
     assert parsed.sampling.batch_size is parsed.training.gradient_clip is parsed.data.data_dir is None
+
+
+def test_a_dictionary_overrides_a_runs_setting(trained_tiny):
+    values = parsed_flags(["main.py", f"--workdir={trained_tiny}", "--config.data.fields={'side': 8}"])
+    assert cli.run_config(trained_tiny, values).data.fields == {"side": 8}
 
 
 def test_a_config_path_is_searched_in_the_cwd_and_then_next_to_main(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    values = main.parse_flags(["main.py", "--config", "configs/toy.py:swiss_roll"])
+    values = parsed_flags(["main.py", "--config", "configs/toy.py:swiss_roll"])
     assert values.config.data.name == "swiss_roll"
     # A config in the working directory comes first.
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "toy.py").write_text(
         "from configs import digits\nget_config = digits.get_config\n"
     )
-    assert main.parse_flags(["main.py", "--config=configs/toy.py:v2"]).config.model.name == "ncsnv2"
+    assert parsed_flags(["main.py", "--config=configs/toy.py:v2"]).config.model.name == "ncsnv2"
 
 
 @pytest.mark.parametrize("platform", ["cuda", "abacus"])
@@ -484,7 +487,7 @@ def test_an_official_checkpoint_can_be_imported_sampled_and_trained(run, checkpo
         f"--checkpoint={checkpoint}",
         f"--workdir={workdir}",
         f"--config={CONFIGS}/digits.py",
-        *(word for word in TINY if "model" not in word),
+        *TINY,
     )
     assert status == 0
     assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "config.json", "lock"]
@@ -544,21 +547,35 @@ def folder(tmp_path):
     return directory
 
 
+TINY_FOLDER = """
+from configs import folder
+from configs.overridable import overridable
+from ncsn_jax.app.config import OwnModel, parse
+
+def get_config(image_size):
+    config = parse(folder.get_config(image_size))
+    model = OwnModel(name="tests.tiny:TinyScore", sigmas="auto")
+    return overridable(config.model_copy(update={"model": model}))
+"""
+"""The config of configs/folder.py with a network that compiles within a second."""
+
+
 @pytest.mark.filterwarnings("ignore:.*corrupt.jpg")
-@pytest.mark.usefixtures("tiny_network")
 def test_a_folder_with_a_corrupt_image_is_trained_and_sampled_by_skipping_it(run, folder, tmp_path):
+    (tmp_path / "tiny_folder.py").write_text(TINY_FOLDER)
     arguments = [
-        f"--config={CONFIGS}/folder.py:8",
+        f"--config={tmp_path}/tiny_folder.py:8",
         f"--workdir={tmp_path / 'run'}",
         f"--config.data.data_dir={folder}",
-        *(word for word in TINY if "num_scales" not in word),
+        *TINY,
         "--config.training.num_steps=20",
     ]
     status, errors = run(*arguments)
     assert status == 1
-    assert len(errors) == 1
-    assert f"{folder}/corrupt.jpg" in errors[0]
-    assert "--config.data.corrupt=skip" in errors[0]
+    imports, error = errors
+    assert imports.startswith(f"main.py: imports tests.tiny, named by {tmp_path}/tiny_folder.py")
+    assert f"{folder}/corrupt.jpg" in error
+    assert "--config.data.corrupt=skip" in error
     assert not (tmp_path / "run").exists()
 
     status, _ = run(*arguments, "--config.data.corrupt=skip")
@@ -592,7 +609,7 @@ def test_closed_streams_and_missing_characters_stop_nothing(monkeypatch):
 def test_a_second_config_is_found_beside_the_program_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["main.py", "--config=configs/toy.py", "--config", "configs/digits.py:v2"]
-    assert main.with_config_file(words) == [
+    assert with_config_file(words) == [
         "main.py",
         f"--config={CONFIGS}/toy.py",
         f"--config={CONFIGS}/digits.py:v2",

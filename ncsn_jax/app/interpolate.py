@@ -7,13 +7,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ncsn_jax import data, sampling
-from ncsn_jax.config import Config
+from ncsn_jax.app.build import dataset_info
+from ncsn_jax.app.config import Config
+from ncsn_jax.app.methods import interpolation_of, recipe_of, sampler_of
+from ncsn_jax.app.restore import (
+    MAX_IMAGES,
+    chosen_images,
+    described_settings,
+    require_images,
+    restoration_key,
+    write_rows,
+)
+from ncsn_jax.app.samples_file import SAMPLES, write_batches
+from ncsn_jax.data import expected_image
 from ncsn_jax.interpolation import slerp
 from ncsn_jax.models.score_fn import NetworkScore
-from ncsn_jax.plan import interpolation, plan
-from ncsn_jax.restoring import MAX_IMAGES, described_settings, restoration_key, write_rows
 from ncsn_jax.runtime.batch_size import chains_at_once
+from ncsn_jax.runtime.chains import batches, chains, first_states
 from ncsn_jax.runtime.errors import UserError
 
 
@@ -33,15 +43,15 @@ def interpolate(directory: Path, score_fn: NetworkScore, config: Config, images:
     Raises:
       UserError: if the images or the settings don't fit.
     """
-    if len(data.describe(config.data).shape) != 3:
-        raise UserError(f"--mode interpolate draws images; config.data.name={config.data.name!r} are points")
+    info = dataset_info(config)
+    require_images("interpolate", config, info)
     if config.restoration.through == "noise":
-        _through_noise(directory, score_fn, config, images)
+        _through_noise(directory, score_fn, config, info, images)
     else:
-        _through_latents(directory, score_fn, config, images)
+        _through_latents(directory, score_fn, config, info, images)
 
 
-def _through_noise(directory, score_fn, config, images) -> None:
+def _through_noise(directory, score_fn, config, info, images) -> None:
     if images is not None:
         raise UserError("--images isn't read with config.restoration.through='noise'; accepted: 'latents'")
     if config.sampling.method != "annealed":
@@ -49,24 +59,25 @@ def _through_noise(directory, score_fn, config, images) -> None:
             f"config.sampling.method={config.sampling.method!r}: interpolation through noise is annealed "
             "Langevin dynamics; accepted: 'annealed', or config.restoration.through=latents"
         )
-    shape, transform = data.describe(config.data).shape, data.TRANSFORMS[config.data.transform]
+    shape, transform = info.shape, info.transform
     rows, length = config.restoration.num_samples, config.restoration.num_interpolations
-    sampler = interpolation(config.sampling, config.model.noise_levels)
+    recipe = recipe_of(config.sampling, config.model.noise_levels, info)
+    sampler = interpolation_of(config.sampling, config.model.noise_levels)
     batch_size = chains_at_once(config.sampling.batch_size, score_fn.model, shape)
 
     def run(numbers):
         keys = jax.vmap(jax.vmap(lambda row: restoration_key(config, row, 0)))(numbers)
-        keys, x = sampling.first_states(keys, shape, sampler, transform)
+        keys, x = first_states(keys, recipe)
         x = jnp.broadcast_to(x[:, :, None], (*x.shape[:2], length, *shape))
-        return map(transform.inverse, sampling.chains(sampler, keys, score_fn, x))
+        return map(transform.inverse, chains(sampler, keys, score_fn, x))
 
     directory.mkdir(parents=True, exist_ok=True)
     described = described_settings(config, images)
-    written = sampling.write_batches(
-        directory / sampling.SAMPLES,
+    written = write_batches(
+        directory / SAMPLES,
         described,
         run,
-        sampling.batches(rows, max(1, batch_size // length)),
+        batches(rows, max(1, batch_size // length)),
         num_steps=sampler.num_steps,
         counts=(rows,),
         shape=(length, *shape),
@@ -77,7 +88,7 @@ def _through_noise(directory, score_fn, config, images) -> None:
     written.require_finite()
 
 
-def _through_latents(directory, score_fn, config, images) -> None:
+def _through_latents(directory, score_fn, config, info, images) -> None:
     if score_fn.sigmas is not None:
         raise UserError(
             "config.restoration.through='latents' needs scores at any σ, found model.name='ncsn', which "
@@ -85,12 +96,12 @@ def _through_latents(directory, score_fn, config, images) -> None:
         )
     if images is None:
         raise UserError("config.restoration.through='latents' needs --images: at least two, such as 0:4")
-    info, transform = data.describe(config.data), data.TRANSFORMS[config.data.transform]
-    pictures = data.expected_image(config.data, info)(data.chosen_images(config.data, images, info.shape))
+    transform = info.transform
+    pictures = expected_image(info)(chosen_images(config, images, info.shape))
     if len(pictures) < 2:
         raise UserError(f"--images={images}: found one image; interpolation needs at least two")
     settings = config.sampling.model_copy(update={"method": "ode", "denoise": False})
-    down = plan(settings, config.model.noise_levels)
+    down = sampler_of(settings, config.model.noise_levels)
     up = down._replace(levels=down.levels[::-1])
     batch_size = chains_at_once(settings.batch_size, score_fn.model, info.shape)
     length, described = config.restoration.num_interpolations, described_settings(config, images)
@@ -99,13 +110,13 @@ def _through_latents(directory, score_fn, config, images) -> None:
         def run(numbers):
             keys = jax.random.split(jax.random.key(0), numbers.shape)  # the flow draws nothing
             first = jnp.asarray(x)[np.minimum(numbers, len(x) - 1)]
-            return map(inverse, sampling.chains(sampler, keys, score_fn, first))
+            return map(inverse, chains(sampler, keys, score_fn, first))
 
-        return sampling.write_batches(
+        return write_batches(
             directory / name,
             described,
             run,
-            sampling.batches(len(x), batch_size),
+            batches(len(x), batch_size),
             num_steps=sampler.num_steps,
             counts=counts,
             shape=info.shape,
@@ -119,7 +130,7 @@ def _through_latents(directory, score_fn, config, images) -> None:
     arcs = jax.vmap(functools.partial(slerp, num_points=length))(latents[:-1], latents[1:])
     rows = len(arcs)
     written = follow(
-        sampling.SAMPLES,
+        SAMPLES,
         down,
         arcs.reshape(-1, *info.shape),
         (rows, length),

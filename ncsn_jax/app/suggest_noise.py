@@ -1,7 +1,7 @@
 """Noise levels and a step size chosen from data, by NCSNv2's Techniques 1, 2 and 4."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ncsn_jax import data
-from ncsn_jax.config import Config, Sampling, load
+from ncsn_jax.app.config import Config, Sampling
+from ncsn_jax.app.restored import load_run
 from ncsn_jax.noise import EXACT_UP_TO, geometric_sigmas, largest_distance, num_scales_for, step_size_for
 from ncsn_jax.runtime.errors import UserError
 
@@ -65,8 +66,9 @@ def for_config(config: Config, dataset: data.Dataset) -> Suggestion:
     """
     count = min(len(dataset.train), MAX_BYTES // (4 * math.prod(dataset.info.shape)))
     chosen = np.sort(np.random.default_rng(0).permutation(len(dataset.train))[:count])
-    stored = np.stack([dataset.train[int(i)] for i in chosen])
-    preprocess = jax.jit(jax.vmap(data.preprocessing(config.data, dataset.info)))
+    examples = [dataset.train[int(i)] for i in chosen]
+    stored = np.stack([e["x"] if isinstance(e, Mapping) else e for e in examples])
+    preprocess = jax.jit(jax.vmap(data.preprocessing(dataset.info)))
     x = np.asarray(preprocess(jax.random.split(jax.random.key(0), count), stored))
     try:
         return suggest_noise(x, config.model.sigma_end, config.sampling.steps_per_scale)
@@ -89,9 +91,8 @@ def resolved(config: Config, workdir: Path, load_dataset: Callable[[], data.Data
     """
     if config.model.sigmas != "auto":
         return config
-    path = workdir / "config.json"
-    if path.exists():
-        run = load(path)
+    if (workdir / "config.json").exists():
+        run = load_run(workdir)
         levels = {name: getattr(run.model, name) for name in ("sigmas", "sigma_begin", "num_scales")}
         step_size = run.sampling.step_size
     else:

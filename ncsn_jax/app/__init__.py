@@ -1,0 +1,1 @@
+"""The program: the only floor that reads a config."""

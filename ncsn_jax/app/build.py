@@ -1,0 +1,217 @@
+"""The objects that a config describes: network, data, objective, optimizer, and the experiment of them."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import optax
+from flax import linen as nn
+
+from ncsn_jax import data
+from ncsn_jax.app.config import Config, OwnModel, Training, parse
+from ncsn_jax.app.flags import flagged
+from ncsn_jax.app.imports import called, hashable, imported, is_import_path
+from ncsn_jax.data import Dataset, DatasetInfo
+from ncsn_jax.data.datasets import OF_FOLDERS, OF_IMAGES, TRANSFORMS, refuse
+from ncsn_jax.runtime.errors import ArgumentError, UserError
+from ncsn_jax.training import Experiment, Objective, Settings, denoising_objective, sliced_objective
+from ncsn_jax.training.description import Description, flatten
+from ncsn_jax.training.optimizers import clipped, decays, learning_rate_schedule
+from ncsn_jax.training.step import Map
+
+MAY_CHANGE = (
+    "data.data_dir",
+    "evaluation.",
+    "restoration.",
+    "sampling.",
+    "training.checkpoint_dir",
+    "training.checkpoint_every",
+    "training.eval_every",
+    "training.eval_examples",
+    "training.keep_best",
+    "training.keep_checkpoints",
+    "training.log_every",
+    "training.max_",
+    "training.preview_",
+)
+"""Settings, or prefixes of settings, that don't affect the final parameters of a run."""
+
+
+def build(config: Config, dataset: Dataset | None = None) -> Experiment:
+    """Return the experiment that a config describes.
+
+    Args:
+      config: the run's settings, with noise levels instead of "auto".
+      dataset: its data; None loads them.
+
+    Raises:
+      UserError: if the data aren't available, or a setting doesn't fit.
+    """
+    dataset = dataset or load_dataset(config)
+    return Experiment(
+        model=network(config),
+        objective=objective(config.model.noise_levels, config.training),
+        optimizer=optimizer(config.training),
+        train=dataset.train,
+        test=dataset.test,
+        preprocess=of_x(data.preprocessing(dataset.info)),
+        augment=of_x(data.random_flip) if config.data.random_flip else None,
+        settings=settings(config),
+        identity=identity(config),
+        description=described(config),
+    )
+
+
+def network(config: Config) -> nn.Module:
+    """Return the untrained score network.
+
+    Raises:
+      UserError: if it is the user's own, and can't be made.
+    """
+    if not isinstance(config.model, OwnModel):
+        return config.model.build(rescaled=config.data.transform != "none")
+    model = called("config.model.name", config.model.name, **hashable(config.model.fields))
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"config.model.name={config.model.name!r}: found {type(model).__name__}; accepted: a "
+            "flax.linen.Module"
+        )
+    return model
+
+
+@contextlib.contextmanager
+def settings_of_network(config: Config) -> Iterator[None]:
+    """Name the settings in the error about a network that can't take the examples."""
+    try:
+        yield
+    except ArgumentError as error:
+        argument, _, reason = str(error).partition(": ")
+        if not argument.startswith("model="):
+            raise
+        raise UserError(
+            f"config.model.name={config.model.name!r} can't take the examples of "
+            f"config.data.name={config.data.name!r}: {reason}"
+        ) from error
+
+
+def dataset_info(config: Config) -> DatasetInfo:
+    """Return the facts about the config's data; the user's own are loaded, and others aren't."""
+    if is_import_path(config.data.name):
+        return load_dataset(config).info
+    with flagged("config.data.", data.Data):
+        return data.describe(config.data)
+
+
+def load_dataset(config: Config) -> Dataset:
+    """Return the config's examples.
+
+    Raises:
+      UserError: if they aren't available, or a setting doesn't fit.
+    """
+    with flagged("config.data.", data.Data):
+        return _own_dataset(config.data) if is_import_path(config.data.name) else data.load(config.data)
+
+
+def _own_dataset(settings: data.Data) -> Dataset:
+    """Return the examples that the user's function returns: uint8 images, or examples of a floating type."""
+    refuse(settings, OF_FOLDERS, "is not a folder of images")
+    found = called("config.data.name", settings.name, **settings.fields)
+    if not isinstance(found, tuple) or len(found) != 2 or not all(hasattr(e, "__getitem__") for e in found):
+        raise ArgumentError(
+            f"name={settings.name!r}: found {type(found).__name__}; accepted: a pair (train, test) of arrays "
+            "or sources"
+        )
+    train, test = found
+    first = train[0]
+    x = np.asarray(first["x"] if isinstance(first, Mapping) else first)
+    is_image = x.dtype == np.uint8 and x.ndim == 3
+    if not is_image:
+        refuse(settings, OF_IMAGES, "has no images of 8 bits")
+    elif settings.crop is not None or settings.image_size is not None:
+        raise ArgumentError(f"crop, image_size: {settings.name!r} returns images of their final size")
+    info = DatasetInfo(x.shape, num_values=None)
+    if is_image:
+        info = DatasetInfo(x.shape, 256, settings.dequantization, TRANSFORMS[settings.transform])
+    return Dataset(settings.name, info, train, test, None, settings.model_dump(exclude={"data_dir"}))
+
+
+def of_x(function: Map) -> Map:
+    """Return a random function of an example that changes its x, if the example is a dictionary."""
+
+    def of_example(key, example):
+        if isinstance(example, Mapping):
+            return {**example, "x": function(key, example["x"])}
+        return function(key, example)
+
+    return of_example
+
+
+def objective(sigmas: tuple[float, ...], training: Training) -> Objective:
+    """Return the config's objective at these noise levels.
+
+    Raises:
+      UserError: if it is the user's own, and can't be imported.
+    """
+    if is_import_path(training.objective):
+        return imported("config.training.objective", training.objective)
+    if training.objective == "denoising":
+        return denoising_objective(sigmas, power=training.power, noise=training.noise)
+    return sliced_objective(
+        sigmas,
+        power=training.power,
+        noise=training.noise,
+        num_projections=training.num_projections,
+        projection=training.projection,
+    )
+
+
+def optimizer(training: Training) -> optax.GradientTransformation:
+    """Return the config's optimizer, after the clipping of the gradient.
+
+    Raises:
+      UserError: if it is the user's own, and can't be made.
+    """
+    rate = learning_rate_schedule(
+        training.learning_rate, training.schedule, training.num_steps, training.warmup_steps
+    )
+    moments = (training.beta1, training.beta2, training.epsilon)
+    if training.optimizer == "adam":
+        found = optax.adam(rate, *moments)
+    elif training.optimizer == "adamw":
+        found = optax.adamw(rate, *moments, weight_decay=training.weight_decay, mask=decays)
+    else:
+        found = called("config.training.optimizer", training.optimizer, rate)
+        if not isinstance(found, optax.GradientTransformation):
+            raise UserError(
+                f"config.training.optimizer={training.optimizer!r}: found {type(found).__name__}; accepted: "
+                "a function that returns an optax.GradientTransformation"
+            )
+    return clipped(found, training.gradient_clip)
+
+
+def settings(config: Config) -> Settings:
+    """Return the settings that every run has."""
+    own = {name: getattr(config.training, name) for name in Settings.model_fields if name != "seed"}
+    return Settings(seed=config.seed, **own)
+
+
+def described(config: Config) -> Description:
+    """Return the whole config as the description of a run."""
+    return Description(
+        json.loads(config.model_dump_json()),
+        lambda stored: flatten(parse(stored).model_dump()),
+        lambda name: (
+            name.startswith(MAY_CHANGE)
+            or (name == "training.num_steps" and config.training.schedule == "constant")
+        ),
+        group="training",
+    )
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """Return the settings that must be the same when a run resumes, by dotted name."""
+    description = described(config)
+    flat = flatten(description.content)
+    return {name: value for name, value in flat.items() if not description.may_change(name)}

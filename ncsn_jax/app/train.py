@@ -1,0 +1,89 @@
+"""Training of the network that a config describes, with pictures of samples between the steps."""
+
+import functools
+import json
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from ncsn_jax.app.build import build, described, load_dataset, network, settings_of_network
+from ncsn_jax.app.config import Config, parse
+from ncsn_jax.app.flags import flagged
+from ncsn_jax.app.methods import recipe_of, sampler_of
+from ncsn_jax.app.sample import preview
+from ncsn_jax.app.suggest_noise import resolved
+from ncsn_jax.data import Data, Dataset, DatasetInfo
+from ncsn_jax.models import as_score_fn
+from ncsn_jax.runtime import processes, viz
+from ncsn_jax.runtime.determinism import pinned
+from ncsn_jax.runtime.paths import expanded
+from ncsn_jax.training.callbacks import Callback, Log
+from ncsn_jax.training.description import flatten
+from ncsn_jax.training.loop import train
+from ncsn_jax.training.settings import Intervals
+from ncsn_jax.training.state import TrainState
+from ncsn_jax.training.workdir import check
+
+
+@pinned()
+def train_and_evaluate(config: Config | ConfigDict, workdir: str | PathLike[str]) -> TrainState:
+    """Train the network of a config: `ncsn_jax.training.train_and_evaluate`."""
+    config = config if isinstance(config, Config) else parse(config)
+    workdir = Path(expanded(workdir))
+    processes.require_equal(_agreed(config))
+    load = functools.cache(functools.partial(load_dataset, config))
+    config = _with_levels_of_first(config, workdir, load)
+    processes.by_first(load)  # one process prepares the data for all that see its disk
+    dataset = processes.together(load)
+    with settings_of_network(config), flagged("config.data.", Data), flagged("config.training.", Intervals):
+        return train(build(config, dataset), workdir, callbacks=[previews(config, dataset.info)])
+
+
+def _agreed(config: Config) -> dict[str, object]:
+    """Return the settings on which all processes must agree before the data are loaded."""
+    content = {f"config.{name}": value for name, value in flatten(config.model_dump()).items()}
+    content.pop("config.data.data_dir")
+    return content
+
+
+def _with_levels_of_first(config: Config, workdir: Path, load: Callable[[], Dataset]) -> Config:
+    """Return the config with noise levels resolved by the first process, which owns the workdir."""
+
+    def resolve() -> str:
+        chosen = resolved(config, workdir, load)
+        sampler_of(chosen.sampling, chosen.model.noise_levels)  # fails now, not at the first preview
+        with flagged("config.training.", Intervals):
+            check(workdir, chosen.training, described(chosen))  # before a long preparation of the data
+        return chosen.model_dump_json()
+
+    chosen = parse(json.loads(processes.from_first(resolve)))
+    return chosen.model_copy(update={"data": config.data})  # data_dir may differ between hosts
+
+
+def previews(config: Config, info: DatasetInfo) -> Callback:
+    """Return the callback that draws samples of the moving average, in `samples/` and TensorBoard.
+
+    Every process draws them; otherwise the others would have to wait in a collective.
+    """
+    model, count = network(config), config.training.preview_samples
+    recipe = recipe_of(config.sampling, config.model.noise_levels, info)
+
+    def run(step: int, state: TrainState, log: Log) -> None:
+        score_fn = as_score_fn(model, {"params": jax.device_get(state.ema_params)})
+        picture = preview(score_fn, recipe, count, after_step=log.leave_if_preempted)
+        if not processes.is_first():
+            return
+        path = log.workdir / "samples" / f"step_{step:08d}.png"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            viz.save_png(path, picture)
+        except OSError as error:
+            processes.say(
+                f"{path} can't be written ({error.strerror or error}); training continues without it"
+            )
+        log.picture(step, "samples", picture)
+
+    return config.training.preview_every, run

@@ -1,0 +1,66 @@
+"""Settings of a training run that no network, loss or optimizer reads."""
+
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, Field, NonNegativeInt, PositiveInt, ValidationError
+
+from ncsn_jax.runtime.settings import Fraction, Place, Seed, StrictSettings, one_line
+
+
+class Intervals(StrictSettings):
+    """Length, batches, average, log, evaluation and checkpoints of a run."""
+
+    num_steps: PositiveInt
+    """Number of training steps."""
+    batch_size: PositiveInt = 128
+    """Examples per step, over all devices and processes."""
+    ema_rate: Fraction = 0.0
+    """Rate r of the moving average ema ← r·ema + (1−r)·params; 0 keeps no average."""
+
+    log_every: PositiveInt = 100
+    """Steps between lines of the log."""
+    eval_every: PositiveInt = 5_000
+    """Steps between evaluations of the held-out loss."""
+    eval_examples: Annotated[
+        PositiveInt, Field(validation_alias=AliasChoices("eval_examples", "eval_images"))
+    ] = 1_000
+    """Test examples, from the first, that the held-out loss averages over."""
+    checkpoint_every: PositiveInt = 5_000
+    """Steps between checkpoints."""
+    keep_checkpoints: PositiveInt = 2
+    """Number of newest checkpoints that are kept."""
+    keep_best: NonNegativeInt = 0
+    """Number of checkpoints with the lowest held-out loss that are kept as well; if positive, the loss is
+    evaluated at every checkpoint."""
+    checkpoint_dir: Place | None = None
+    """Directory or bucket of the checkpoints, such as `gs://bucket/run`, that all processes can reach; None
+    is `checkpoints/` in the workdir."""
+    max_failed_saves: NonNegativeInt = 100
+    """Consecutive saves that may fail, such as on a full disk, before training stops. A failed save is
+    retried at the next line of the log, with the state of that step."""
+    max_skipped_steps: NonNegativeInt = 0
+    """Number of steps that a run may skip, because the loss or the gradient isn't finite, before training
+    stops."""
+
+
+class Settings(Intervals):
+    """Settings of `ncsn_jax.training.train`, by keyword; only `num_steps` has no default.
+
+    When a run resumes, `batch_size`, `ema_rate` and `seed` must be the same; the rest may change.
+
+    Raises:
+      ValueError: if a name is unknown, or a value has the wrong type or range; one line lists all of them.
+    """
+
+    seed: Seed = 0
+    """Seed of the initial parameters, the order of the data and every random draw in training."""
+
+    def __init__(self, **values: Any):
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ValueError(one_line(error)) from None
+
+
+FIXED = ("batch_size", "ema_rate", "seed")
+"""Settings that must be the same when a run resumes, because they affect its final parameters."""
