@@ -1,7 +1,6 @@
 """Callbacks: functions that training calls between its steps, and the held-out loss, which is the first."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -49,19 +48,17 @@ Callback = tuple[int, Callable[[int, TrainState, Log], Mapping[str, float] | Non
 after the last; the scalars that it returns are logged."""
 
 
-def held_out_loss(experiment: Experiment) -> Callback:
-    """Return the callback that logs `test_loss`: the mean loss of the first test examples, with fixed noise.
+def held_out_losses(experiment: Experiment) -> list[Callback]:
+    """Return the callbacks that log `test_loss`: the mean loss of the first test examples, with fixed noise.
 
-    It evaluates the moving average of the parameters. With `keep_best`, it also runs at every checkpoint.
+    They evaluate the moving average of the parameters every `eval_every` steps, and with `keep_best` at every
+    checkpoint, too.
     """
     settings = experiment.settings
     evaluate = pmap_evaluation(functools.partial(evaluation_step, loss=experiment.loss(augment=False)))
     key = stream(settings.seed, "evaluation")
-    intervals = [settings.eval_every, *([settings.checkpoint_every] if settings.keep_best else [])]
 
     def run(step: int, state: TrainState, log: Log) -> dict[str, float]:
-        if step != settings.num_steps and all(step % every for every in intervals):
-            return {}
         batches = evaluation_batches(
             experiment.test, count=settings.eval_examples, batch_size=settings.batch_size
         )
@@ -72,4 +69,9 @@ def held_out_loss(experiment: Experiment) -> Callback:
         total, count = np.sum(sums, axis=0)
         return {"test_loss": float(total / count)}
 
-    return math.gcd(*intervals), run
+    def between(step: int, state: TrainState, log: Log) -> dict[str, float]:
+        is_evaluated = step % settings.eval_every == 0 or step == settings.num_steps
+        return {} if is_evaluated else run(step, state, log)
+
+    at_checkpoints = [(settings.checkpoint_every, between)] if settings.keep_best else []
+    return [(settings.eval_every, run), *at_checkpoints]

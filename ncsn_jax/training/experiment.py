@@ -22,7 +22,7 @@ from ncsn_jax.training.step import ExampleLoss, Map, condition_and_clean, exampl
 from ncsn_jax.typing import PRNGKey
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Experiment:
     """Everything that `train` needs, by keyword.
 

@@ -41,6 +41,9 @@ class MetricsWriter:
         path, events = workdir / METRICS, workdir / EVENTS
         kept = kept_lines(workdir, first_step)
         write_whole(path, lambda file: file.write("".join(kept).encode()))
+        # A callback of the first step may run again, if it had run before a process ended.
+        self._first_step = first_step
+        self._known = {tuple(sorted(line)) for line in map(json.loads, kept) if line["step"] == first_step}
         events.mkdir(exist_ok=True)
         self._lines = AppendedFile(path)
         self._events = AppendedFile(events / f"events.out.tfevents.{time.time_ns()}")
@@ -49,7 +52,9 @@ class MetricsWriter:
             self._add_event(first_step + 1, file_version="brain.Event:2", **fields)
 
     def scalars(self, step: int, **values: float) -> None:
-        """Add one line to `metrics.jsonl` and one point to each curve."""
+        """Add a line to `metrics.jsonl` and a point to each curve, unless the first step has such a line."""
+        if step == self._first_step and tuple(sorted({"step", *values})) in self._known:
+            return
         self._lines.append((json.dumps({"step": step, **values}) + "\n").encode())
         for name, value in values.items():
             self._add_event(step, summary=summary.scalar(name, value))

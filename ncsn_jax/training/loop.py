@@ -21,7 +21,7 @@ from ncsn_jax.runtime.paths import expanded
 from ncsn_jax.runtime.streams import stream
 from ncsn_jax.training import description
 from ncsn_jax.training import workdir as workdirs
-from ncsn_jax.training.callbacks import Callback, LeftError, Log, held_out_loss
+from ncsn_jax.training.callbacks import Callback, LeftError, Log, held_out_losses
 from ncsn_jax.training.checkpoints import Checkpoints
 from ncsn_jax.training.experiment import Experiment
 from ncsn_jax.training.logging import MetricsWriter, NoMetrics, StepLog, kept_lines
@@ -72,7 +72,7 @@ def train(
     processes.together(lambda: _check_batches(experiment))
     processes.together(experiment.abstract_state)
     if experiment.test is not None:
-        callbacks = [held_out_loss(experiment), *callbacks]
+        callbacks = [*held_out_losses(experiment), *callbacks]
     with workdirs.opened(workdir, settings, described):
         return _train(experiment, workdir, callbacks)
 
