@@ -18,7 +18,7 @@ from ncsn_jax.data.datasets import OF_FOLDERS, OF_IMAGES, TRANSFORMS, refuse
 from ncsn_jax.runtime.errors import ArgumentError, UserError
 from ncsn_jax.training import Experiment, Objective, Settings, denoising_objective, sliced_objective
 from ncsn_jax.training.description import Description, flatten
-from ncsn_jax.training.optimizers import clipped, decays, learning_rate_schedule
+from ncsn_jax.training.optimizers import adam, clipped, decays, learning_rate_schedule
 from ncsn_jax.training.step import Map
 
 MAY_CHANGE = (
@@ -173,21 +173,21 @@ def optimizer(training: Training) -> optax.GradientTransformation:
     Raises:
       UserError: if it is the user's own, and can't be made.
     """
-    rate = learning_rate_schedule(
-        training.learning_rate, training.schedule, training.num_steps, training.warmup_steps
-    )
-    moments = (training.beta1, training.beta2, training.epsilon)
+    names = ("learning_rate", "schedule", "num_steps", "warmup_steps")
+    rate = {name: getattr(training, name) for name in names}
+    moments = {name: getattr(training, name) for name in ("beta1", "beta2", "epsilon")}
     if training.optimizer == "adam":
-        found = optax.adam(rate, *moments)
-    elif training.optimizer == "adamw":
-        found = optax.adamw(rate, *moments, weight_decay=training.weight_decay, mask=decays)
-    else:
-        found = called("config.training.optimizer", training.optimizer, rate)
-        if not isinstance(found, optax.GradientTransformation):
-            raise UserError(
-                f"config.training.optimizer={training.optimizer!r}: found {type(found).__name__}; accepted: "
-                "a function that returns an optax.GradientTransformation"
-            )
+        return adam(**rate, **moments, gradient_clip=training.gradient_clip)
+    schedule = learning_rate_schedule(**rate)
+    if training.optimizer == "adamw":
+        decay = {"weight_decay": training.weight_decay, "mask": decays}
+        return clipped(optax.adamw(schedule, *moments.values(), **decay), training.gradient_clip)
+    found = called("config.training.optimizer", training.optimizer, schedule)
+    if not isinstance(found, optax.GradientTransformation):
+        raise UserError(
+            f"config.training.optimizer={training.optimizer!r}: found {type(found).__name__}; accepted: "
+            "a function that returns an optax.GradientTransformation"
+        )
     return clipped(found, training.gradient_clip)
 
 
