@@ -1,48 +1,16 @@
-"""Train a score network, sample from a trained one, and restore images with it: `python main.py --help`.
-
-This file has the settings of the whole process; `ncsn_jax.app.cli` is the program.
-"""
+"""Train a score network, sample from a trained one, and restore images with it: `python main.py --help`."""
 
 # ruff: noqa: E402
 import gc
 
 gc.disable()  # imports create only lasting objects
 
-import logging
-import os
-import sys
-import warnings
-from pathlib import Path
-
 from ncsn_jax.app.cli import main
-from ncsn_jax.runtime import compiling
+from ncsn_jax.app.process import run
 
 gc.enable()
 
-
-def _unraisable(unraisable) -> None:
-    """Ignore tasks of failed saves and damaged checkpoints that end after Orbax has closed its loop."""
-    expected = ("Event loop is closed", "Encountered error while reading array index")
-    if not str(unraisable.exc_value).startswith(expected):
-        sys.__unraisablehook__(unraisable)
-
-
-def _open_streams() -> None:
-    """Replace closed output streams with a sink, and characters that open ones lack with question marks."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
-        else:
-            stream.reconfigure(errors="replace")
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
-    _open_streams()
-    sys.unraisablehook = _unraisable
-    warnings.filterwarnings("ignore", "coroutine '.*' was never awaited")  # Orbax's, as above
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # other tasks of a failed save, likewise
-    gc.set_threshold(100_000)  # tracing makes many objects and few cycles
-    compiling.set_xla_flags()
-    compiling.give_memory_back_after_compilations()
-    sys.exit(main(sys.argv))
+    run()

@@ -23,8 +23,8 @@ from sklearn.svm import SVC
 
 from ncsn_jax import as_score_fn, data, training
 from ncsn_jax.app.build import dataset_info
-from ncsn_jax.app.restored import load_run
 from ncsn_jax.app.sample import write_samples
+from ncsn_jax.app.trained import load_run
 from ncsn_jax.data.digits import Digits
 from ncsn_jax.evaluation.distances import frechet_distance
 from ncsn_jax.runtime.errors import UserError

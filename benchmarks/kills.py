@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks import processes
 from ncsn_jax.app.build import build
-from ncsn_jax.app.restored import load_run
+from ncsn_jax.app.trained import load_run
 from ncsn_jax.training import TrainState
 from ncsn_jax.training.checkpoints import Checkpoints
 from ncsn_jax.training.workdir import checkpoint_dir

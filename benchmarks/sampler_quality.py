@@ -34,7 +34,7 @@ from ncsn_jax import as_score_fn, geometric_sigmas, training
 from ncsn_jax.app.build import dataset_info
 from ncsn_jax.app.config import Config, Sampling
 from ncsn_jax.app.methods import sampler_of
-from ncsn_jax.app.restored import load_run
+from ncsn_jax.app.trained import load_run
 from ncsn_jax.evaluation.distances import frechet_distance
 from ncsn_jax.noise import step_size_for
 from ncsn_jax.runtime import viz

@@ -17,8 +17,8 @@ img_align_celeba.zip, list_eval_partition.txt, list_attr_celeba.txt, list_landma
 identity_CelebA.txt into DATA_DIR/downloads/manual.
 """
 
-from configs.overridable import overridable
 from ncsn_jax.app.config import Config, Data, NcsnModel, Ncsnv2Model, Sampling, Training
+from ncsn_jax.app.overridable import overridable
 
 
 def get_config(network: str = "ncsn"):

@@ -15,8 +15,8 @@ Both train 30 million parameters and need an accelerator. CIFAR-10 is downloaded
 --config.data.data_dir names a directory that holds it already.
 """
 
-from configs.overridable import overridable
 from ncsn_jax.app.config import Config, Data, NcsnModel, Ncsnv2Model, Sampling, Training
+from ncsn_jax.app.overridable import overridable
 
 
 def get_config(network: str = "ncsn"):

@@ -14,8 +14,8 @@ with 49 evaluations of
 (`python -m benchmarks.sampler_quality`).
 """
 
-from configs.overridable import overridable
 from ncsn_jax.app.config import Config, Data, Evaluation, NcsnModel, Ncsnv2Model, Sampling, Training
+from ncsn_jax.app.overridable import overridable
 
 TRAINING = Training(
     num_steps=1800,

@@ -11,8 +11,8 @@ shows samples and quotes no FID. The number of steps is this project's choice.
 It needs several accelerators.
 """
 
-from configs.overridable import overridable
 from ncsn_jax.app.config import Config, Data, Ncsnv2Model, Sampling, Training
+from ncsn_jax.app.overridable import overridable
 
 
 def get_config():

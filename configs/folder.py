@@ -11,8 +11,8 @@ NCSNv2 with F = 64 (7.4 million parameters). Its noise levels and step size are 
 NCSNv2's Techniques 1, 2 and 4 when the run begins. The other settings equal NCSNv2's on CIFAR-10.
 """
 
-from configs.overridable import overridable
 from ncsn_jax.app.config import Config, Data, Ncsnv2Model, Sampling, Training
+from ncsn_jax.app.overridable import overridable
 
 
 def get_config(image_size: str = "32"):

@@ -15,8 +15,8 @@ this project's choice.
 It needs several accelerators.
 """
 
-from configs.overridable import overridable
 from ncsn_jax.app.config import Config, Data, Ncsnv2Model, Sampling, Training
+from ncsn_jax.app.overridable import overridable
 
 
 def get_config(category: str = "church"):

@@ -17,8 +17,8 @@ MNIST is downloaded and prepared at first use (TensorFlow isn't needed); --confi
 directory that holds it already.
 """
 
-from configs.overridable import overridable
 from ncsn_jax.app.config import Config, Data, Evaluation, NcsnModel, Ncsnv2Model, Sampling, Training
+from ncsn_jax.app.overridable import overridable
 
 
 def get_config(size: str = "paper"):

@@ -9,8 +9,8 @@ It trains 30 million parameters and needs an accelerator. SVHN is downloaded and
 --config.data.data_dir names a directory that holds it already.
 """
 
-from configs.overridable import overridable
 from ncsn_jax.app.config import Config, Data, NcsnModel
+from ncsn_jax.app.overridable import overridable
 
 
 def get_config():

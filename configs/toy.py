@@ -7,8 +7,8 @@ two_gaussians is 0.2 N((−5, −5), I) + 0.8 N((5, 5), I) of Song & Ermon 2019,
 levels from 20 to 1. Its score is known in closed form; tests/test_toy.py compares the trained score with it.
 """
 
-from configs.overridable import overridable
 from ncsn_jax.app.config import Config, Data, MlpModel, Sampling, Training
+from ncsn_jax.app.overridable import overridable
 
 
 def get_config(name: str = "two_gaussians"):

@@ -192,7 +192,7 @@ def log_jacobian(forward: Callable[[Event], Event], x: Event) -> Float[Array, ""
     """The log-determinant Σᵢ log |T'(xᵢ)| of an elementwise map's Jacobian: log p(x) = log p_T(T(x)) + this.
 
     Args:
-      forward: T, which maps each element by itself: the `forward` of one of `ncsn_jax.data.TRANSFORMS`.
+      forward: T, which maps each element by itself: the `forward` of one of `ncsn_jax.transforms`.
       x: the point before the map, shape `(*event,)`.
 
     Returns:

@@ -20,7 +20,7 @@ from tests.app.test_bad_input import write_official
 ROOT = Path(main.__file__).parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 TINY = """
-from configs.overridable import overridable
+from ncsn_jax.app.overridable import overridable
 from ncsn_jax.app.config import Config, Data, Evaluation, OwnModel, Restoration, Sampling, Training
 
 def get_config(image_size="8"):
@@ -36,18 +36,6 @@ def get_config(image_size="8"):
     )
 """
 """A config file of the smallest sizes, whose network compiles within a second."""
-OF_DEFAULT_CONFIG = [
-    "--config.model.num_filters=2",
-    "--config.model.num_scales=2",
-    "--config.training.num_steps=2",
-    "--config.training.batch_size=4",
-    "--config.training.eval_examples=4",
-    "--config.training.preview_samples=1",
-    "--config.sampling.steps_per_scale=1",
-    "--config.sampling.num_samples=4",
-    "--config.sampling.batch_size=4",
-]
-"""The same sizes, as flags."""
 
 
 def commands(text: str) -> list[list[str]]:
@@ -96,7 +84,7 @@ def test_readme_commands_run_in_their_order(directory, official, data_dir):
     for arguments in ran:
         arguments = [word.replace("configs/mnist.py:small", "configs/digits.py") for word in arguments]
         if arguments == ["main.py"]:
-            arguments += [*OF_DEFAULT_CONFIG, f"--config.data.data_dir={data_dir}"]
+            arguments.append("--config=configs/digits.py")  # the default, by its name
         if "evaluate" in arguments:
             arguments.append("--num_samples=4")
         if "inpaint" in arguments:

@@ -12,6 +12,7 @@ PACKAGE = Path(ncsn_jax.__file__).parent
 FLOORS = (
     (
         "typing",
+        "extras",
         "dtypes",
         "noise",
         "transforms",
@@ -29,9 +30,10 @@ FLOORS = (
     ("training",),
     ("evaluation",),
     ("app",),
+    ("__main__",),
 )
 """Modules and packages below `ncsn_jax`, from the ground up; a floor may import itself and lower ones."""
-FORWARDS = {"ncsn_jax.training.__init__": {"ncsn_jax.app.train", "ncsn_jax.app.restored"}}
+FORWARDS = {"ncsn_jax.training.__init__": {"ncsn_jax.app.train", "ncsn_jax.app.trained"}}
 """The one exception: functions of `ncsn_jax.training` that read a config, and import it when called."""
 PUBLIC = """
     MLP NCSN GaussianMixture NCSNv2 Observation annealed_langevin_dynamics as_score_fn

@@ -1,8 +1,8 @@
 """The config of configs/digits.py with a network that compiles within a second."""
 
 from configs import digits
-from configs.overridable import overridable
 from ncsn_jax.app.config import OwnModel, parse
+from ncsn_jax.app.overridable import overridable
 
 
 def get_config():

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 from flax import linen as nn
@@ -17,7 +18,7 @@ from ncsn_jax.data import Dataset, DatasetInfo
 from ncsn_jax.data.datasets import OF_FOLDERS, OF_IMAGES, TRANSFORMS, refuse
 from ncsn_jax.runtime.errors import ArgumentError, UserError
 from ncsn_jax.training import Experiment, Objective, Settings, denoising_objective, sliced_objective
-from ncsn_jax.training.description import Description, flatten
+from ncsn_jax.training.description import Description, flatten, is_by_identity
 from ncsn_jax.training.optimizers import adam, clipped, decays, learning_rate_schedule
 from ncsn_jax.training.step import Map
 
@@ -117,14 +118,18 @@ def load_dataset(config: Config) -> Dataset:
 def _own_dataset(settings: data.Data) -> Dataset:
     """Return the examples that the user's function returns: uint8 images, or examples of a floating type."""
     refuse(settings, OF_FOLDERS, "is not a folder of images")
+    refuse(settings, ("data_dir",), "gets its arguments from fields")
     found = called("config.data.name", settings.name, **settings.fields)
-    if not isinstance(found, tuple) or len(found) != 2 or not all(hasattr(e, "__getitem__") for e in found):
+    if not isinstance(found, tuple | list) or len(found) != 2 or not all(map(_is_source, found)):
+        parts = found if isinstance(found, tuple | list) else [found]
         raise ArgumentError(
-            f"name={settings.name!r}: found {type(found).__name__}; accepted: a pair (train, test) of arrays "
-            "or sources"
+            f"name={settings.name!r}: found {', '.join(type(part).__name__ for part in parts)}; accepted: a "
+            "pair (train, test) of arrays, or of sources with len and [], with at least one example each"
         )
-    train, test = found
+    train, test = (np.asarray(part) if isinstance(part, jax.Array) else part for part in found)
     first = train[0]
+    if isinstance(first, Mapping) and "x" not in first:
+        raise ArgumentError(f"name={settings.name!r}: found examples of {sorted(first)}; accepted: a key x")
     x = np.asarray(first["x"] if isinstance(first, Mapping) else first)
     is_image = x.dtype == np.uint8 and x.ndim == 3
     if not is_image:
@@ -135,6 +140,12 @@ def _own_dataset(settings: data.Data) -> Dataset:
     if is_image:
         info = DatasetInfo(x.shape, 256, settings.dequantization, TRANSFORMS[settings.transform])
     return Dataset(settings.name, info, train, test, None, settings.model_dump(exclude={"data_dir"}))
+
+
+def _is_source(found: Any) -> bool:
+    """Return whether an object has examples by number."""
+    is_sized = hasattr(found, "__len__") and hasattr(found, "__getitem__")
+    return is_sized and not isinstance(found, Mapping | str) and len(found) > 0
 
 
 def of_x(function: Map) -> Map:
@@ -201,13 +212,19 @@ def described(config: Config) -> Description:
     """Return the whole config as the description of a run."""
     return Description(
         json.loads(config.model_dump_json()),
-        lambda stored: flatten(parse(stored).model_dump()),
+        _settings_of,
         lambda name: (
             name.startswith(MAY_CHANGE)
             or (name == "training.num_steps" and config.training.schedule == "constant")
         ),
         group="training",
     )
+
+
+def _settings_of(stored: Any) -> dict[str, Any]:
+    if is_by_identity(stored):
+        raise UserError("it describes a run of Python code, and this is a config; choose another workdir")
+    return flatten(parse(stored).model_dump())
 
 
 def identity(config: Config) -> dict[str, Any]:

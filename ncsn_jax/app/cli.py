@@ -17,11 +17,11 @@ an error that one line explains, 130 after Ctrl-C, and 143 after a preemption, w
 
 import contextlib
 import functools
-import importlib
 import logging
 import operator
 import os
 import re
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,13 +35,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ncsn_jax.app import import_checkpoint, suggest_noise
 from ncsn_jax.app.build import dataset_info, load_dataset, network
 from ncsn_jax.app.config import Config, parse
-from ncsn_jax.app.flags import DEFAULT_CONFIG, RESTORATIONS, flagged, one_line, parse_flags
+from ncsn_jax.app.flags import CONFIGS, DEFAULT_CONFIG, RESTORATIONS, flagged, one_line, parse_flags
 from ncsn_jax.app.imports import import_paths
 from ncsn_jax.app.interpolate import interpolate
 from ncsn_jax.app.restore import restore as restore_images
-from ncsn_jax.app.restored import load_run, restored_score
 from ncsn_jax.app.sample import write_samples
 from ncsn_jax.app.train import train_and_evaluate
+from ncsn_jax.app.trained import load_run, restored_score
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.runtime import determinism, processes
@@ -208,9 +208,9 @@ def import_official(workdir: Path, values: flags.FlagValues) -> None:
     base = values.config
     if values["config"].using_default_value:
         file, *argument = import_checkpoint.experiment_of(official)
-        base = importlib.import_module(f"configs.{file}").get_config(*argument)
+        base = runpy.run_path(str(CONFIGS / f"{file}.py"))["get_config"](*argument)
     # Twice: first for settings that the checkpoint lacks, then over those that it holds.
-    base = with_overrides(parse(base.to_dict()), given)
+    base = announce_imports(with_overrides(parse(base.to_dict()), given), "--config")
     imported = with_overrides(import_checkpoint.imported_config(official, base), given)
     import_checkpoint.import_run(official, imported, workdir)
     print(import_checkpoint.report(official, imported, workdir))
@@ -218,9 +218,13 @@ def import_official(workdir: Path, values: flags.FlagValues) -> None:
 
 def suggest(workdir: Path, values: flags.FlagValues) -> None:
     """Print noise levels and a step size for the data of the config, or of the workdir's run."""
-    if values.workdir and values["config"].using_default_value:
-        load_run(workdir)  # raises if there is no run
-    parsed = run_config(workdir, values)
+
+    def configure() -> Config:
+        if values.workdir and values["config"].using_default_value:
+            load_run(workdir)  # raises if there is no run; no mode but training starts one
+        return run_config(workdir, values)
+
+    parsed = processes.together(configure)
 
     def write() -> None:
         dataset = load_dataset(parsed)
@@ -256,7 +260,8 @@ MODES = {
 
 
 def main(argv: list[str]) -> int:
-    """Run the program and return its exit status."""
+    """Run the program and return its exit status; `argv` begins with the program's name."""
+    program = Path(argv[0]).name.replace("__main__.py", "ncsn-jax")
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs the errors that it also raises
     if (here := os.getcwd()) not in sys.path:  # like `python -m`, for modules that configs name
         sys.path.append(here)
@@ -268,17 +273,17 @@ def main(argv: list[str]) -> int:
         keep_compilations()
         name = Path(config_flags.get_config_filename(values["config"])).name
         workdir = Path(values.workdir or f"runs/{name.replace('.py', '').replace(':', '_')}")
-        with messages(), determinism.pinned():
+        with messages(program), determinism.pinned():
             MODES[values.mode](workdir, values)
     except (UserError, OSError) as error:
         message = " ".join(str(error).splitlines()).replace("another workdir", "another --workdir")
-        print(f"main.py: {message}", file=sys.stderr)
+        print(f"{program}: {message}", file=sys.stderr)
         return 1
     except PreemptedError as error:
-        print(f"main.py: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return STATUS
     except KeyboardInterrupt:
-        print("main.py: interrupted; rerun to resume from the last checkpoint, if any", file=sys.stderr)
+        print(f"{program}: interrupted; rerun to resume from the last checkpoint, if any", file=sys.stderr)
         return 130
     return 0
 
@@ -294,15 +299,15 @@ def require_devices() -> None:
             raise UserError(f"jax finds no device{reason}") from error
         raise UserError(
             f"JAX_PLATFORMS={platforms}: jax finds no such device{reason}; unset it, or install jax for it, "
-            "such as pip install -e '.[cuda]'"
+            "such as pip install -e '.[app,cuda]'"
         ) from error
 
 
 @contextlib.contextmanager
-def messages() -> Iterator[None]:
+def messages(program: str) -> Iterator[None]:
     """Write the package's messages to stderr, line by line, above any progress bar."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("main.py: %(message)s"))
+    handler.setFormatter(logging.Formatter(f"{program}: %(message)s"))
     processes.logger.addHandler(handler)
     processes.logger.propagate = False
     try:

@@ -41,7 +41,7 @@ from ncsn_jax.noise import geometric_levels
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.runtime.paths import expanded
 from ncsn_jax.runtime.settings import Fraction, Seed, StrictSettings, one_line
-from ncsn_jax.training.settings import Intervals
+from ncsn_jax.training.settings import RunSettings
 
 IMPORT_PATH = r"^[\w.]+:[\w.]+$"
 """Pattern of an import path, `package.module:name`."""
@@ -216,7 +216,7 @@ Model = Annotated[
 """Score network and the noise levels that it is trained on."""
 
 
-class Training(Intervals):
+class Training(RunSettings):
     """Objective, optimizer, and the settings that every run has."""
 
     num_steps: PositiveInt = 200_000

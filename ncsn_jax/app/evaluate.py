@@ -11,7 +11,7 @@ from ncsn_jax.app.build import load_dataset, network
 from ncsn_jax.app.config import Config
 from ncsn_jax.app.flags import flagged
 from ncsn_jax.app.methods import recipe_of
-from ncsn_jax.app.restored import load_run, require_same_run
+from ncsn_jax.app.trained import load_run, require_same_run
 from ncsn_jax.data import Data, DatasetInfo
 from ncsn_jax.evaluation import Evaluation, Features, Generator, loop
 from ncsn_jax.evaluation.results import Subject
@@ -45,7 +45,7 @@ def evaluate(
             workdir,
             dataset=dataset,
             settings=config.evaluation,
-            generator=generator(config, dataset.info),
+            generator=generator(config, dataset.info) if images is None else None,
             checkpoint_dir=checkpoints,
             steps=steps,
             images=images,

@@ -12,8 +12,9 @@ from pydantic import BaseModel
 from ncsn_jax.runtime.errors import ArgumentError, UserError
 from ncsn_jax.runtime.paths import expanded, is_url
 
-ROOT = Path(__file__).parents[2]
-"""The directory of `configs/`."""
+PACKAGE = Path(__file__).parents[1]
+CONFIGS = next(p / "configs" for p in (PACKAGE, PACKAGE.parent) if (p / "configs" / "digits.py").exists())
+"""The directory of this project's configs: inside an installed package, or beside it in a checkout."""
 DEFAULT_CONFIG = "configs/digits.py"
 RESTORATIONS = ("inpaint", "colorize", "superres", "denoise", "interpolate")
 """Modes that take `--images` and write a directory of their name."""
@@ -72,7 +73,7 @@ for kind, parser in {
 
 
 def with_config_file(argv: list[str]) -> list[str]:
-    """Return the arguments with the path of --config resolved: here, or else in this program's directory.
+    """Return the arguments with --config resolved: a file here, or one of this project's, by path or name.
 
     Raises:
       UserError: if the file doesn't exist, or is a run's config.json.
@@ -91,11 +92,13 @@ def with_config_file(argv: list[str]) -> list[str]:
                 f"--config={name}: found JSON; --workdir={path.parent} reads the settings of a run; "
                 "accepted: a Python file that defines get_config()"
             )
-        found = next((p for p in (path, ROOT / path) if p.is_file()), None)
+        places = (path, CONFIGS.parent / path, CONFIGS / f"{name}.py")
+        found = next((place for place in places if place.is_file()), None)
         if found is None:
+            known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.py")))
             raise UserError(
-                f"--config={name}: no such file, here or in {ROOT}; accepted: a Python file that defines "
-                "get_config(), such as configs/digits.py"
+                f"--config={name}: no such file, here or in {CONFIGS.parent}; accepted: a Python file that "
+                f"defines get_config(), or a name of {known}"
             )
         resolved = f"{flag}={found}{colon}{argument}"
         return [*argv[:number], resolved, *with_config_file(argv[place + 1 :])]
@@ -168,7 +171,7 @@ def parse_flags(argv: list[str], modes: Collection[str], help_text: str) -> flag
     try:
         config_flags.DEFINE_config_file(
             "config",
-            str(ROOT / DEFAULT_CONFIG),
+            str(CONFIGS.parent / DEFAULT_CONFIG),
             "Config file of the run; --config.training.batch_size=64 after it overrides a setting.",
             flag_values=values,
             sys_argv=argv,

@@ -44,7 +44,7 @@ def imported(name: str, path: str) -> Callable[..., Any]:
 
 
 def called(name: str, path: str, *arguments: Any, **fields: Any) -> Any:
-    """Call what a setting names; an error in it is one line.
+    """Call the function that a setting names; an error in it is one line.
 
     Raises:
       UserError: if it can't be imported or called.
@@ -59,7 +59,7 @@ def called(name: str, path: str, *arguments: Any, **fields: Any) -> Any:
 
 
 def hashable(value: Any) -> Any:
-    """Return JSON with tuples in place of lists: a network's fields must hash."""
+    """Return JSON with tuples instead of lists: a network's fields must hash."""
     if isinstance(value, Mapping):
         return {key: hashable(item) for key, item in value.items()}
     return tuple(map(hashable, value)) if isinstance(value, list | tuple) else value

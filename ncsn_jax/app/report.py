@@ -30,7 +30,7 @@ from PIL import Image
 from ncsn_jax.app.build import dataset_info, network
 from ncsn_jax.app.config import Config, parse
 from ncsn_jax.app.imports import import_paths
-from ncsn_jax.app.restored import load_run
+from ncsn_jax.app.trained import load_run
 from ncsn_jax.evaluation import results
 from ncsn_jax.evaluation.results import Subject
 from ncsn_jax.runtime.errors import UserError

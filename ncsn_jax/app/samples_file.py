@@ -13,15 +13,11 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from ncsn_jax.runtime import processes
-from ncsn_jax.runtime.chains import Numbers, States, rows
+from ncsn_jax.runtime.chains import NOT_FINITE, Numbers, States, rows
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.runtime.files import write_whole
 
 SAMPLES, SETTINGS = "samples.npy", "settings.json"
-NOT_FINITE = (
-    "not finite; make the steps of config.sampling smaller (step_size, snr, s_noise, or more num_levels) or, "
-    "with method='ode', the tolerances larger"
-)
 MAX_FRAMES = 60
 """Largest number of frames of an animation; samplers with more steps skip some."""
 
@@ -118,7 +114,8 @@ def write_batches(
             first += batch.size
     file.flush()
     partial.rename(path)
-    text = json.dumps({"num_samples": count, "settings": settings}, indent=1)
-    write_whole(path.with_name(SETTINGS), lambda file: file.write(text.encode()))
+    if path.name == SAMPLES:
+        text = json.dumps({"num_samples": count, "settings": settings}, indent=1)
+        write_whole(path.with_name(SETTINGS), lambda file: file.write(text.encode()))
     kept = [np.concatenate(frames[step]) for step in sorted(frames)]
     return Written(path, kept, count - int(num_finite), count)

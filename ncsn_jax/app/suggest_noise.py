@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from ncsn_jax import data
 from ncsn_jax.app.config import Config, Sampling
-from ncsn_jax.app.restored import load_run
+from ncsn_jax.app.trained import load_run
 from ncsn_jax.noise import EXACT_UP_TO, geometric_sigmas, largest_distance, num_scales_for, step_size_for
 from ncsn_jax.runtime.errors import UserError
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -22,9 +23,11 @@ from ncsn_jax.runtime.determinism import pinned
 from ncsn_jax.runtime.paths import expanded
 from ncsn_jax.training.callbacks import Callback, Log
 from ncsn_jax.training.description import flatten
-from ncsn_jax.training.loop import train
-from ncsn_jax.training.settings import Intervals
-from ncsn_jax.training.state import TrainState
+from ncsn_jax.training.experiment import Experiment
+from ncsn_jax.training.loop import require_divisible, train
+from ncsn_jax.training.manifest import versions
+from ncsn_jax.training.settings import RunSettings
+from ncsn_jax.training.state import TrainState, fitting_params
 from ncsn_jax.training.workdir import check
 
 
@@ -38,15 +41,24 @@ def train_and_evaluate(config: Config | ConfigDict, workdir: str | PathLike[str]
     config = _with_levels_of_first(config, workdir, load)
     processes.by_first(load)  # one process prepares the data for all that see its disk
     dataset = processes.together(load)
-    with settings_of_network(config), flagged("config.data.", Data), flagged("config.training.", Intervals):
-        return train(build(config, dataset), workdir, callbacks=[previews(config, dataset.info)])
+    with settings_of_network(config), flagged("config.data.", Data), flagged("config.training.", RunSettings):
+        experiment = build(config, dataset)
+        _require_unconditional(experiment)
+        return train(experiment, workdir, callbacks=[previews(config, dataset.info)])
 
 
-def _agreed(config: Config) -> dict[str, object]:
+def _require_unconditional(experiment: Experiment) -> None:
+    """Check that a network of conditional examples works without a condition, too: samples are drawn so."""
+    x, condition = experiment.inputs
+    if condition is not None:
+        fitting_params(experiment.model, x)
+
+
+def _agreed(config: Config) -> dict[str, Any]:
     """Return the settings on which all processes must agree before the data are loaded."""
     content = {f"config.{name}": value for name, value in flatten(config.model_dump()).items()}
     content.pop("config.data.data_dir")
-    return content
+    return content | {f"version of {name}": version for name, version in versions().items()}
 
 
 def _with_levels_of_first(config: Config, workdir: Path, load: Callable[[], Dataset]) -> Config:
@@ -55,7 +67,8 @@ def _with_levels_of_first(config: Config, workdir: Path, load: Callable[[], Data
     def resolve() -> str:
         chosen = resolved(config, workdir, load)
         sampler_of(chosen.sampling, chosen.model.noise_levels)  # fails now, not at the first preview
-        with flagged("config.training.", Intervals):
+        with flagged("config.training.", RunSettings):
+            require_divisible(chosen.training.batch_size)
             check(workdir, chosen.training, described(chosen))  # before a long preparation of the data
         return chosen.model_dump_json()
 

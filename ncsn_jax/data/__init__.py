@@ -1,5 +1,10 @@
 """Images and points: datasets by name, batches, and the preprocessing on the device."""
 
+# ruff: noqa: E402
+from ncsn_jax.extras import require_app
+
+require_app(__name__)
+
 from ncsn_jax.data.datasets import Dataset, Source, describe, load
 from ncsn_jax.data.fingerprint import fingerprint
 from ncsn_jax.data.pipeline import Batch, evaluation_batches, given_batches, training_batches

@@ -39,7 +39,7 @@ UNAVAILABLE = (
 )
 
 Source = np.ndarray | RandomAccessDataSource
-"""Examples by index, uint8 images or float32 points: an array, or a source that reads one at a time."""
+"""Examples by index: an array, or a source that reads one at a time, such as dictionaries of arrays."""
 
 Resize = Callable[[Image.Image], np.ndarray]
 """A function from a decoded image to pixels of the dataset's shape."""

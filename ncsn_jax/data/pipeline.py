@@ -59,7 +59,7 @@ def given_batches(batches: Iterable[Any], *, batch_size: int) -> Iterator[Batch]
       batch_size: examples in the global batch, divisible by the number of devices.
 
     Raises:
-      ArgumentError: if a batch has another number of examples.
+      ArgumentError: if a batch has another number of examples, or the batches end.
     """
     index = np.arange(batch_size)[jax.process_index() :: jax.process_count()]
     for examples in batches:
@@ -70,6 +70,7 @@ def given_batches(batches: Iterable[Any], *, batch_size: int) -> Iterator[Batch]
                     f"batch_size={batch_size}"
                 )
         yield _layout(Batch(examples=examples, index=index, weight=np.ones_like(index, bool)))
+    raise ArgumentError("batches: the iterator has ended; accepted: one that reaches the last step")
 
 
 def evaluation_batches(examples: Source, *, count: int, batch_size: int) -> Iterator[Batch]:

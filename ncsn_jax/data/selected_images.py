@@ -45,7 +45,8 @@ def chosen_images(
             )
         count = len(dataset.test)
         numbers = range(min(8, count)) if images is None else _numbers(images, count)
-        pixels = np.stack([dataset.test[number] for number in numbers])
+        examples = [dataset.test[number] for number in numbers]
+        pixels = np.stack([e["x"] if isinstance(e, Mapping) else e for e in examples])
         assert dataset.info.num_values is not None  # true of all images
         return pixels.astype(np.float32) / (dataset.info.num_values - 1)
     if not Path(images).exists():

@@ -1,5 +1,10 @@
 """Evaluation of networks and images: settings and features; `ncsn_jax.evaluation.loop` evaluates a run."""
 
+# ruff: noqa: E402
+from ncsn_jax.extras import require_app
+
+require_app(__name__)
+
 from ncsn_jax.evaluation.features import PIXELS, Extracted, Features
 from ncsn_jax.evaluation.generator import Generator
 from ncsn_jax.evaluation.settings import Evaluation

@@ -15,23 +15,24 @@ class Generator:
     Attributes:
       model: the network; its variables come from the checkpoints.
       sigmas: the noise levels of the training, descending.
-      recipe: the way to draw its samples, without the map to the network's variables.
+      recipe: the way to draw its samples.
       batch_size: the number of chains at once; None is as many as memory allows.
       power: the exponent of the loss weight λ(σ) = σ^power.
       rtol: the relative tolerance of the likelihood's solver.
       atol: the absolute tolerance of the likelihood's solver.
       seed: the seed of the likelihood and of the loss.
-      model_identity: JSON that identifies the network, beside its variables.
-      sampler_identity: JSON that identifies the recipe.
+      model_identity: JSON, such as the network's name and fields. If it changes, all is computed anew.
+      sampler_identity: JSON, such as the sampler's name and settings. If it changes, or the levels, shape,
+        noise or seed of the recipe, samples are drawn anew.
     """
 
     model: nn.Module
     sigmas: tuple[float, ...]
     recipe: Recipe
+    model_identity: Any
+    sampler_identity: Any
     batch_size: int | None = None
     power: float = 2.0
     rtol: float = 1e-5
     atol: float = 1e-5
     seed: int = 0
-    model_identity: Any = None
-    sampler_identity: Any = None

@@ -19,7 +19,13 @@ from ncsn_jax.evaluation.cached_parts import fingerprint
 from ncsn_jax.evaluation.features import Features
 from ncsn_jax.evaluation.generator import Generator
 from ncsn_jax.evaluation.inception import require_installed
-from ncsn_jax.evaluation.measured_samples import Samples, drawn_samples, given_samples, sample_features
+from ncsn_jax.evaluation.measured_samples import (
+    Samples,
+    drawn_samples,
+    given_samples,
+    preprocessing_facts,
+    sample_features,
+)
 from ncsn_jax.evaluation.real_features import kind_of_features, real_features
 from ncsn_jax.evaluation.results import Found, Measured, Subject
 from ncsn_jax.evaluation.settings import METRICS, Evaluation
@@ -52,7 +58,7 @@ def evaluate(
     *,
     dataset: Dataset,
     settings: Evaluation,
-    generator: Generator,
+    generator: Generator | None = None,
     checkpoint_dir: str | PathLike[str] | None = None,
     steps: Sequence[int] | None = None,
     images: str | None = None,
@@ -68,7 +74,7 @@ def evaluate(
       workdir: the run's directory; any directory for given images.
       dataset: the real examples.
       settings: the metrics, the number of samples, and the features.
-      generator: the network, and how it is sampled.
+      generator: the network, and how it is sampled; None for given images.
       checkpoint_dir: the directory of the checkpoints; None is `checkpoints/` in the workdir.
       steps: the steps of the checkpoints; None is all checkpoints.
       images: a directory of images, or an array in a file (see `ncsn_jax.data.stored_images`), to measure
@@ -115,9 +121,9 @@ def evaluate(
         samples = given_samples(parts, data.stored_images(path, dataset))
         subject = Subject(name=name, images=str(path))
         measured.append(_measure(directory, subject, of_samples(name, samples), chosen))
-    if steps:
-        generator = _with_batch_size(generator)
+    of_run = _with_batch_size(generator) if steps else None
     for step in steps:
+        assert of_run is not None
         name = f"step_{step:08d}"
         try:
             variables, _ = restored_variables(checkpoints, step=step)
@@ -126,12 +132,12 @@ def evaluate(
                 raise
             processes.say(f"{error}; it is not measured")
             continue
-        score_fn = as_score_fn(generator.model, variables)
-        of_network = fingerprint(variables, generator.model_identity)
-        measures = _measures_of_network(parts, settings, generator, dataset, of_dataset, score_fn, of_network)
+        score_fn = as_score_fn(of_run.model, variables)
+        of_network = fingerprint(variables, of_run.model_identity)
+        measures = _measures_of_network(parts, settings, of_run, dataset, of_dataset, score_fn, of_network)
         if set(chosen) - set(OF_NETWORKS):
             count = settings.num_samples
-            samples = drawn_samples(parts, score_fn, of_network, generator, dataset, count, name)
+            samples = drawn_samples(parts, score_fn, of_network, of_run, dataset, count, name)
             measures |= of_samples(name, samples)
         measured.append(_measure(directory, Subject(name=name, step=step), measures, chosen))
     if processes.is_first():
@@ -174,8 +180,10 @@ def _name_of_images(path: Path) -> str:
     return f"images_{results.file_name(path.stem)}_{digits}"
 
 
-def _with_batch_size(generator: Generator) -> Generator:
+def _with_batch_size(generator: Generator | None) -> Generator:
     """Return the generator with the first process's batch size, because files hold batches."""
+    if generator is None:
+        raise ValueError("generator=None: checkpoints are measured with their network and a sampler")
     shape = generator.recipe.shape
     size = processes.from_first(lambda: str(chains_at_once(generator.batch_size, generator.model, shape)))
     return dataclasses.replace(generator, batch_size=int(size))
@@ -192,7 +200,7 @@ def _chosen_steps(checkpoints: epath.Path, steps: Sequence[int] | None) -> Seque
 
 
 def _chosen_metrics(
-    settings: Evaluation, dataset: Dataset, generator: Generator, *, of_images: bool, given: bool
+    settings: Evaluation, dataset: Dataset, generator: Generator | None, *, of_images: bool, given: bool
 ) -> tuple[str, ...]:
     """Return the chosen metrics; for `all`, every metric that is possible."""
     is_image = dataset.info.num_values is not None
@@ -208,7 +216,7 @@ def _chosen_metrics(
         impossible |= dict.fromkeys(OF_CLASSES, "pixels and points have no classes")
     if of_images:
         impossible |= dict.fromkeys(OF_NETWORKS, "it measures a network, not images")
-    elif getattr(generator.model, "sigmas", None) is not None:
+    elif generator is not None and getattr(generator.model, "sigmas", None) is not None:
         levels = "it needs scores at any σ, found a network that embeds discrete levels"
         impossible["likelihood"] = levels
     if settings.metrics == "all":
@@ -261,8 +269,8 @@ def _measures_of_network(
     score_fn: NetworkScore,
     of_network: str,
 ) -> dict[str, Measure]:
-    of_data = dataset.identity | of_dataset["test"]
-    levels, batch_size = generator.sigmas, generator.batch_size
+    of_data = dataset.identity | of_dataset["test"] | preprocessing_facts(dataset)
+    levels, batch_size = generator.sigmas, (generator.batch_size, generator.seed)
     of_loss = fingerprint(of_network, of_data, batch_size, levels, generator.power, settings.loss_examples)
     of_likelihood = fingerprint(
         of_network,

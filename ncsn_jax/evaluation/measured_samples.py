@@ -2,7 +2,9 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 
@@ -13,7 +15,7 @@ from ncsn_jax.evaluation.features import Extracted, Features
 from ncsn_jax.evaluation.generator import Generator
 from ncsn_jax.evaluation.real_features import PART, extracted_arrays, extracted_of
 from ncsn_jax.models.score_fn import NetworkScore
-from ncsn_jax.runtime.chains import batches, draw, rows
+from ncsn_jax.runtime.chains import NOT_FINITE, batches, draw, rows
 from ncsn_jax.runtime.errors import UserError
 
 
@@ -38,6 +40,13 @@ class Samples:
             found.append(self.parts[number]["x"])
             number += 1
         return np.concatenate(found)[: min(count, self.count)]
+
+
+def preprocessing_facts(dataset: Dataset) -> dict[str, Any]:
+    """Return the facts that decide the network's input beside the example; the transform by two values."""
+    info = dataset.info
+    ends = np.asarray(info.transform.forward(jnp.array([0.25, 0.75])), np.float64).tolist()
+    return {"num_values": info.num_values, "dequantization": info.dequantization, "transform": ends}
 
 
 def drawn_samples(
@@ -69,9 +78,12 @@ def drawn_samples(
     assert batch_size is not None
     of = fingerprint(
         of_network,
-        (generator.sampler_identity or {}) | {"batch_size": batch_size},
+        generator.sampler_identity,
+        batch_size,
         generator.sigmas,
-        {name: dataset.identity.get(name) for name in ("dequantization", "transform")},
+        np.asarray(recipe.sampler.levels, np.float64).tolist(),
+        (recipe.shape, recipe.noise, recipe.seed),
+        preprocessing_facts(dataset),
     )
     to_stored = (lambda x: x) if info.num_values is None else data.quantize(info)
     (layout,) = batches(batch_size, batch_size)
@@ -81,10 +93,7 @@ def drawn_samples(
         x = rows(last)[:batch_size]
         lost = np.count_nonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))
         if lost:
-            raise UserError(
-                f"{name}: {lost} of {len(x)} samples are not finite; make the steps of the sampler smaller "
-                "(step_size, snr, s_noise, or more num_levels) or, for the ODE, the tolerances larger"
-            )
+            raise UserError(f"{name}: {lost} of {len(x)} samples are {NOT_FINITE}")
         return {"x": to_stored(x)}
 
     num_parts = -(-count // batch_size)

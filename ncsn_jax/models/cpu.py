@@ -1,6 +1,6 @@
 """Operations of the networks in the forms that XLA for CPUs compiles well.
 
-Each returns what its plain form returns, on any platform.
+Each returns the value of its plain form, on any platform.
 """
 
 import functools

@@ -28,6 +28,13 @@ Numbers = Int[np.ndarray, "devices batch"]
 """Numbers of the samples in a batch."""
 
 
+NOT_FINITE = (
+    "not finite; make the steps of the sampler smaller (step_size, snr, s_noise, or more num_levels) or, "
+    "with method='ode', the tolerances larger"
+)
+"""Problem of samples, and its fix."""
+
+
 class Recipe(NamedTuple):
     """A way to draw the samples of a seed: by a sampler, from uniform images with noise.
 
@@ -64,7 +71,7 @@ def chains(
     """
     step = _pmapped_step(sampler.step)
     yield x
-    last = len(sampler.levels) - 2
+    last = sampler.num_steps - 1
     for i, (sigma, next_sigma) in enumerate(itertools.pairwise(sampler.levels)):
         x = step((keys, observation), score_fn, x, i, sigma, next_sigma)
         if sampler.finish is not None and i == last:

@@ -36,5 +36,7 @@ def _problem(found, place: str, tagged: tuple[str, ...]) -> str:
     name = ".".join(map(str, filter(None, (place, group, *names))))
     if found["type"] == "value_error":  # raised by a validator, whose message includes the value found
         return f"{name}: {found['ctx']['error']}"
+    if found["type"] == "missing":
+        return f"{name}: this setting is required"
     message = f"{name}={found['input']!r}: {found['msg'][0].lower()}{found['msg'][1:]}"
     return " ".join(message.split())

@@ -10,8 +10,8 @@ The variance-exploding SDE of Song et al. 2021 is this process at σ(t) = σ_L (
 use the form given here. A sampler descends through the levels σ₁ > … > σ_L; one step takes it from one level
 to the next. It starts at x ~ p_σ₁, which is about N(0, σ₁² I) if σ₁ is far larger than the data.
 
-All except `consistent_annealed_sampling` evaluate the score between the levels of the training, so they
-refuse a network that embeds discrete levels.
+`predictor_corrector`, `heun` and `probability_flow` evaluate the score between the levels of the training, so
+they refuse a network that embeds discrete levels.
 """
 
 from ncsn_jax.samplers.consistent import (

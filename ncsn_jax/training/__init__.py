@@ -1,17 +1,25 @@
-"""Training a score network, and restoring a trained one."""
+"""Training a score network, and restoring a trained one.
 
+The names below are imported at first use, so that the modules `step`, `state`, `objective`, `optimizers` and
+`parallel` need nothing but jax, flax and optax.
+"""
+
+import importlib
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flax import linen as nn
 
-from ncsn_jax.training.experiment import Experiment
-from ncsn_jax.training.loop import train
-from ncsn_jax.training.objective import Objective, denoising_objective, sliced_objective
-from ncsn_jax.training.optimizers import adam
-from ncsn_jax.training.settings import Settings
-from ncsn_jax.training.state import TrainState, create_state
-from ncsn_jax.training.step import evaluation_step, example_loss, train_step
+from ncsn_jax.extras import require_app
+
+if TYPE_CHECKING:
+    from ncsn_jax.training.experiment import Experiment
+    from ncsn_jax.training.loop import train
+    from ncsn_jax.training.objective import Objective, denoising_objective, sliced_objective
+    from ncsn_jax.training.optimizers import adam
+    from ncsn_jax.training.settings import Settings
+    from ncsn_jax.training.state import TrainState, create_state
+    from ncsn_jax.training.step import evaluation_step, example_loss, train_step
 
 __all__ = [
     "Experiment",
@@ -30,8 +38,31 @@ __all__ = [
     "train_step",
 ]
 
+OF_APP = {"Experiment": "experiment", "Settings": "settings", "train": "loop"}
+OF_CORE = {
+    "Objective": "objective",
+    "TrainState": "state",
+    "adam": "optimizers",
+    "create_state": "state",
+    "denoising_objective": "objective",
+    "evaluation_step": "step",
+    "example_loss": "step",
+    "sliced_objective": "objective",
+    "train_step": "step",
+}
+"""Modules of the public names."""
 
-def train_and_evaluate(config: Any, workdir: str | PathLike[str]) -> TrainState:
+
+def __getattr__(name: str) -> Any:
+    if name in OF_APP:
+        require_app(f"ncsn_jax.training.{name}")
+    elif name not in OF_CORE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{(OF_APP | OF_CORE)[name]}")
+    return vars(module)[name]
+
+
+def train_and_evaluate(config: Any, workdir: str | PathLike[str]) -> "TrainState":
     """Train the network of a config in a directory, or resume its training there.
 
     It is `train(build(config), workdir)`, with pictures of samples between the steps
@@ -77,6 +108,6 @@ def restore(
       UserError: if there is no run, no intact checkpoint, or no checkpoint of that step; if the step is not
         an int; or if the model is missing, or doesn't fit the checkpoint.
     """
-    from ncsn_jax.app.restored import restore
+    from ncsn_jax.app.trained import restore
 
     return restore(workdir, step=step, ema=ema, model=model)

@@ -236,7 +236,7 @@ class _Best(PreservationPolicy):
                 loss = self._checkpoints.read_record(step)["test_loss"]
             except (DamagedError, UserError):
                 loss = None
-            self._losses[step] = np.inf if loss is None else loss
+            self._losses[step] = loss if loss is not None and np.isfinite(loss) else np.inf
         return self._losses[step]
 
 

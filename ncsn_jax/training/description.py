@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.runtime.files import write_whole
-from ncsn_jax.training.settings import FIXED, Settings
+from ncsn_jax.training.settings import MAY_CHANGE, Settings
 
 CONFIG = "config.json"
 Json = dict[str, Any]
@@ -28,6 +28,17 @@ class Description(NamedTuple):
     settings_of: Callable[[Json], Json]
     may_change: Callable[[str], bool]
     group: str
+
+    def settings_of_record(self, place: str, record: Json) -> Json:
+        """Return the settings in the record of a checkpoint, by name.
+
+        Raises:
+          UserError: if this version of the program doesn't know them.
+        """
+        try:
+            return self.settings_of(record["config"])
+        except UserError as error:
+            raise UserError(f"{place} was written by a different version of this program: {error}") from error
 
     def require_same(self, place: str, stored: Json) -> list[str]:
         """Check that a run with stored content can resume with this description.
@@ -58,11 +69,11 @@ class Description(NamedTuple):
 def described_by_identity(identity: Any, settings: Settings) -> Description:
     """Return the description of a run that Python code made: its identity and its settings."""
     content = {"identity": identity, "settings": settings.model_dump()}
-    fixed = tuple(f"settings.{name}" for name in FIXED)
+    may_change = tuple(f"settings.{name}" for name in MAY_CHANGE)
     return Description(
         json.loads(json.dumps(content)),
         _settings_by_name,
-        lambda name: name.startswith("settings.") and name not in fixed,
+        may_change.__contains__,
         "settings",
     )
 
@@ -74,7 +85,7 @@ def is_by_identity(content: Any) -> bool:
 
 def _settings_by_name(content: Json) -> Json:
     if not is_by_identity(content):
-        raise UserError("it describes a run of a config, not of Python code")
+        raise UserError("it describes a run of a config, and this is Python code; choose another workdir")
     return flatten(content)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from ncsn_jax.data import Source
+from ncsn_jax.data import Source, given_batches
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.runtime.streams import stream
 from ncsn_jax.training.description import Description, described_by_identity
@@ -34,7 +34,7 @@ class Experiment:
         parameters depend on the key alone, and it has no variables but parameters.
       objective: the loss of one example, (key, score_fn, x) -> scalar.
       optimizer: the gradient transformation.
-      train: the training examples: an array, or any source with `len` and `[]`.
+      train: the training examples: an array, or any source with `len` and `[]`, which several threads read.
       test: the test examples, for the held-out loss; None for no such loss.
       preprocess: a random function of a stored example, (key, example) -> example; None leaves examples as
         they are. It runs on the device.
@@ -44,7 +44,8 @@ class Experiment:
       identity: JSON, such as the name of the network and its fields, that must be the same when the run
         resumes.
       batches: instead of `train`, a function from the first step to an iterator of batches, if only an
-        iterator is available. Each batch has `batch_size` examples, over all processes. It may be called
+        iterator is available. Process p of P yields the examples p, p + P, p + 2P, … of each batch of
+        `batch_size`. It may be called
         twice: with 0, for the shape of an example, and with the step at which training begins. Determinism is
         then the caller's: the same step must give the same batch.
       description: the content of `config.json`, if it is more than `settings` and `identity`.
@@ -63,6 +64,9 @@ class Experiment:
     description: Description | None = None
 
     def __post_init__(self) -> None:
+        for name in ("train", "test"):
+            if isinstance(examples := getattr(self, name), jax.Array):  # read by the host, example by example
+                object.__setattr__(self, name, np.asarray(examples))
         if (self.train is None) == (self.batches is None):
             raise ValueError(
                 "an experiment needs either train or batches, found "
@@ -102,7 +106,8 @@ class Experiment:
         if self.batches is None:
             stored = self.train[0]
         else:
-            stored = jax.tree.map(lambda leaf: leaf[0], next(self.batches(0)))
+            batches = given_batches(self.batches(0), batch_size=self.settings.batch_size)
+            stored = jax.tree.map(lambda leaf: leaf[0, 0], next(batches)["examples"])
         key, example = jax.eval_shape(lambda: jax.random.key(0)), jax.tree.map(_shape, stored)
         for function in filter(None, (self.augment, self.preprocess)):
             example = jax.eval_shape(function, key, example)

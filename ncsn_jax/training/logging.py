@@ -3,6 +3,7 @@
 import contextlib
 import json
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from ncsn_jax.runtime import processes
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.runtime.files import AppendedFile, write_whole
-from ncsn_jax.training.settings import Intervals
+from ncsn_jax.training.settings import RunSettings
 
 METRICS, EVENTS = "metrics.jsonl", "tensorboard"
 MEANS = ("loss", "gradient_norm")
@@ -48,6 +49,7 @@ class MetricsWriter:
         self._lines = AppendedFile(path)
         self._events = AppendedFile(events / f"events.out.tfevents.{time.time_ns()}")
         self._is_full = False
+        self._lock = threading.RLock()  # the notice of preemption is handled by a thread
         for fields in ({}, {"session_log": SessionLog(status=SessionLog.START)}):
             self._add_event(first_step + 1, file_version="brain.Event:2", **fields)
 
@@ -55,20 +57,23 @@ class MetricsWriter:
         """Add a line to `metrics.jsonl` and a point to each curve, unless the first step has such a line."""
         if step == self._first_step and tuple(sorted({"step", *values})) in self._known:
             return
-        self._lines.append((json.dumps({"step": step, **values}) + "\n").encode())
-        for name, value in values.items():
-            self._add_event(step, summary=summary.scalar(name, value))
-        self._try_to_write()
+        with self._lock:
+            self._lines.append((json.dumps({"step": step, **values}) + "\n").encode())
+            for name, value in values.items():
+                self._add_event(step, summary=summary.scalar(name, value))
+            self._try_to_write()
 
     def picture(self, step: int, name: str, image: UInt8[np.ndarray, "h w c"]) -> None:
         """Add a picture to the TensorBoard events."""
-        self._add_event(step, summary=summary.image(name, image, dataformats="HWC"))
-        self._try_to_write()
+        with self._lock:
+            self._add_event(step, summary=summary.image(name, image, dataformats="HWC"))
+            self._try_to_write()
 
     def sync(self) -> None:
         """Write everything to the disk; raise an OSError if the disk doesn't take it."""
-        self._lines.sync()
-        self._events.sync()
+        with self._lock:
+            self._lines.sync()
+            self._events.sync()
 
     def _add_event(self, step: int, **fields: Any) -> None:
         data = Event(wall_time=time.time(), step=step, **fields).SerializeToString()
@@ -124,7 +129,7 @@ class StepLog:
     """
 
     def __init__(
-        self, metrics: MetricsWriter | NoMetrics, progress: tqdm, settings: Intervals, num_skipped: int
+        self, metrics: MetricsWriter | NoMetrics, progress: tqdm, settings: RunSettings, num_skipped: int
     ):
         self._metrics = metrics
         self._progress = progress

@@ -53,8 +53,10 @@ def train(
       workdir: the run's directory; created if missing.
       callbacks: pairs `(every, run)`, in this order after the held-out loss. `run(step, state, log)` is
         called in every process after each `every`-th step and after the last; scalars that it returns in a
-        dictionary are logged, and `log` takes pictures (`ncsn_jax.training.callbacks.Log`). An error in it
-        ends the run; the last checkpoint stays.
+        dictionary are logged, and `log` takes pictures (`ncsn_jax.training.callbacks.Log`). The next step
+        reuses the state's memory: `jax.device_get` makes a lasting copy. Callbacks run before the save of
+        their step; an error in one ends the run, and the last checkpoint stays. SIGTERM may end the process
+        inside a callback, which then runs again when the run resumes.
 
     Returns:
       The last state.
@@ -83,17 +85,32 @@ def _agreed(experiment: Experiment) -> dict[str, Any]:
     return description.flatten(identity) | {f"version of {name}": v for name, v in versions().items()}
 
 
-def _check_batches(experiment: Experiment) -> None:
-    """Check that the batches can be made, and shared by the devices."""
-    batch_size, devices = experiment.settings.batch_size, jax.device_count()
+def require_divisible(batch_size: int) -> None:
+    """Check that the devices can share a batch.
+
+    Raises:
+      ArgumentError: if they can't.
+    """
+    devices = jax.device_count()
     if batch_size % devices:
         raise ArgumentError(
             f"batch_size={batch_size} is not divisible by {devices} devices; use a multiple of {devices}"
         )
+
+
+def _check_batches(experiment: Experiment) -> None:
+    """Check that the batches can be made, and shared by the devices."""
+    batch_size = experiment.settings.batch_size
+    require_divisible(batch_size)
     if experiment.train is not None and batch_size > len(experiment.train):
         raise ArgumentError(
             f"batch_size={batch_size} is more than the {len(experiment.train)} training examples; use at "
             "most that"
+        )
+    if experiment.settings.keep_best and experiment.test is None:
+        raise ArgumentError(
+            f"keep_best={experiment.settings.keep_best}: found no test examples, whose loss decides which "
+            "checkpoints are best"
         )
     if experiment.test is not None and not len(experiment.test):
         raise UserError("test has no examples; accepted: at least one, or test=None")
@@ -170,7 +187,7 @@ def _train(experiment: Experiment, workdir: Path, callbacks: Sequence[Callback])
                     if notice.has_come():
                         break
                     log.check()
-                    leave = functools.partial(_leave, log, saver, step, state, num_run)
+                    leave = functools.partial(_leave, log, saver, step, state, num_run, test_loss)
                     try:
                         with log.paused(), notice.leaving_by(leave):
                             returned = run(step, state, callback_log) or {}
@@ -206,10 +223,12 @@ def _inputs(experiment: Experiment) -> list[int] | None:
     return list(x.shape) if condition is None else None
 
 
-def _leave(log: StepLog, saver: Saver, step: int, state: TrainState, num_run: int) -> None:
+def _leave(
+    log: StepLog, saver: Saver, step: int, state: TrainState, num_run: int, test_loss: float | None
+) -> None:
     """Save a state in the middle of a callback."""
     log.write()
-    saver.finish(step, state, callbacks=num_run)
+    saver.finish(step, state, test_loss=test_loss, callbacks=num_run)
     processes.say(_saved(step))
 
 

@@ -71,7 +71,7 @@ def _newest_sound_state(
         place = f"{checkpoints.directory}/{step}"
         try:
             record = checkpoints.read_record(step)
-            changed = description.require_same(place, _settings_of(place, record, description))
+            changed = description.require_same(place, description.settings_of_record(place, record))
             if [leaf[:3] for leaf in record["leaves"]] != shapes(abstract):
                 raise UserError(
                     f"{place} holds arrays that don't fit this version's network: use the version that wrote "
@@ -86,13 +86,6 @@ def _newest_sound_state(
     if damaged:
         raise UserError(no_intact_checkpoint(checkpoints.directory, damaged))
     return None
-
-
-def _settings_of(place: str, record: Record, description: Description) -> Json:
-    try:
-        return description.settings_of(record["config"])
-    except UserError as error:
-        raise UserError(f"{place} was written by a different version of this program: {error}") from error
 
 
 def no_intact_checkpoint(directory: epath.Path, damaged: dict[int, str]) -> str:

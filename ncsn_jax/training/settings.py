@@ -7,7 +7,7 @@ from pydantic import AliasChoices, Field, NonNegativeInt, PositiveInt, Validatio
 from ncsn_jax.runtime.settings import Fraction, Place, Seed, StrictSettings, one_line
 
 
-class Intervals(StrictSettings):
+class RunSettings(StrictSettings):
     """Length, batches, average, log, evaluation and checkpoints of a run."""
 
     num_steps: PositiveInt
@@ -43,7 +43,7 @@ class Intervals(StrictSettings):
     stops."""
 
 
-class Settings(Intervals):
+class Settings(RunSettings):
     """Settings of `ncsn_jax.training.train`, by keyword; only `num_steps` has no default.
 
     When a run resumes, `batch_size`, `ema_rate` and `seed` must be the same; the rest may change.
@@ -62,5 +62,16 @@ class Settings(Intervals):
             raise ValueError(one_line(error)) from None
 
 
-FIXED = ("batch_size", "ema_rate", "seed")
-"""Settings that must be the same when a run resumes, because they affect its final parameters."""
+MAY_CHANGE = (
+    "checkpoint_dir",
+    "checkpoint_every",
+    "eval_every",
+    "eval_examples",
+    "keep_best",
+    "keep_checkpoints",
+    "log_every",
+    "max_failed_saves",
+    "max_skipped_steps",
+    "num_steps",
+)
+"""Settings that may change when a run resumes, because they don't affect its parameters up to that step."""

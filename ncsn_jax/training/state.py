@@ -81,7 +81,10 @@ def initial_params(
     inputs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), inputs)
 
     def init(key, inputs):
-        return model.init(key, *inputs)["params"]
+        variables = model.init(key, *inputs)
+        if others := set(variables) - {"params", "buffers"}:
+            raise ValueError(f"it has the variables {sorted(others)}; accepted: parameters alone")
+        return variables["params"]
 
     traced, params = jax.make_jaxpr(init, return_shape=True)(key, inputs)
     leaves, treedef = jax.tree.flatten(params)
@@ -99,7 +102,7 @@ def fitting_params(model: nn.Module, x: Any, condition: Any = None) -> tuple[Any
     key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
     try:
         return initial_params(key, model, x, condition)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # the network may be a user's
         raise ArgumentError(
             f"model={type(model).__name__} can't take examples of the shape {x.shape}: "
             f"{' '.join(str(error).split())[:200]}"

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, Int
 
 from ncsn_jax.models import as_score_fn
+from ncsn_jax.runtime.errors import ArgumentError
 from ncsn_jax.training.objective import Objective
 from ncsn_jax.training.state import TrainState
 from ncsn_jax.typing import PRNGKey
@@ -46,7 +47,12 @@ def example_loss(
         example = example if augment is None else augment(augment_key, example)
         example = example if preprocess is None else preprocess(preprocess_key, example)
         condition, clean = condition_and_clean(example)
-        return objective(loss_key, as_score_fn(model, {"params": params}, condition), clean)
+        value = objective(loss_key, as_score_fn(model, {"params": params}, condition), clean)
+        if jnp.shape(value) != ():
+            raise ArgumentError(
+                f"objective: found a loss of the shape {jnp.shape(value)}; accepted: a scalar"
+            )
+        return value
 
     return loss
 

@@ -16,7 +16,7 @@ from ncsn_jax.runtime.paths import is_url
 from ncsn_jax.training.checkpoints import steps_in
 from ncsn_jax.training.description import CONFIG, Description, Json, read
 from ncsn_jax.training.logging import kept_lines
-from ncsn_jax.training.settings import Intervals
+from ncsn_jax.training.settings import RunSettings
 
 DIRECTORIES = ("checkpoints", "samples", "tensorboard")
 """Entries of a workdir that training writes into."""
@@ -30,7 +30,7 @@ def checkpoint_dir(workdir: Path, given: str | None) -> epath.Path:
 
 
 @contextlib.contextmanager
-def opened(workdir: Path, settings: Intervals, description: Description) -> Iterator[None]:
+def opened(workdir: Path, settings: RunSettings, description: Description) -> Iterator[None]:
     """Lock the directory for this run, so that no other process trains there.
 
     The first process locks it; every process must call this. `description.write` then claims the directory.
@@ -49,7 +49,7 @@ def opened(workdir: Path, settings: Intervals, description: Description) -> Iter
         yield
 
 
-def check(workdir: Path, settings: Intervals, description: Description) -> None:
+def check(workdir: Path, settings: RunSettings, description: Description) -> None:
     """Check that the directory can hold this run; write nothing.
 
     Raises:

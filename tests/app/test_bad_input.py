@@ -21,7 +21,7 @@ from PIL import Image
 import main
 from ncsn_jax import data
 from ncsn_jax.app.flags import RESTORATIONS
-from ncsn_jax.app.restored import load_run
+from ncsn_jax.app.trained import load_run
 from ncsn_jax.evaluation.inception import is_installed
 from tests.interop.torch_writer import as_zip, whole
 

@@ -16,9 +16,9 @@ from PIL import Image
 
 import main
 from ncsn_jax import training
-from ncsn_jax.app import cli
+from ncsn_jax.app import cli, process
 from ncsn_jax.app.flags import parse_flags, with_config_file
-from ncsn_jax.app.restored import load_run
+from ncsn_jax.app.trained import load_run
 from ncsn_jax.data import datasets
 from ncsn_jax.runtime import compiling
 from tests.interop.torch_writer import as_zip, whole
@@ -400,6 +400,7 @@ def test_tilde_means_the_home_directory_in_every_path_flag(
             tfds,
             "--images=~/0.png",
             "--config.evaluation.metrics=neighbours",
+            "--config.evaluation.features=pixels",
         )[0]
         == 0
     )
@@ -549,7 +550,7 @@ def folder(tmp_path):
 
 TINY_FOLDER = """
 from configs import folder
-from configs.overridable import overridable
+from ncsn_jax.app.overridable import overridable
 from ncsn_jax.app.config import OwnModel, parse
 
 def get_config(image_size):
@@ -598,7 +599,7 @@ def test_a_folder_with_a_corrupt_image_is_trained_and_sampled_by_skipping_it(run
 def test_closed_streams_and_missing_characters_stop_nothing(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
-    main._open_streams()
+    process._open_streams()
     print("±σ", file=sys.stderr)
     print("±σ")
     sys.stdout.flush()

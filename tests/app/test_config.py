@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.overridable import overridable
 from ncsn_jax import data
 from ncsn_jax.app import config as run_config
 from ncsn_jax.app.build import build
 from ncsn_jax.app.config import Config, MlpModel, NcsnModel
-from ncsn_jax.app.restored import load_run
+from ncsn_jax.app.overridable import overridable
+from ncsn_jax.app.trained import load_run
 from ncsn_jax.data.points import POINTS
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.training.description import changes, flatten

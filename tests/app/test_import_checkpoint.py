@@ -13,7 +13,7 @@ from ncsn_jax import training
 from ncsn_jax.app import import_checkpoint as importing
 from ncsn_jax.app.build import build, dataset_info, optimizer
 from ncsn_jax.app.config import Config, MlpModel, NcsnModel, Ncsnv2Model, Training, parse
-from ncsn_jax.app.restored import load_run
+from ncsn_jax.app.trained import load_run
 from ncsn_jax.data import Data, Dataset
 from ncsn_jax.interop.torch_names import params_to_torch
 from ncsn_jax.runtime.errors import UserError

@@ -76,7 +76,7 @@ def write_config(module, config):
     with open("mine.py", "w") as file:
         file.write(
             "import json\n"
-            "from configs.overridable import overridable\n"
+            "from ncsn_jax.app.overridable import overridable\n"
             "from ncsn_jax.app.config import parse\n"
             f"def get_config():\n    return overridable(parse(json.loads({config.model_dump_json()!r})))\n"
         )

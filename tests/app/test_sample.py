@@ -38,7 +38,7 @@ def test_samples_that_are_not_finite_are_reported_and_still_written(score_fn, tm
     settings = SETTINGS.model_copy(update=dict(steps_per_scale=30) | options)
     with pytest.raises(
         UserError,
-        match=r"samples\.npy: 10 of 10 samples are not finite; make the steps of config\.sampling smaller",
+        match=r"samples\.npy: 10 of 10 samples are not finite; make the steps of the sampler smaller",
     ):
         write_samples(tmp_path, score_fn, INFO, SIGMAS, settings)
     names = ["annealing.gif", "grid.png", "samples.npy", "settings.json"]

@@ -182,11 +182,11 @@ def test_intervals_may_change_on_a_resume(whole, tmp_path, caplog):
 def test_a_config_and_python_code_refuse_each_others_runs(whole, tiny_config, tmp_path):
     from ncsn_jax.training import train_and_evaluate
 
-    with pytest.raises(UserError, match="is not this program's config"):
+    with pytest.raises(UserError, match="a run of Python code, and this is a config"):
         train_and_evaluate(tiny_config, whole[1])
     short = tiny_config.training.model_copy(update={"num_steps": 1, "preview_samples": 1})
     train_and_evaluate(tiny_config.model_copy(update={"training": short}), tmp_path)
-    with pytest.raises(UserError, match="a run of a config, not of Python code"):
+    with pytest.raises(UserError, match="a run of a config, and this is Python code"):
         train(experiment(), tmp_path)
 
 
@@ -227,7 +227,7 @@ def test_invalid_experiments_are_refused_in_one_line_before_the_first_file(objec
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "num_steps={}: field required"),
+        ({}, "num_steps: this setting is required"),
         ({"num_steps": 0}, "num_steps=0: input should be greater than 0"),
         ({"num_steps": 1, "steps": 2, "seed": -1}, "seed=-1: .*; steps=2: extra inputs are not permitted"),
     ],

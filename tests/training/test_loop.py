@@ -13,9 +13,9 @@ from etils import epath
 from flax import linen as nn
 from PIL import Image
 
-from configs.overridable import overridable
 from ncsn_jax import training
 from ncsn_jax.app.build import build, described, load_dataset, network
+from ncsn_jax.app.overridable import overridable
 from ncsn_jax.data import training_batches
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.training import callbacks, loop, parallel

@@ -100,11 +100,7 @@ def require_same_run(place: str, record: Record, config: Config) -> None:
       UserError: if other settings differ.
     """
     own = described(config)
-    try:
-        stored = own.settings_of(record["config"])
-    except UserError as error:
-        raise UserError(f"{place} was written by a different version of this program: {error}") from error
-    own.require_same(place, stored)
+    own.require_same(place, own.settings_of_record(place, record))
 
 
 def _require_fit(model: nn.Module, variables: dict[str, Any], record: Record) -> None:
