@@ -257,7 +257,7 @@ def run(size: Size, minutes: float, out: Path | None) -> dict[str, Any]:
             continue
         try:
             found = measured(prepare(), size.seconds)
-        except Exception as error:  # out of memory, or a compiler that lacks something; the others go on
+        except Exception as error:  # such as out of memory; the other cases are still run
             reason = " ".join(str(error).split())[:200]
             report["left_out"].append(f"{name}, {dtype}: {type(error).__name__}: {reason}")
         else:

@@ -281,10 +281,16 @@ def test_points_are_trained_and_sampled_by_every_method(run, tmp_path, objective
     for name in ("grid.png", "annealing.gif", "step_00000004.png"):
         assert (tmp_path / "samples" / name).stat().st_size > 0
     for method in ("consistent", "pc", "ode", "heun") if objective == "denoising" else ("annealed",):
-        options = ("--num_samples=3", f"--config.sampling.method={method}")
+        # The run's own config is of annealed dynamics; a method and its settings are set together.
+        own = {"consistent": "eta=0.9", "pc": "snr=0.2", "ode": "rtol=0.001", "heun": "s_churn=25"}
+        options = ["--num_samples=3", f"--config.sampling.method={method}"]
+        options += [f"--config.sampling.{own[method]}"] if method in own else []
         status, _ = run("--mode=sample", f"--workdir={tmp_path}", *options)
         assert status == 0
         assert np.load(tmp_path / "samples" / "samples.npy").shape == (3, 2)
+        written = json.loads((tmp_path / "samples" / "settings.json").read_text())["settings"]
+        for name, value in (word.removeprefix("--config.").split("=") for word in options[1:]):
+            assert str(written[name]).removesuffix(".0") == value
 
 
 def test_help_lists_the_flags(capsys):
