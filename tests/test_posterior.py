@@ -179,6 +179,7 @@ def assert_posterior(means, a, y, noise_std, steps_per_scale):
     assert standard_error < 0.03
 
 
+@pytest.mark.slow
 def test_annealed_langevin_samples_the_exact_posterior():
     assert_posterior(TWO, [1.0, 0.5], 1.0, 0.5, steps_per_scale=500)
 

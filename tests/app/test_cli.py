@@ -146,6 +146,7 @@ def test_sampling_needs_only_the_workdir_and_depends_on_the_seed(trained, run):
     assert np.abs(np.load(trained / "samples" / "samples.npy") - before).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_float32_run_can_be_sampled_in_bfloat16(trained, run):
     drawn = []
     for dtype in ("float32", "bfloat16"):
@@ -263,7 +264,7 @@ def test_sliced_score_matching_lowers_the_loss_on_images(trained, run, tmp_path)
     assert np.load(tmp_path / "samples" / "samples.npy").shape == (5, 8, 8, 1)
 
 
-@pytest.mark.parametrize("objective", ["denoising", "sliced"])
+@pytest.mark.parametrize("objective", ["denoising", pytest.param("sliced", marks=pytest.mark.slow)])
 def test_points_are_trained_and_sampled_by_every_method(run, tmp_path, objective):
     status, _ = run(
         f"--config={CONFIGS}/toy.py:two_moons",

@@ -7,6 +7,15 @@ import pytest
 from benchmarks import accelerator
 
 
+def test_a_case_is_measured_beside_the_peak():
+    found = accelerator.measured(accelerator.forward_work("NCSN", accelerator.TINY, "float32"), 0.01)
+    assert found["images_per_second"] == pytest.approx(2 / found["seconds"])
+    assert found["calls"] >= 3
+    assert found["flops_per_second"] > 0
+    assert found["memory_bytes"] > 0
+
+
+@pytest.mark.slow
 def test_every_case_is_measured_or_left_out_with_a_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(accelerator, "TYPES", ("float32",))
     report = accelerator.run(accelerator.TINY, 5.0, tmp_path / "out.json")

@@ -23,7 +23,7 @@ def test_ncsnv2_output_is_inverse_to_any_sigma():
     )
 
 
-@pytest.mark.parametrize(("depth", "halvings"), [(4, 1), (5, 2), (6, 3)])
+@pytest.mark.parametrize(("depth", "halvings"), [(4, 1), (5, 2), pytest.param(6, 3, marks=pytest.mark.slow)])
 def test_ncsnv2_depth_sets_the_number_of_stages_and_halvings(depth, halvings):
     """Every stage is used: the chain reads each stage once, and its own outputs."""
     stages, chain = refinenet.STAGES[depth], refinenet.CHAIN[depth]

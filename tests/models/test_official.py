@@ -95,6 +95,7 @@ def test_losses_and_gradients_equal_the_official_code(numbers, network):
         np.testing.assert_allclose(np.linalg.norm(gradient[name]), norm, rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_sliced_loss_equals_the_official_code(official):
     """Its `ssm` option: σ² times sliced score matching of the perturbed image, along N(0, I)."""
     score_fn = as_score_fn(*from_torch({name: official[name] for name in official["state_dict_names"]}))
@@ -165,7 +166,8 @@ def by_hand(params, x, *, deepest):
     return nn.Conv(x.shape[-1], (3, 3)).apply({"params": params["end_conv"]}, h)
 
 
-@pytest.mark.parametrize("depth", [pytest.param(5, marks=pytest.mark.slow), 6])
+@pytest.mark.parametrize("depth", [5, 6])
+@pytest.mark.slow
 def test_deeper_ncsnv2_networks_are_wired_as_the_official_ones(depth):
     model = NCSNv2(num_filters=2, depth=depth)
     x = jax.random.uniform(jax.random.key(0), (2, 16, 24, 1))
