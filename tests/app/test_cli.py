@@ -283,7 +283,7 @@ def test_points_are_trained_and_sampled_by_every_method(run, tmp_path, objective
         assert (tmp_path / "samples" / name).stat().st_size > 0
     for method in ("consistent", "pc", "ode", "heun") if objective == "denoising" else ("annealed",):
         # The run's own config is of annealed dynamics; a method and its settings are set together.
-        own = {"consistent": "eta=0.9", "pc": "snr=0.2", "ode": "rtol=0.001", "heun": "s_churn=25"}
+        own = {"consistent": "temperature=0.5", "pc": "snr=0.2", "ode": "rtol=0.001", "heun": "s_churn=25"}
         options = ["--num_samples=3", f"--config.sampling.method={method}"]
         options += [f"--config.sampling.{own[method]}"] if method in own else []
         status, _ = run("--mode=sample", f"--workdir={tmp_path}", *options)
