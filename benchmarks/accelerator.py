@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.stages import Compiled
 
 from ncsn_jax import NCSN, NCSNv2, annealed_langevin_dynamics, as_score_fn, geometric_sigmas
 from ncsn_jax.training.objective import denoising_objective
-from ncsn_jax.training.optimizers import adam
 from ncsn_jax.training.parallel import pmap_step, replicate
 from ncsn_jax.training.state import create_state
 from ncsn_jax.training.step import example_loss
@@ -84,16 +84,7 @@ def images(size: Size) -> jax.Array:
 def step_work(name: str, size: Size, dtype: str) -> Work:
     """Return a training step of `ncsn_jax.training`, with Adam, on this process's first device."""
     model, device = network(name, size, dtype), jax.local_devices()[:1]
-    optimizer = adam(
-        learning_rate=1e-3,
-        schedule="constant",
-        num_steps=1,
-        warmup_steps=0,
-        beta1=0.9,
-        beta2=0.999,
-        epsilon=1e-8,
-        gradient_clip=None,
-    )
+    optimizer = optax.adam(1e-3)
     sigmas = tuple(geometric_sigmas(1.0, 0.01, 10).tolist())
     step = pmap_step(
         loss=example_loss(model, denoising_objective(sigmas)),
@@ -130,7 +121,7 @@ def sampling_work(name: str, size: Size, dtype: str) -> Work:
     params = jax.jit(model.init)(jax.random.key(1), x[:1], jnp.ones(1))
     sigmas = geometric_sigmas(1.0, 0.01, size.scales)
     chain = functools.partial(annealed_langevin_dynamics, sigmas=sigmas, step_size=2e-5, steps_per_scale=1)
-    chains = jax.jit(jax.vmap(lambda key, score_fn, x: chain(key, score_fn, x), (0, None, 0)))
+    chains = jax.jit(jax.vmap(chain, (0, None, 0)))
     arguments = jax.random.split(jax.random.key(2), size.batch), as_score_fn(model, params), x
     compiled = chains.lower(*arguments).compile()
     return Work(lambda: compiled(*arguments), size.batch, (compiled,))

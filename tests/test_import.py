@@ -2,6 +2,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from ncsn_jax import training
+
 HEAVY = ("tensorflow_datasets", "matplotlib", "orbax", "grain", "tensorboardX", "pydantic", "sklearn")
 
 PROGRAM = """
@@ -26,6 +30,13 @@ def test_importing_main_loads_neither_matplotlib_nor_evaluation():
     command, root = [sys.executable, "-c", program], Path(__file__).parents[1]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     assert result.stdout == "\n"
+
+
+def test_every_name_of_training_is_found_at_first_use():
+    for name in training.__all__:
+        assert callable(getattr(training, name)) or name == "Objective"
+    with pytest.raises(AttributeError, match="has no attribute 'trian'"):
+        _ = training.trian
 
 
 def test_importing_main_and_parsing_flags_initialise_no_jax_backend():

@@ -15,7 +15,7 @@ def run() -> None:
     """Run the program with the words of the command, and exit with its status."""
     _open_streams()
     sys.unraisablehook = _unraisable
-    warnings.filterwarnings("ignore", "coroutine '.*' was never awaited")  # Orbax's, as below
+    warnings.filterwarnings("ignore", "coroutine '.*' was never awaited")  # see `_unraisable`
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # other tasks of a failed save, likewise
     gc.set_threshold(100_000)  # tracing makes many objects and few cycles
     compiling.set_xla_flags()

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import linen as nn
 from ml_collections import ConfigDict
 
-from ncsn_jax.app.build import build, described, load_dataset, network, settings_of_network
-from ncsn_jax.app.config import Config, parse
+from ncsn_jax.app.build import build, described, load_dataset, settings_of_network
+from ncsn_jax.app.config import Config, Training, parse
 from ncsn_jax.app.flags import flagged
 from ncsn_jax.app.methods import recipe_of, sampler_of
 from ncsn_jax.app.sample import preview
@@ -26,7 +27,6 @@ from ncsn_jax.training.description import flatten
 from ncsn_jax.training.experiment import Experiment
 from ncsn_jax.training.loop import require_divisible, train
 from ncsn_jax.training.manifest import versions
-from ncsn_jax.training.settings import RunSettings
 from ncsn_jax.training.state import TrainState, fitting_params
 from ncsn_jax.training.workdir import check
 
@@ -41,10 +41,10 @@ def train_and_evaluate(config: Config | ConfigDict, workdir: str | PathLike[str]
     config = _with_levels_of_first(config, workdir, load)
     processes.by_first(load)  # one process prepares the data for all that see its disk
     dataset = processes.together(load)
-    with settings_of_network(config), flagged("config.data.", Data), flagged("config.training.", RunSettings):
+    with settings_of_network(config), flagged("config.data.", Data), flagged("config.training.", Training):
         experiment = build(config, dataset)
         _require_unconditional(experiment)
-        return train(experiment, workdir, callbacks=[previews(config, dataset.info)])
+        return train(experiment, workdir, callbacks=[previews(experiment.model, config, dataset.info)])
 
 
 def _require_unconditional(experiment: Experiment) -> None:
@@ -67,7 +67,7 @@ def _with_levels_of_first(config: Config, workdir: Path, load: Callable[[], Data
     def resolve() -> str:
         chosen = resolved(config, workdir, load)
         sampler_of(chosen.sampling, chosen.model.noise_levels)  # fails now, not at the first preview
-        with flagged("config.training.", RunSettings):
+        with flagged("config.training.", Training):
             require_divisible(chosen.training.batch_size)
             check(workdir, chosen.training, described(chosen))  # before a long preparation of the data
         return chosen.model_dump_json()
@@ -76,12 +76,12 @@ def _with_levels_of_first(config: Config, workdir: Path, load: Callable[[], Data
     return chosen.model_copy(update={"data": config.data})  # data_dir may differ between hosts
 
 
-def previews(config: Config, info: DatasetInfo) -> Callback:
+def previews(model: nn.Module, config: Config, info: DatasetInfo) -> Callback:
     """Return the callback that draws samples of the moving average, in `samples/` and TensorBoard.
 
     Every process draws them; otherwise the others would have to wait in a collective.
     """
-    model, count = network(config), config.training.preview_samples
+    count = config.training.preview_samples
     recipe = recipe_of(config.sampling, config.model.noise_levels, info)
 
     def run(step: int, state: TrainState, log: Log) -> None:

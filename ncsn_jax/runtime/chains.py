@@ -27,7 +27,6 @@ States = Iterator[Float[Array, "devices batch *event"]]
 Numbers = Int[np.ndarray, "devices batch"]
 """Numbers of the samples in a batch."""
 
-
 NOT_FINITE = (
     "not finite; make the steps of the sampler smaller (step_size, snr, s_noise, or more num_levels) or, "
     "with method='ode', the tolerances larger"

@@ -14,7 +14,6 @@ from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
 Step = Callable[[PRNGKey, ScoreFn, Array, Scalar, Scalar], Array]
 """Function of (key, score_fn, x, σ, σ') that returns x at σ'."""
 
-
 Levels = Sequence[Scalar] | Float[Array, " num_levels"]
 """Noise levels, descending; the last may be 0."""
 

@@ -45,9 +45,8 @@ class Experiment:
         resumes.
       batches: instead of `train`, a function from the first step to an iterator of batches, if only an
         iterator is available. Process p of P yields the examples p, p + P, p + 2P, … of each batch of
-        `batch_size`. It may be called
-        twice: with 0, for the shape of an example, and with the step at which training begins. Determinism is
-        then the caller's: the same step must give the same batch.
+        `batch_size`. It is called twice: with 0, for the shape of an example, and with the step at which
+        training begins. Determinism is then the caller's: the same step must give the same batch.
       description: the content of `config.json`, if it is more than `settings` and `identity`.
     """
 
