@@ -33,6 +33,9 @@ def load(count=40, kind="float32"):
         return [{"x": row.astype("float32"), "weight": np.float32(1.0)} for row in x], list(x)
     return x.astype(kind), x[:8].astype(kind)
 
+def vector(key, score_fn, x):
+    return x
+
 def single(*arguments):
     return 3
 
@@ -158,6 +161,13 @@ def test_objects_that_cannot_be_used_are_refused_in_one_line(case, module, tmp_p
     assert line.startswith("main.py: config.")
     assert re.search(message, line), line
     assert not (tmp_path / "run").exists()
+
+
+def test_an_objective_that_returns_no_scalar_is_refused_in_one_line(module, capsys):
+    write_config(module, settings(module, training={"objective": f"{module}:vector"}))
+    assert cli.main(["main.py", "--config=mine.py", "--workdir=run"]) == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line == "main.py: config.training.objective: found a loss of the shape (2,); accepted: a scalar"
 
 
 @pytest.mark.parametrize(
