@@ -76,8 +76,6 @@ def frechet_distance(a: Float[np.ndarray, "n D"], b: Float[np.ndarray, "m D"]) -
 
 def _root_of_covariance(x: Float[np.ndarray, "n D"], mean: Float[np.ndarray, " D"]) -> np.ndarray:
     """R with RᵀR = Σ, shape (at most D, D)."""
-    from scipy.linalg import get_lapack_funcs
-
     n, dim = x.shape
     if n <= dim:
         return (x - mean) / math.sqrt(n - 1)
@@ -85,13 +83,10 @@ def _root_of_covariance(x: Float[np.ndarray, "n D"], mean: Float[np.ndarray, " D
     for first in range(0, n, _ROWS):
         block = x[first : first + _ROWS] - mean
         covariance += block.T @ block / (n - 1)
-    # The pivoted Cholesky factor ends at the rank, where only rounding is left.
-    rounding = n * np.finfo(np.float64).eps * covariance.diagonal().max()
-    (pivoted,) = get_lapack_funcs(("pstrf",), (covariance,))
-    factor, order, rank, _ = pivoted(covariance, tol=rounding)
-    root = np.empty((rank, dim))
-    root[:, order - 1] = np.triu(factor)[:rank]
-    return root
+    # The zero eigenvalues of a singular covariance come out as rounding.
+    values, vectors = np.linalg.eigh(covariance)
+    kept = values > n * np.finfo(np.float64).eps * values[-1]
+    return (vectors[:, kept] * np.sqrt(values[kept])).T
 
 
 def kernel_distance(a: Float[np.ndarray, "n D"], b: Float[np.ndarray, "m D"]) -> Estimate:
