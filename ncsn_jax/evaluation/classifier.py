@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ncsn_jax.evaluation.cached_parts import fingerprint
 from ncsn_jax.evaluation.features import Extracted, Features, in_batches
 from ncsn_jax.runtime import processes
+from ncsn_jax.runtime.files import write_whole
 
 NUM_STEPS, BATCH_SIZE, LEARNING_RATE = 1500, 128, 2e-3
 VERSION = 2
@@ -114,9 +115,7 @@ def _trained(path: Path, model: Classifier, params: Any, train: Labelled, name: 
         chosen = rng.choice(len(train.labels), batch_size, replace=False)
         params, opt_state = step(params, opt_state, train.images[chosen], train.labels[chosen])
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(serialization.to_bytes(params))
-    partial.replace(path)
+    write_whole(path, lambda file: file.write(serialization.to_bytes(params)))
     return params
 
 
