@@ -8,7 +8,7 @@ import math
 import re
 import shlex
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard, TypeVar
@@ -328,13 +328,9 @@ def _step_name(name: str) -> str:
     return f"step {int(step):,}" if step.isdecimal() else name
 
 
-def _names(subjects: Iterable[Subject]) -> list[str]:
-    return list(dict.fromkeys(name for subject in subjects for name in subject.results))
-
-
 def _table(subjects: Sequence[Subject]) -> list[Row]:
     rows = []
-    for name in _names(subjects):
+    for name in results.names(subjects):
         cells = [subject.results.get(name) for subject in subjects]
         found = [cell for cell in cells if cell is not None]
         best = results.best(subjects, name)
@@ -366,37 +362,20 @@ def _training_charts(metrics: Mapping[str, Rows]) -> list[Chart]:
 
 
 def _result_charts(subjects: Sequence[Subject]) -> list[Chart]:
-    """Plot every result over training steps, with real test data dashed; nothing for fewer than two steps."""
-    trained = [subject for subject in subjects if subject.step is not None]
     charts: list[Chart] = []
-    for name in _names(trained):
-        found = [(s.step, s.results[name]) for s in trained if name in s.results]
-        if len(found) < 2:
-            continue
+    for name, found in results.over_steps(subjects).items():
         with _drawn(charts, name) as axes:
-            steps, values = zip(*found, strict=True)
-            errors = [value.standard_error or 0 for value in values]
-            axes.errorbar(steps, [value.value for value in values], errors, marker=".", capsize=2)
-            real = [value.real for value in values if value.real is not None]
-            if real:
-                axes.axhline(real[0], color="#8a8f98", linestyle="--")
+            results.draw_over_steps(axes, found)
             _steps(axes)
     return charts
 
 
 def _level_charts(subjects: Sequence[Subject]) -> list[Chart]:
-    found = [(s, s.metrics["loss"].details) for s in subjects if s.step is not None and "loss" in s.metrics]
-    shown = [(s, details) for s, details in found if {"sigma", "loss"} <= details.keys()]
     charts: list[Chart] = []
-    if not shown:
-        return charts
-    with _drawn(charts, "Loss of test examples by noise level") as axes:
-        for subject, details in _spread(shown, MAX_LEVELS):
-            errors = details.get("standard_error")
-            axes.errorbar(details["sigma"], details["loss"], errors, marker=".", label=subject.title)
-        axes.set(xscale="log", xlabel="noise level σ")
-        _plain_numbers(axes.xaxis)
-        axes.legend()
+    if shown := _spread(results.losses_by_level(subjects), MAX_LEVELS):
+        with _drawn(charts, "Loss of test examples by noise level") as axes:
+            results.draw_losses(axes, shown)
+            _plain_numbers(axes.xaxis)
     return charts
 
 

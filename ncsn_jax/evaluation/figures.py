@@ -67,26 +67,11 @@ def nearest_in_pixels(
 
 def write_curves(directory: Path, subjects: Sequence[Subject]) -> None:
     """Write `curves.png`, every result over training steps, and `loss_by_level.png` of every checkpoint."""
-    figure = results.curves(subjects)
-    if figure is not None:
+    if figure := results.curves(subjects):
         viz.save_png(directory / "curves.png", viz.rendered(figure))
-    by_step = {s.step: s.metrics["loss"].details for s in subjects if "loss" in s.metrics}
-    if by_step:
-        viz.save_png(directory / "loss_by_level.png", viz.rendered(loss_by_level(by_step)))
-
-
-def loss_by_level(by_step: dict) -> Figure:
-    """Plot the loss of test examples over the noise level, one curve per checkpoint."""
-    figure = Figure((6, 4), dpi=100, layout="constrained")
-    axes = figure.subplots()
-    for step, details in by_step.items():
-        axes.errorbar(
-            details["sigma"],
-            details["loss"],
-            details.get("standard_error"),
-            marker=".",
-            label=f"step {step}",
-        )
-    axes.set(xscale="log", xlabel="noise level σ", ylabel="loss of test examples")
-    axes.legend()
-    return figure
+    if found := results.losses_by_level(subjects):
+        figure = Figure((6, 4), dpi=100, layout="constrained")
+        axes = figure.subplots()
+        results.draw_losses(axes, found)
+        axes.set_ylabel("loss of test examples")
+        viz.save_png(directory / "loss_by_level.png", viz.rendered(figure))

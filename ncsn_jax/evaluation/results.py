@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -121,6 +122,11 @@ def write(path: Path, subject: Subject) -> None:
     write_whole(path, lambda file: file.write(text.encode() + b"\n"))
 
 
+def names(subjects: Sequence[Subject]) -> list[str]:
+    """Return the names of all results."""
+    return list(dict.fromkeys(name for subject in subjects for name in subject.results))
+
+
 def best(subjects: Sequence[Subject], name: str) -> Subject | None:
     """Return the checkpoint with a result's best value; None if fewer than two have it, or none is best."""
     found = [s for s in subjects if s.step is not None and name in s.results]
@@ -139,16 +145,16 @@ def table(subjects: Sequence[Subject], *, columns: int = 5) -> str:
       subjects: the subjects.
       columns: the number of subjects in a row.
     """
-    names = list(dict.fromkeys(name for subject in subjects for name in subject.results))
+    found = names(subjects)
     problems = {f"{name}: not measured ({why})" for s in subjects for name, why in s.problems.items()}
-    if not names:
+    if not found:
         return "\n".join(["nothing was measured", *sorted(problems)])
-    best_of = {name: best(subjects, name) for name in names}
+    best_of = {name: best(subjects, name) for name in found}
     blocks = []
     for first in range(0, len(subjects), columns):
         shown = subjects[first : first + columns]
         rows = [["", *(s.title for s in shown), "real test data"]]
-        for name in names:
+        for name in found:
             cells = [_cell(s.results.get(name), mark=s is best_of[name]) for s in shown]
             real = next((r.real for s in subjects if (r := s.results.get(name)) and r.real is not None), None)
             rows.append([name, *cells, "" if real is None else f"{real:.4g}"])
@@ -170,27 +176,53 @@ def _cell(result: Result | None, *, mark: bool) -> str:
 
 
 def curves(subjects: Sequence[Subject]) -> Figure | None:
-    """Plot every result over training steps, with real test data dashed; None for fewer than two steps."""
-    trained = [subject for subject in subjects if subject.step is not None]
-    names = list(dict.fromkeys(name for subject in trained for name in subject.results))
-    if len(trained) < 2 or not names:
+    """Plot every result that has two steps or more over training steps; None if there is none."""
+    found = over_steps(subjects)
+    if not found:
         return None
-    columns = min(3, len(names))
-    rows = math.ceil(len(names) / columns)
+    columns = min(3, len(found))
+    rows = math.ceil(len(found) / columns)
     figure = Figure((4 * columns, 2.6 * rows), dpi=100, layout="constrained")
-    for axes, name in zip(figure.subplots(rows, columns, squeeze=False).flat, names, strict=False):
-        found = [(s.step, s.results[name]) for s in trained if name in s.results]
-        steps, results = zip(*found, strict=True)
-        axes.errorbar(steps, [r.value for r in results], [r.standard_error or 0 for r in results], marker=".")
-        reals = [r.real for r in results if r.real is not None]
-        if reals:
-            axes.axhline(reals[0], color="gray", linestyle="--", linewidth=0.8)
+    for number, name in enumerate(found, start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        draw_over_steps(axes, found[name])
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=8)
-    for axes in figure.axes[len(names) :]:
-        axes.remove()
     return figure
+
+
+def over_steps(subjects: Sequence[Subject]) -> dict[str, list[tuple[int, Result]]]:
+    """Return the steps and values of every result that checkpoints of two steps or more have, by name."""
+    trained = [(s.step, s.results) for s in subjects if s.step is not None]
+    found = {name: [(step, r[name]) for step, r in trained if name in r] for name in names(subjects)}
+    return {name: rows for name, rows in found.items() if len(rows) > 1}
+
+
+def draw_over_steps(axes: Axes, found: Sequence[tuple[int, Result]]) -> None:
+    """Draw a result over training steps, with real test data dashed."""
+    steps, results = zip(*found, strict=True)
+    errors = [r.standard_error or 0 for r in results]
+    axes.errorbar(steps, [r.value for r in results], errors, marker=".", capsize=2)
+    reals = [r.real for r in results if r.real is not None]
+    if reals:
+        axes.axhline(reals[0], color="gray", linestyle="--")
+
+
+def losses_by_level(subjects: Sequence[Subject]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the titles of the checkpoints whose loss by noise level was measured, and its details."""
+    trained = [s for s in subjects if s.step is not None and "loss" in s.metrics]
+    found = [(s.title, s.metrics["loss"].details) for s in trained]
+    return [(title, details) for title, details in found if {"sigma", "loss"} <= details.keys()]
+
+
+def draw_losses(axes: Axes, found: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """Draw `losses_by_level`, one curve per checkpoint."""
+    for title, details in found:
+        errors = details.get("standard_error")
+        axes.errorbar(details["sigma"], details["loss"], errors, marker=".", label=title)
+    axes.set(xscale="log", xlabel="noise level σ")
+    axes.legend()
 
 
 def count_name(count: int) -> str:
