@@ -1,6 +1,7 @@
 """Rows of samples that pass from one to another, each for a single row."""
 
 import functools
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jaxtyping import Float
 
 from ncsn_jax.dtypes import floating, wide, widened
 from ncsn_jax.samplers.langevin import annealed, denoised, langevin_update
-from ncsn_jax.samplers.probability_flow import probability_flow
+from ncsn_jax.samplers.probability_flow import SolverOptions, probability_flow
 from ncsn_jax.samplers.sampler import Sampler, run
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
 
@@ -112,8 +113,7 @@ def interpolate_latents(
     sigmas: Sigmas,
     *,
     num_interpolations: int,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    **options: Unpack[SolverOptions],
 ) -> Float[Array, "num_interpolations *event"]:
     """Interpolate between two images through their latents of the probability flow.
 
@@ -125,8 +125,7 @@ def interpolate_latents(
       other: the last image, shape `(*event,)`.
       sigmas: the noise levels, descending; the flow goes between the first and the last.
       num_interpolations: K, the number of images in the row.
-      rtol: the relative tolerance of `probability_flow`.
-      atol: the absolute tolerance of `probability_flow`.
+      options: the settings of `probability_flow`'s solver.
 
     Returns:
       The row, shape `(num_interpolations, *event)`; its ends are the two images up to the tolerance.
@@ -139,7 +138,7 @@ def interpolate_latents(
     """
 
     def follow(x, start, stop):
-        return probability_flow(score_fn, x, start, stop, rtol=rtol, atol=atol)
+        return probability_flow(score_fn, x, start, stop, **options)
 
     ends = jnp.stack([widened(x), widened(other)])
     latents = jax.vmap(lambda x: follow(x, sigmas[-1], sigmas[0]))(ends)

@@ -13,7 +13,7 @@ integral of the divergence between them. With `hutchinson`'s probes an image doe
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from jaxtyping import Float
 from ncsn_jax import losses
 from ncsn_jax.dtypes import floating, widened
 from ncsn_jax.losses import Field
-from ncsn_jax.samplers import flow, follow, require_any_sigma
+from ncsn_jax.samplers import SolverOptions, flow, follow, require_any_sigma
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn
 
 Event = Float[Array, "*event"]
@@ -41,11 +41,7 @@ def log_likelihood(
     *,
     divergence: Divergence = losses.divergence,
     prior_log_density: Callable[[Event], Float[Array, ""]] | None = None,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
-    solver: Any = None,
-    stepsize_controller: Any = None,
-    max_steps: int = 4096,
+    **options: Unpack[SolverOptions],
 ) -> Float[Array, ""]:
     """The log-density of the probability flow, log p_start(x) = log p_stop(x_stop) + ∫ ∇·f(x_σ, σ) dσ.
 
@@ -67,11 +63,7 @@ def log_likelihood(
         result of `hutchinson`, for images. It is given the linearization of f at x, which has the same
         divergence, so the score is evaluated once for all directions.
       prior_log_density: log p_stop, from the state at `stop` to a scalar; N(0, stop² I) if None.
-      rtol: the relative tolerance, as in `probability_flow`.
-      atol: the absolute tolerance, in the units of x and in nats.
-      solver: as in `probability_flow`.
-      stepsize_controller: as in `probability_flow`.
-      max_steps: as in `probability_flow`.
+      options: the solver's settings, `SolverOptions`; atol is in the units of x and in nats.
 
     Returns:
       log p_start(x) in nats, a scalar; NaN if the solver gave up.
@@ -91,17 +83,7 @@ def log_likelihood(
         f, jacobian_times = jax.linearize(lambda x: flow(score_fn, x, sigma), state[0])
         return f, divergence(jacobian_times, state[0])
 
-    last, integral = follow(
-        velocity,
-        (x, jnp.zeros((), x.dtype)),
-        start,
-        stop,
-        rtol=rtol,
-        atol=atol,
-        solver=solver,
-        stepsize_controller=stepsize_controller,
-        max_steps=max_steps,
-    )
+    last, integral = follow(velocity, (x, jnp.zeros((), x.dtype)), start, stop, **options)
     if prior_log_density is None:
         log_prior = jnp.sum(norm.logpdf(last, 0.0, jnp.asarray(stop, x.dtype)))
     else:

@@ -42,13 +42,14 @@ from ncsn_jax.samplers.predictor_corrector import (
     predictor_corrector_step,
     reverse_diffusion,
 )
-from ncsn_jax.samplers.probability_flow import follow, probability_flow
+from ncsn_jax.samplers.probability_flow import SolverOptions, follow, probability_flow
 from ncsn_jax.samplers.process import diffuse, flow, require_any_sigma
 from ncsn_jax.samplers.sampler import Sampler, Step, run
 
 __all__ = [
     "Predictor",
     "Sampler",
+    "SolverOptions",
     "Step",
     "annealed",
     "annealed_langevin_dynamics",

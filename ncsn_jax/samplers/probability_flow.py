@@ -1,7 +1,7 @@
 """The probability flow by an adaptive solver (Song et al. 2021), for a single chain."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +13,31 @@ from ncsn_jax.samplers.process import Event, flow, require_any_sigma
 from ncsn_jax.typing import Scalar, ScoreFn
 
 
+class SolverOptions(TypedDict, total=False):
+    """Settings of the solver, all optional.
+
+    Attributes:
+      rtol: the relative tolerance of a step, 1e-5 by default; lower values gain little in float32.
+      atol: the absolute tolerance, in the units of the state, 1e-5 by default.
+      solver: a diffrax solver, `diffrax.Tsit5()` by default.
+      stepsize_controller: a diffrax controller, instead of the adaptive one with these tolerances;
+        `diffrax.StepTo(ts)` takes fixed steps, with ts in log σ.
+      max_steps: the number of steps after which the solver gives up, 4096 by default.
+    """
+
+    rtol: float
+    atol: float
+    solver: Any
+    stepsize_controller: Any
+    max_steps: int
+
+
 def probability_flow(
     score_fn: ScoreFn,
     x: Event,
     start: Scalar,
     stop: Scalar,
-    *,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
-    solver: Any = None,
-    stepsize_controller: Any = None,
-    max_steps: int = 4096,
+    **options: Unpack[SolverOptions],
 ) -> Event:
     """Follow the probability flow dx/dσ = −σ s(x, σ) from one noise level to another, with diffrax.
 
@@ -35,12 +49,7 @@ def probability_flow(
       x: the state at `start`, shape `(*event,)`.
       start: the first σ, positive.
       stop: the last σ, positive.
-      rtol: the relative tolerance of a step; values below 1e-5 gain little in float32.
-      atol: the absolute tolerance, in the units of x.
-      solver: a diffrax solver, `diffrax.Tsit5()` if None.
-      stepsize_controller: a diffrax controller, instead of the adaptive one with these tolerances;
-        `diffrax.StepTo(ts)` takes fixed steps, with ts in log σ.
-      max_steps: the number of steps after which the solver gives up.
+      options: the solver's settings, `SolverOptions`.
 
     Returns:
       The state at `stop`, shape `(*event,)`; NaN if the solver gave up or a σ isn't positive.
@@ -52,17 +61,7 @@ def probability_flow(
       Song et al. 2021 (arXiv:2011.13456), section 4.3 and appendix D.4.
     """
     require_any_sigma(score_fn)
-    return follow(
-        lambda x, sigma: flow(score_fn, x, sigma),
-        x,
-        start,
-        stop,
-        rtol=rtol,
-        atol=atol,
-        solver=solver,
-        stepsize_controller=stepsize_controller,
-        max_steps=max_steps,
-    )
+    return follow(lambda x, sigma: flow(score_fn, x, sigma), x, start, stop, **options)
 
 
 def follow(
@@ -71,11 +70,11 @@ def follow(
     start: Scalar,
     stop: Scalar,
     *,
-    rtol: float,
-    atol: float,
-    solver: Any,
-    stepsize_controller: Any,
-    max_steps: int,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    solver: Any = None,
+    stepsize_controller: Any = None,
+    max_steps: int = 4096,
 ) -> Any:
     """Solve dy/dσ = f(y, σ) from one noise level to another, with diffrax in the time log σ.
 
@@ -84,11 +83,7 @@ def follow(
       y: the state at `start`, an array or a pytree of arrays.
       start: the first σ, positive.
       stop: the last σ, positive.
-      rtol: the relative tolerance, as in `probability_flow`.
-      atol: the absolute tolerance, in the units of y.
-      solver: as in `probability_flow`.
-      stepsize_controller: as in `probability_flow`.
-      max_steps: as in `probability_flow`.
+      rtol: as in `SolverOptions`, like all that follow.
 
     Returns:
       y at `stop`, in its types; NaN if the solver gave up or a σ isn't positive. It is computed in at least
