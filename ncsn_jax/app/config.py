@@ -355,14 +355,14 @@ class Config(StrictSettings):
     evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
-    def _sampler_fits_the_network(self) -> "Config":
-        method = self.sampling.method
-        if self.model.name == "ncsn" and method in ("pc", "ode", "heun"):
+    def _noise_and_sampler_fit_the_network(self) -> "Config":
+        method, is_discrete = self.sampling.method, self.model.name == "ncsn"
+        if is_discrete and method in ("pc", "ode", "heun"):
             raise ValueError(
                 f"sampling.method={method!r} needs scores at any σ, found model.name='ncsn', which embeds "
                 "discrete levels; accepted: 'annealed' or 'consistent', or a model 'ncsnv2' or 'mlp'"
             )
-        if self.model.name == "ncsn" and method == "consistent" and self.sampling.num_levels:
+        if is_discrete and method == "consistent" and self.sampling.num_levels:
             raise ValueError(
                 f"sampling.num_levels={self.sampling.num_levels}: model.name='ncsn' embeds discrete levels "
                 "and can be sampled only at these; accepted: None"
@@ -371,11 +371,7 @@ class Config(StrictSettings):
             raise ValueError(
                 f"sampling.method={method!r} needs at least two noise levels, found one; accepted: 'annealed'"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _network_takes_the_noise(self) -> "Config":
-        if self.training.noise == "continuous" and self.model.name == "ncsn":
+        if is_discrete and self.training.noise == "continuous":
             raise ValueError(
                 "training.noise='continuous' needs a network for any σ, found model.name='ncsn', which "
                 "embeds discrete levels; accepted: 'ncsnv2' or 'mlp'"
