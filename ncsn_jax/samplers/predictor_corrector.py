@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ncsn_jax.dtypes import scalars
-from ncsn_jax.samplers.langevin import denoising, langevin_step
+from ncsn_jax.samplers.langevin import denoising, langevin_step, repeat
 from ncsn_jax.samplers.process import Event, diffuse, require_any_sigma
 from ncsn_jax.samplers.sampler import Sampler, run
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
@@ -131,11 +131,10 @@ def predictor_corrector_step(
     predictor_key, corrector_key = jax.random.split(key)
     x = predictor(predictor_key, score_fn, x, sigma, next_sigma, temperature=temperature)
 
-    def correct(x, m):
-        key = jax.random.fold_in(corrector_key, m)
-        return langevin_corrector(key, score_fn, x, next_sigma, snr=snr, temperature=temperature), None
+    def correct(key, x):
+        return langevin_corrector(key, score_fn, x, next_sigma, snr=snr, temperature=temperature)
 
-    return jax.lax.scan(correct, x, jnp.arange(corrector_steps))[0]
+    return repeat(corrector_key, correct, x, corrector_steps)
 
 
 def predictor_corrector(
