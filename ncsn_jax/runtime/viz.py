@@ -79,17 +79,12 @@ def image_grid(
     n, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
-    border = 1
-    grid = np.full(
-        (rows * (height + border) + border, columns * (width + border) + border, channels),
-        255,
-        np.uint8,
-    )
     pixels = np.round(255 * np.clip(np.nan_to_num(images), 0, 1)).astype(np.uint8)
-    for i, image in enumerate(pixels):
-        top = border + i // columns * (height + border)
-        left = border + i % columns * (width + border)
-        grid[top : top + height, left : left + width] = image
+    # White lines above and to the left of each image, and white images at the end.
+    pixels = np.pad(pixels, ((0, rows * columns - n), (1, 0), (1, 0), (0, 0)), constant_values=255)
+    grid = pixels.reshape(rows, columns, height + 1, width + 1, channels).swapaxes(1, 2)
+    grid = grid.reshape(rows * (height + 1), columns * (width + 1), channels)
+    grid = np.pad(grid, ((0, 1), (0, 1), (0, 0)), constant_values=255)
     factor = max(1, round(min_size / grid.shape[1]))
     return grid.repeat(factor, axis=0).repeat(factor, axis=1)
 
