@@ -24,7 +24,7 @@ from ncsn_jax.training.checkpoints import Checkpoints
 from ncsn_jax.training.description import changes, flatten
 from ncsn_jax.training.manifest import make_record, run_facts
 from ncsn_jax.training.parallel import replicate
-from ncsn_jax.training.state import TrainState, fitting_params
+from ncsn_jax.training.state import first_state, fitting_params
 from ncsn_jax.training.workdir import check, checkpoint_dir
 
 
@@ -153,17 +153,14 @@ def import_run(official: OfficialRun, settings: Config, workdir: Path) -> None:
             if name.startswith("model.")
         ]
         raise UserError("; ".join(differing))
-    opt_state = optimizer(settings.training).init(official.params)
+    state = first_state(official.params, optimizer(settings.training))
+    state = state.replace(step=jnp.asarray(official.step, jnp.int32))
+    if official.ema_params is not None:
+        state = state.replace(ema_params=official.ema_params)
     if isinstance(official.adam, AdamState):
         count = jnp.asarray(official.adam.num_steps, jnp.int32)
-        opt_state = optax.tree.set(opt_state, mu=official.adam.mu, nu=official.adam.nu, count=count)
-    state = TrainState(
-        step=jnp.asarray(official.step, jnp.int32),
-        params=official.params,
-        opt_state=opt_state,
-        ema_params=official.params if official.ema_params is None else official.ema_params,
-        num_skipped=jnp.zeros((), jnp.int32),
-    )
+        moments = {"mu": official.adam.mu, "nu": official.adam.nu}
+        state = state.replace(opt_state=optax.tree.set(state.opt_state, **moments, count=count))
     directory = checkpoint_dir(workdir, settings.training.checkpoint_dir)
     with only_writer(workdir):
         check(workdir, settings.training, own)
