@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ncsn_jax.app.config import Config
-from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.errors import UserError, reason
 
 
 def is_import_path(name: str) -> bool:
@@ -37,7 +37,7 @@ def imported(name: str, path: str) -> Callable[..., Any]:
     try:
         found = pkgutil.resolve_name(path)
     except Exception as error:  # a module is a program
-        raise UserError(f"{name}={path!r}: can't be imported ({_reason(error)})") from error
+        raise UserError(f"{name}={path!r}: can't be imported ({reason(error)})") from error
     if not callable(found):
         raise UserError(f"{name}={path!r}: found {type(found).__name__}; accepted: a function or a class")
     return found
@@ -55,7 +55,7 @@ def called(name: str, path: str, *arguments: Any, **fields: Any) -> Any:
     except UserError:
         raise
     except Exception as error:  # the user's code
-        raise UserError(f"{name}={path!r}: {_reason(error)}") from error
+        raise UserError(f"{name}={path!r}: {reason(error)}") from error
 
 
 def hashable(value: Any) -> Any:
@@ -63,7 +63,3 @@ def hashable(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: hashable(item) for key, item in value.items()}
     return tuple(map(hashable, value)) if isinstance(value, list | tuple) else value
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

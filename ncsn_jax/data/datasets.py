@@ -26,7 +26,7 @@ from ncsn_jax.data.preprocessing import DatasetInfo
 from ncsn_jax.data.resizing import resized
 from ncsn_jax.data.settings import Data
 from ncsn_jax.data.svhn_cropped import SvhnCropped
-from ncsn_jax.runtime.errors import ArgumentError, UserError
+from ncsn_jax.runtime.errors import ArgumentError, UserError, reason
 from ncsn_jax.runtime.paths import FOR_BUCKETS, is_url
 from ncsn_jax.transforms import IDENTITY, LOGIT, RESCALE
 
@@ -213,7 +213,7 @@ def _tfds(settings: Data, info: DatasetInfo) -> tuple[Source, Source]:
         return train, test
     except UNAVAILABLE as error:
         raise UserError(
-            f"dataset {name} is not prepared {place} and can't be downloaded ({_one_line(error)}); "
+            f"dataset {name} is not prepared {place} and can't be downloaded ({reason(error)}); "
             "prepare it on a machine with a network and copy it there, or set its place with "
             "`data_dir`"
         ) from error
@@ -223,7 +223,7 @@ def _tfds(settings: Data, info: DatasetInfo) -> tuple[Source, Source]:
         raise ArgumentError(f"data_dir={data_dir!r}: {error}; {FOR_BUCKETS}") from error
     except Exception as error:  # damaged files raise many types
         raise UserError(
-            f"dataset {name} {place} can't be read or written as array_record ({_one_line(error)}); "
+            f"dataset {name} {place} can't be read or written as array_record ({reason(error)}); "
             "choose another place with `data_dir`"
         ) from error
 
@@ -235,10 +235,6 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
         # TFDS retries a download for minutes; this checks once whether there is a network.
         requests.head(url, timeout=10)
     builder.download_and_prepare()
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 class _DecodedImages:

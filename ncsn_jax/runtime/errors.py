@@ -1,4 +1,4 @@
-"""Errors that the program turns into an exit status."""
+"""Errors that the program turns into an exit status, and their messages."""
 
 
 class UserError(Exception):
@@ -14,3 +14,8 @@ class ArgumentError(UserError):
 
 class PreemptedError(Exception):
     """Preemption: training has saved its state and ended. The program exits with status 143."""
+
+
+def reason(error: Exception) -> str:
+    """Return the type and the message of an error, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
