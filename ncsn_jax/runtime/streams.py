@@ -1,6 +1,6 @@
 """Independent streams of randomness, one for each purpose of a run."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 
@@ -9,15 +9,7 @@ from ncsn_jax.typing import PRNGKey
 Purpose = Literal[
     "initialization", "training", "evaluation", "sampling", "restoration", "likelihood", "levels"
 ]
-STREAMS: dict[Purpose, int] = {
-    "initialization": 0,
-    "training": 1,
-    "evaluation": 2,
-    "sampling": 3,
-    "restoration": 4,
-    "likelihood": 5,
-    "levels": 6,
-}
+"""Purpose of draws; its place here decides their key, so a new purpose comes last."""
 
 
 def stream(seed: int, purpose: Purpose) -> PRNGKey:
@@ -30,4 +22,4 @@ def stream(seed: int, purpose: Purpose) -> PRNGKey:
       seed: 0 … 2³² − 1.
       purpose: the purpose of the draws.
     """
-    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), STREAMS[purpose])
+    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), get_args(Purpose).index(purpose))
