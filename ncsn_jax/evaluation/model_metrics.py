@@ -55,7 +55,7 @@ def bits_per_dim(
     key = stream(generator.seed, "likelihood")
 
     def compute(part):
-        numbers = _part(part, count, batch_size)
+        numbers = np.arange(part * batch_size, min((part + 1) * batch_size, count))
         x = np.stack([test[int(number)] for number in numbers])
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(numbers)
         return {"log_likelihood": _on_devices(run, score_fn, batch_size, keys, x)}
@@ -118,10 +118,6 @@ def loss_by_level(
     errors = losses.std(1, ddof=1) / np.sqrt(count)
     total = Result(value=means.mean(), standard_error=error, better="lower")
     return Found({name: total}, details | {"standard_error": errors.tolist()})
-
-
-def _part(part: int, count: int, batch_size: int) -> np.ndarray:
-    return np.arange(part * batch_size, min((part + 1) * batch_size, count))
 
 
 @functools.cache
