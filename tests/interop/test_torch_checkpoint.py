@@ -478,7 +478,7 @@ HOSTILE = {
 }
 
 READER = """
-import importlib.util, json, pathlib, resource, sys, time
+import importlib.util, json, pathlib, resource, signal, sys, time
 
 spec = importlib.util.spec_from_file_location("torch_checkpoint", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
@@ -488,7 +488,8 @@ assert "jax" not in sys.modules
 pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
 limit = pages * resource.getpagesize() + 200_000_000
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-for path in sys.argv[2:]:
+for path in pathlib.Path(sys.argv[2]).read_text().splitlines():
+    signal.setitimer(signal.ITIMER_PROF, 10)  # ends the process, in loops of C too
     start = time.process_time()
     try:
         outcome = "loads", str(type(module.load_torch_checkpoint(path)))
@@ -498,18 +499,25 @@ for path in sys.argv[2:]:
 """
 
 
+def read_in_a_limited_process(directory, files):
+    """Results of reading each file in a process limited to 200 MB, which runs in the directory."""
+    paths = [directory / f"{i}.pth" for i in range(len(files))]
+    for path, data in zip(paths, files, strict=True):
+        path.write_bytes(data() if callable(data) else data)
+    (directory / "paths").write_text("\n".join(map(str, paths)))
+    command = [sys.executable, "-c", READER, torch_checkpoint.__file__, str(directory / "paths")]
+    done = subprocess.run(command, cwd=directory, stdout=subprocess.PIPE, text=True)
+    lines = list(map(json.loads, done.stdout.splitlines()))
+    assert done.returncode == 0, f"status {done.returncode} at {paths[min(len(lines), len(paths) - 1)]}"
+    return list(zip(paths, lines, strict=True))
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """Results of reading each file in a process limited to 200 MB, and the directory it ran in."""
+    """Results of reading each hostile file, and the directory that the reader ran in."""
     directory = tmp_path_factory.mktemp("hostile")
-    paths = []
-    for i, (data, _) in enumerate(HOSTILE.values()):
-        paths.append(directory / f"{i}.pth")
-        paths[-1].write_bytes(data() if callable(data) else data)
-    command = [sys.executable, "-c", READER, torch_checkpoint.__file__, *map(str, paths)]
-    output = subprocess.run(command, cwd=directory, stdout=subprocess.PIPE, check=True, text=True).stdout
-    lines = map(json.loads, output.splitlines())
-    return directory, dict(zip(HOSTILE, zip(paths, lines, strict=True), strict=True))
+    files = [data for data, _ in HOSTILE.values()]
+    return directory, dict(zip(HOSTILE, read_in_a_limited_process(directory, files), strict=True))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -533,24 +541,55 @@ def test_truncated_checkpoints_are_refused(write, tmp_path, load, weights):
             load(data[: len(data) * percent // 100])
 
 
-@both
-def test_checkpoints_with_flipped_bytes_load_or_are_refused(write, load):
-    """No other exception, whatever the bytes say; they mostly hit the pickle and the directory."""
-    saved = OrderedDict(a=whole(ONE, "0"), b=[1, 2.5, "text", (True, None)], c=Call(SIZE, ((2,),)))
-    saved._metadata = OrderedDict(version=1)
-    data = write(saved)
-    rng = random.Random(0)
-    messages = []
-    for _ in range(500):
-        flipped = bytearray(data)
+def mutated(data, rng):
+    """The data with some bytes overwritten, or with a piece cut off, inserted or moved."""
+    data, length = bytearray(data), len(data)
+    start, stop = sorted(rng.randrange(length) for _ in range(2))
+    size = min(rng.choice([1, 2, 5, 20, 100]), length)
+    kind = rng.choice(["overwrite", "overwrite", "cut", "delete", "insert", "exchange"])
+    if kind == "overwrite":
         for _ in range(rng.choice([1, 1, 2, 5])):
-            flipped[rng.randrange(len(data))] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])
-        try:
-            load(bytes(flipped))
-        except ValueError as error:
-            messages.append(str(error))
-    assert 0 < len(messages) < 500
-    assert all(len(message.splitlines()) == 1 for message in messages)
+            data[rng.randrange(length)] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])
+    elif kind == "cut":
+        del data[start:]
+    elif kind == "delete":
+        del data[start : start + size]
+    elif kind == "insert":
+        data[start:start] = rng.choice([rng.randbytes(size), data[stop : stop + size]])
+    else:
+        first, second = data[start : start + size], data[stop : stop + size]
+        data[stop : stop + size], data[start : start + size] = first, second
+    return bytes(data)
+
+
+def mutated_checkpoint(rng):
+    """A file of either container with a mutation anywhere, or within its pickle alone, under a right CRC."""
+    values = np.arange(12, dtype=np.float32)
+    saved = checkpoint({f"conv{i}.weight": values[: 2 * i].reshape(2, i) for i in range(1, 6)})
+    shared, ints = Storage(values, "shared"), np.arange(3)
+    saved += [tensor(shared, (4, 3), (1, 4)), tensor(shared, (5, 2), (0, 1), offset=3), Call(SIZE, ((2, 3),))]
+    saved += [Call(REBUILD_PARAMETER, (whole(ints, "ints", device="cuda:0"), True, OrderedDict())), 3, "σ"]
+    is_zip, protocol = rng.random() < 0.5, rng.choice([2, 2, 4])
+    if rng.random() < 0.5:
+        return mutated((as_zip if is_zip else as_stream)(saved, protocol=protocol), rng)
+    data, storages = dumps(saved, protocol=protocol, legacy=not is_zip)
+    data = mutated(data, rng)
+    records = {f"data/{key}": values.tobytes() for key, values in storages.items()}
+    return archive({"data.pkl": data, **records}) if is_zip else stream(data, storages)
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_checkpoints_with_a_mutation_load_or_are_refused(count, tmp_path):
+    """No other exception, no long wait and no large memory, whatever the bytes say."""
+    rng = random.Random(count)
+    outcomes = read_in_a_limited_process(tmp_path, [mutated_checkpoint(rng) for _ in range(count)])
+    for path, (kind, message, seconds) in outcomes:
+        assert kind == "loads" or (kind == "ValueError" and message.startswith(f"{path} ")), (path, message)
+        assert len(message.splitlines()) == 1
+        assert seconds < 2
+    reasons = {message.removeprefix(str(path))[:20] for path, (_, message, _) in outcomes}
+    assert len(reasons) >= 10
+    assert 0.02 < sum(kind == "loads" for _, (kind, _, _) in outcomes) / count < 0.5
 
 
 def test_only_regular_files_are_read_as_checkpoints(tmp_path):
