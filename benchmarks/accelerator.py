@@ -134,8 +134,8 @@ def peak_work(size: Size, dtype: str) -> Work:
     return Work(lambda: compiled(matrix, matrix), 1, (compiled,))
 
 
-def torch_work(kind: str, size: Size, dtype: str) -> Work:
-    """Return the same work of the NCSN in PyTorch: channels last, TF32 or bf16 autocast, compiled."""
+def torch_work(kind: str, name: str, size: Size, dtype: str) -> Work:
+    """Return the same work in PyTorch: channels last, TF32 or bf16 autocast, compiled."""
     import torch  # pyright: ignore[reportMissingImports]
 
     from benchmarks import torch_peer
@@ -144,7 +144,8 @@ def torch_work(kind: str, size: Size, dtype: str) -> Work:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     sigmas = torch_peer.SIGMAS.to(device)
-    model = torch_peer.NCSN(3, size.filters).to(device, memory_format=torch.channels_last)
+    network = {"NCSN": torch_peer.NCSN, "NCSNv2": torch_peer.NCSNv2}[name]
+    model = network(3, size.filters).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     x = torch.rand(size.batch, 3, size.side, size.side, device=device)
     x = x.to(memory_format=torch.channels_last)
@@ -197,9 +198,8 @@ def cases(size: Size, has_torch: bool) -> Iterator[tuple[str, str, Callable[[], 
     for name, kind in order:
         for dtype in TYPES:
             yield f"{name} {kind}", dtype, functools.partial(WORKS[kind], name, size, dtype)
-            if has_torch and name == "NCSN":
-                label = f"{name} {kind}, PyTorch"
-                yield label, dtype, functools.partial(torch_work, kind, size, dtype)
+            if has_torch:
+                yield f"{name} {kind}, PyTorch", dtype, functools.partial(torch_work, kind, name, size, dtype)
 
 
 def measured(work: Work, seconds: float) -> dict[str, float]:

@@ -1,7 +1,10 @@
-"""Official four-stage NCSN in plain PyTorch, with which `benchmarks.performance` compares.
+"""Official four-stage NCSN and NCSNv2 in plain PyTorch, with which the benchmarks compare.
 
-Written from a description of the official network. Its parameters have the official names, so that official
-weights and outputs test it (`tests/benchmarks/test_torch_peer.py`). It needs only torch and numpy.
+Written from a description of the official networks. Their parameters have the official names, so that
+official weights and outputs test them (`tests/benchmarks/test_torch_peer.py`). It needs only torch and numpy.
+
+In every block, `num_scales` is the number of noise levels that the norms are conditioned on. None makes a
+block of NCSNv2: its norms have one γ, α and β, its refinement has no norms, and it pools by the maximum.
 """
 
 from collections.abc import Sequence
@@ -18,20 +21,41 @@ SIGMAS = torch.logspace(0, -2, 10)
 
 
 class InstanceNormPlus(nn.Module):
-    """InstanceNorm++ with γ, α and β of each noise level."""
+    """InstanceNorm++, with γ, α and β of each noise level or of all levels."""
 
-    def __init__(self, channels: int, num_scales: int):
+    def __init__(self, channels: int, num_scales: int | None):
         super().__init__()
-        self.embed = nn.Embedding(num_scales, 3 * channels)
-        nn.init.normal_(self.embed.weight, 1.0, 0.02)
-        nn.init.zeros_(self.embed.weight.data[:, 2 * channels :])
+        self.num_scales = num_scales
+        if num_scales is None:
+            self.alpha = nn.Parameter(torch.normal(1.0, 0.02, (channels,)))
+            self.gamma = nn.Parameter(torch.normal(1.0, 0.02, (channels,)))
+            self.beta = nn.Parameter(torch.zeros(channels))
+        else:
+            self.embed = nn.Embedding(num_scales, 3 * channels)
+            nn.init.normal_(self.embed.weight, 1.0, 0.02)
+            nn.init.zeros_(self.embed.weight.data[:, 2 * channels :])
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         means = x.mean((2, 3))
         centred = means - means.mean(1, keepdim=True)
         shift = centred / torch.sqrt(means.var(1, keepdim=True) + 1e-5)
-        gamma, alpha, beta = (v[:, :, None, None] for v in self.embed(level).chunk(3, 1))
+        if self.num_scales is None:
+            vectors = self.gamma[None], self.alpha[None], self.beta[None]
+        else:
+            vectors = self.embed(level).chunk(3, 1)
+        gamma, alpha, beta = (v[:, :, None, None] for v in vectors)
         return gamma * (functional.instance_norm(x) + alpha * shift[:, :, None, None]) + beta
+
+
+class NoNorm(nn.Module):
+    """Identity, where a block of NCSNv2 has no norm."""
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        return x
+
+
+def refine_norm(channels: int, num_scales: int | None) -> nn.Module:
+    return NoNorm() if num_scales is None else InstanceNormPlus(channels, num_scales)
 
 
 def conv3(inputs: int, outputs: int, dilation: int = 1, bias: bool = True) -> nn.Conv2d:
@@ -52,7 +76,9 @@ class MeanPoolConv(nn.Module):
 class ResidualBlock(nn.Module):
     """Two normalised convolutions plus a shortcut."""
 
-    def __init__(self, inputs: int, outputs: int, num_scales: int, down: bool = False, dilation: int = 1):
+    def __init__(
+        self, inputs: int, outputs: int, num_scales: int | None, down: bool = False, dilation: int = 1
+    ):
         super().__init__()
         middle = inputs if down else outputs
         self.normalize1 = InstanceNormPlus(inputs, num_scales)
@@ -76,13 +102,13 @@ class ResidualBlock(nn.Module):
 class RCUBlock(nn.Module):
     """Residual convolution units of two stages each."""
 
-    def __init__(self, channels: int, num_blocks: int, num_scales: int):
+    def __init__(self, channels: int, num_blocks: int, num_scales: int | None):
         super().__init__()
         self.num_blocks = num_blocks
         for block in range(1, num_blocks + 1):
             for stage in (1, 2):
                 self.add_module(f"{block}_{stage}_conv", conv3(channels, channels, bias=False))
-                self.add_module(f"{block}_{stage}_norm", InstanceNormPlus(channels, num_scales))
+                self.add_module(f"{block}_{stage}_norm", refine_norm(channels, num_scales))
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         for block in range(1, self.num_blocks + 1):
@@ -97,16 +123,17 @@ class RCUBlock(nn.Module):
 class CRPBlock(nn.Module):
     """Chained residual pooling."""
 
-    def __init__(self, channels: int, num_scales: int):
+    def __init__(self, channels: int, num_scales: int | None):
         super().__init__()
         self.convs = nn.ModuleList(conv3(channels, channels, bias=False) for _ in range(2))
-        self.norms = nn.ModuleList(InstanceNormPlus(channels, num_scales) for _ in range(2))
+        self.norms = nn.ModuleList(refine_norm(channels, num_scales) for _ in range(2))
+        self.pool = nn.AvgPool2d(5, 1, 2) if num_scales is not None else nn.MaxPool2d(5, 1, 2)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         x = functional.elu(x)
         path = x
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            path = conv(functional.avg_pool2d(norm(path, level), 5, stride=1, padding=2))
+            path = conv(self.pool(norm(path, level)))
             x = x + path
         return x
 
@@ -114,10 +141,10 @@ class CRPBlock(nn.Module):
 class MSFBlock(nn.Module):
     """Multi-scale fusion."""
 
-    def __init__(self, inputs: Sequence[int], outputs: int, num_scales: int):
+    def __init__(self, inputs: Sequence[int], outputs: int, num_scales: int | None):
         super().__init__()
         self.convs = nn.ModuleList(conv3(channels, outputs) for channels in inputs)
-        self.norms = nn.ModuleList(InstanceNormPlus(channels, num_scales) for channels in inputs)
+        self.norms = nn.ModuleList(refine_norm(channels, num_scales) for channels in inputs)
 
     def forward(self, inputs: Sequence[Tensor], level: Tensor) -> Tensor:
         total = torch.zeros(())
@@ -132,7 +159,9 @@ class MSFBlock(nn.Module):
 class RefineBlock(nn.Module):
     """Block of the refinement chain."""
 
-    def __init__(self, inputs: Sequence[int], outputs: int, num_scales: int, num_output_blocks: int = 1):
+    def __init__(
+        self, inputs: Sequence[int], outputs: int, num_scales: int | None, num_output_blocks: int = 1
+    ):
         super().__init__()
         self.adapt_convs = nn.ModuleList(RCUBlock(channels, 2, num_scales) for channels in inputs)
         self.msf = MSFBlock(inputs, outputs, num_scales) if len(inputs) > 1 else None
@@ -148,7 +177,7 @@ class RefineBlock(nn.Module):
 class NCSN(nn.Module):
     """Network from images `(batch, channels, height, width)` and the indices of their levels to scores."""
 
-    def __init__(self, channels: int, filters: int, num_scales: int = len(SIGMAS)):
+    def __init__(self, channels: int, filters: int, num_scales: int | None = len(SIGMAS)):
         super().__init__()
         f, g, n = filters, 2 * filters, num_scales
         self.begin_conv = conv3(channels, f)
@@ -179,6 +208,18 @@ class NCSN(nn.Module):
         h = self.refine3([outputs[1], h], level)
         h = self.refine4([outputs[0], h], level)
         return self.end_conv(functional.elu(self.normalizer(h, level)))
+
+
+class NCSNv2(NCSN):
+    """Network without conditioning inside, whose output is divided by σ."""
+
+    def __init__(self, channels: int, filters: int, sigmas: Tensor = SIGMAS):
+        super().__init__(channels, filters, num_scales=None)
+        self.sigmas: Tensor
+        self.register_buffer("sigmas", sigmas)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        return super().forward(x, level) / self.sigmas[level][:, None, None, None]
 
 
 def prepare(case: dict[str, Any]) -> Work:
