@@ -425,7 +425,7 @@ HOSTILE = {
     "a record beyond the file": (patched(ZIP, b"PK\1\2", 42, b"\xfe" * 4), "lies outside"),
     "a record without its magic number": (
         patched(zipped(reference()), b"PK\1\2", 42, b"\1"),
-        "Bad magic number",
+        "Bad magic number|Overlapped entries",  # the latter in newer Pythons, such as 3.13
     ),
     "a damaged directory": (patched(ZIP, b"PK\1\2", 0, b"xx"), "Bad magic number"),
     "a million records": (lambda: directory_of(10**6), "directory of 62000000 bytes"),
