@@ -10,7 +10,7 @@ from ncsn_jax.losses import (
     ncsn_loss,
     sliced_score_matching,
 )
-from ncsn_jax.models import MLP, NCSN, NCSNv2, as_score_fn
+from ncsn_jax.models import MLP, NCSN, NCSNpp, NCSNv2, as_score_fn
 from ncsn_jax.noise import geometric_sigmas, karras_sigmas
 from ncsn_jax.posterior import Observation, inpaint, posterior_score, sample_posterior
 from ncsn_jax.samplers import (
@@ -27,6 +27,7 @@ __all__ = [
     "MLP",
     "NCSN",
     "GaussianMixture",
+    "NCSNpp",
     "NCSNv2",
     "Observation",
     "annealed_langevin_dynamics",

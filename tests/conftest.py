@@ -50,7 +50,7 @@ OF_MATHEMATICS = {
     ),
     *(TESTS / "samplers" / f"test_{name}.py" for name in ("langevin", "samplers")),
 }
-COMPARED = {TESTS / "models" / f"test_{name}.py" for name in ("dtype", "official")}
+COMPARED = {TESTS / "models" / f"test_{name}.py" for name in ("dtype", "ncsnpp", "official")}
 """Whole networks whose numbers are compared; the leak checker would trace each of their layers again."""
 
 MAX_CACHE = 2 * 2**30

@@ -98,7 +98,16 @@ OTHERS = {
     "log_jacobian": lambda lib, x: lib.log_jacobian(lambda x: 2 * x, x),
     "divergence": lambda lib, x: lib.divergence(normal, x),
 }
-WITHOUT_X = {"MLP", "NCSN", "NCSNv2", "Observation", "geometric_sigmas", "karras_sigmas", "score_of"}
+WITHOUT_X = {
+    "MLP",
+    "NCSN",
+    "NCSNpp",
+    "NCSNv2",
+    "Observation",
+    "geometric_sigmas",
+    "karras_sigmas",
+    "score_of",
+}
 """Networks, which later tests run on batches, and names that take no x."""
 
 

@@ -8,10 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax import traverse_util
 
-from ncsn_jax.interop.torch_names import Tensors, params_from_torch, params_to_torch, torch_name
-from ncsn_jax.models import NCSN, NCSNv2
+from ncsn_jax.interop.torch_names import (
+    ALL_MODULES,
+    REFINENET,
+    UNET,
+    Naming,
+    Tensors,
+    official_shapes,
+    params_from_torch,
+    params_to_torch,
+)
+from ncsn_jax.interop.torch_unets import unet
+from ncsn_jax.models import NCSN, NCSNpp, NCSNv2
 from ncsn_jax.models.layers import ConditionalInstanceNorm, VarianceNorm
 from ncsn_jax.noise import geometric_sigmas
 
@@ -24,16 +33,21 @@ def from_torch(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return a network with the weights of an official one, recognised by its tensors' names and shapes.
 
-    The official networks are `CondRefineNetDilated` and `CondRefineNetDeeperDilated`, and from the second
-    repository `NCSN`, `NCSNdeeper`, `NCSNv2`, `NCSNv2Deeper` and `NCSNv2Deepest`, of any width, saved with or
-    without `DataParallel`. The shadow parameters of the moving average are accepted too.
+    The official networks are `CondRefineNetDilated` and `CondRefineNetDeeperDilated`; from the second
+    repository `NCSN`, `NCSNdeeper`, `NCSNv2`, `NCSNv2Deeper` and `NCSNv2Deepest`; from `score_sde_pytorch`
+    `ncsnpp` and `ddpm`. They may have any width, and be saved with or without `DataParallel`. The shadow
+    parameters of a moving average are accepted too; for `score_sde_pytorch`, `average_of` names them.
 
     Args:
-      state_dict: the tensors by name, as in `load_torch_checkpoint(path)[0]`.
+      state_dict: the tensors by name, as in `load_torch_checkpoint(path)[0]`, or `["model"]` in files of
+        `score_sde_pytorch`.
       sigmas: the noise levels, descending; None takes the state dict's `sigmas` or, for an `NCSN` without
         them, the geometric levels from 1 to 0.01 of the NCSN repository.
       **fields: fields of the network that its tensors don't determine: `act`, and `rescaled` (for images in
-        [−1, 1] or after a logit transform).
+        [−1, 1] or after a logit transform). An `NCSNpp` also has `fir`, `fir_kernel`, `skip_rescale`,
+        `scale_by_sigma`, `dropout` and `num_groups`, whose defaults are the values of the published
+        experiment that has such a network. A network with positional embeddings and `scale_by_sigma=False`
+        takes labels instead of σ, and `VPScore` makes it a score.
 
     Returns:
       The network and its variables: `params`, with the dtypes found. For `to_torch` there may also be
@@ -45,14 +59,20 @@ def from_torch(
         missing, unknown or of another shape.
 
     Reference:
-      https://github.com/ermongroup/ncsn and https://github.com/ermongroup/ncsnv2 (the classes named above).
+      https://github.com/ermongroup/ncsn, https://github.com/ermongroup/ncsnv2 and
+      https://github.com/yang-song/score_sde_pytorch (the classes named above).
     """
     if not isinstance(state_dict, Mapping):
         raise ValueError(
             f"from_torch takes a state dict (arrays by name), found a {type(state_dict).__name__}; an "
-            "official checkpoint is a list whose first element is the state dict"
+            "official checkpoint is a list whose first element is the state dict, or a dict with it as "
+            "'model'"
         )
     for name, tensor in state_dict.items():
+        if name == "model" and isinstance(tensor, Mapping):
+            raise ValueError(
+                "from_torch takes a state dict (arrays by name), found a checkpoint: use ['model']"
+            )
         if not isinstance(name, str) or not isinstance(tensor, np.ndarray):
             raise ValueError(
                 "a state dict must map strings to numpy arrays, found a "
@@ -65,10 +85,41 @@ def from_torch(
     if levels is not None:
         variables["buffers"] = {"sigmas": levels}
         if sigmas is not None:
-            variables["buffers"] = {"sigmas": np.asarray(sigmas, np.float32)}
+            variables["buffers"] = {"sigmas": np.asarray(sigmas, levels.dtype)}
     model = _network(tensors, levels if sigmas is None else np.asarray(sigmas), fields)
     _check_shapes(model, tensors)
-    return model, variables | {"params": params_from_torch(tensors)}
+    return model, variables | {"params": params_from_torch(tensors, naming_of(model))}
+
+
+def naming_of(model: nn.Module) -> Naming:
+    """Return the official names of a network's family."""
+    return UNET if isinstance(model, NCSNpp) else REFINENET
+
+
+def average_of(checkpoint: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the state dict of the moving average in a checkpoint of `score_sde_pytorch`.
+
+    The file holds a list without names, of the parameters that are trained. The others, the noise levels and
+    the Fourier frequencies, are the model's.
+
+    Args:
+      checkpoint: the dict that `load_torch_checkpoint` returns.
+
+    Raises:
+      ValueError: if the average doesn't have the model's shapes.
+    """
+    try:
+        state_dict, shadow = dict(checkpoint["model"]), list(checkpoint["ema"]["shadow_params"])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("it has no 'model' and 'ema' with 'shadow_params'") from None
+    trained = [name for name in state_dict if name.split(".")[-2:] != ["0", "W"] and "sigmas" not in name]
+    shapes = [np.shape(state_dict[name]) for name in trained]
+    if shapes != [np.shape(tensor) for tensor in shadow]:
+        raise ValueError(
+            f"its moving average of {len(shadow)} tensors doesn't have the shapes of the {len(trained)} "
+            "trained tensors of its model"
+        )
+    return state_dict | dict(zip(trained, shadow, strict=True))
 
 
 def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -82,33 +133,37 @@ def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.nda
     repository, need their levels: add `{"sigmas": np.asarray(sigmas, np.float32)}`.
 
     Args:
-      model: an `NCSN` or `NCSNv2`.
+      model: an `NCSN`, `NCSNv2` or `NCSNpp`; the `network` of a `VPScore`.
       variables: its variables, `{"params": ...}`.
 
     Returns:
       Arrays by name.
 
     Raises:
-      ValueError: if the model is neither class, or the variables don't fit it.
+      ValueError: if the model is of no such class, or the variables don't fit it.
     """
-    if not isinstance(model, NCSN | NCSNv2):
-        raise ValueError(f"only NCSN and NCSNv2 have official names, found {type(model).__name__}")
+    if not isinstance(model, NCSN | NCSNv2 | NCSNpp):
+        raise ValueError(f"only NCSN, NCSNv2 and NCSNpp have official names, found {type(model).__name__}")
     if "params" not in variables:
         raise ValueError(f"variables must be {{'params': ...}}, found {_some(variables)}")
     prefix = PREFIX if "module" in variables else ""
     buffers = {name: np.asarray(value) for name, value in variables.get("buffers", {}).items()}
-    tensors = params_to_torch(variables["params"])
+    tensors = params_to_torch(variables["params"], naming_of(model))
     _check_shapes(model, tensors)
     return {prefix + name: tensor for name, tensor in (buffers | tensors).items()}
 
 
 def _network(tensors: Tensors, levels: np.ndarray | None, fields: Mapping[str, Any]) -> nn.Module:
     """Return the module that the state dict's names indicate; `_check_shapes` checks whether it fits."""
+    if levels is not None:
+        levels = _checked_levels(levels)
+    if any(name.startswith(ALL_MODULES) for name in tensors):
+        return unet(tensors, None if levels is None else tuple(map(float, levels)), fields)
     first = tensors.get("begin_conv.weight")
     if first is None or first.ndim != 4 or first.size == 0:
         raise ValueError(
-            "not a state dict of an NCSN or NCSNv2: it has no begin_conv.weight with four axes, found "
-            f"{_some(tensors)}"
+            "not a state dict of an NCSN, NCSNv2 or NCSN++: it has no begin_conv.weight with four axes, "
+            f"found {_some(tensors)}"
         )
     stages = {name.split(".")[0] for name in tensors}
     fields = {
@@ -117,13 +172,6 @@ def _network(tensors: Tensors, levels: np.ndarray | None, fields: Mapping[str, A
         **fields,
     }
     table = tensors.get("normalizer.embed.weight")
-    if levels is not None:
-        try:
-            levels = levels.astype(np.float32)
-        except (TypeError, ValueError):
-            raise ValueError(f"sigmas must be numbers, found {_some(levels.ravel())}") from None
-        if levels.ndim != 1 or levels.size == 0 or not np.all((levels > 0) & (levels < np.inf)):
-            raise ValueError(f"sigmas must be a row of positive noise levels, found {_some(levels.ravel())}")
     if table is None:
         if "normalizer.gamma" not in tensors:
             fields = {"norm": VarianceNorm, **fields}
@@ -139,14 +187,28 @@ def _network(tensors: Tensors, levels: np.ndarray | None, fields: Mapping[str, A
     return NCSN(sigmas=tuple(map(float, levels)), **fields)
 
 
+def _checked_levels(levels: np.ndarray) -> np.ndarray:
+    """Return noise levels in single precision, in which all networks have them."""
+    try:
+        levels = levels.astype(np.float32)
+    except (TypeError, ValueError):
+        raise ValueError(f"sigmas must be numbers, found {_some(levels.ravel())}") from None
+    if levels.ndim != 1 or levels.size == 0 or not np.all((levels > 0) & (levels < np.inf)):
+        raise ValueError(f"sigmas must be a row of positive noise levels, found {_some(levels.ravel())}")
+    return levels
+
+
 def _check_shapes(model: nn.Module, tensors: Tensors) -> None:
     """Check the tensors against the network's parameters, by name and shape."""
-    channels = tensors["begin_conv.weight"].shape[1] if "begin_conv.weight" in tensors else 1
+    is_unet = isinstance(model, NCSNpp)
+    stem = f"{ALL_MODULES}{2 + (model.embedding == 'fourier')}" if is_unet else "begin_conv"
+    first = tensors.get(f"{stem}.weight")
     try:
-        expected = _official_shapes(model, channels)
+        expected = _official_shapes(model, 1 if first is None else first.shape[1])
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"no such network can be built: {' '.join(str(error).split())[:200]}") from None
-    network = f"{type(model).__name__} with depth={model.depth} and num_filters={model.num_filters}"  # pyright: ignore[reportAttributeAccessIssue]
+    depth = f"multipliers={model.multipliers}" if is_unet else f"depth={model.depth}"  # pyright: ignore[reportAttributeAccessIssue]
+    network = f"{type(model).__name__} with {depth} and num_filters={model.num_filters}"  # pyright: ignore[reportAttributeAccessIssue]
     for problem, names in (
         ("lacks", [name for name in expected if name not in tensors]),
         ("has the unknown", [name for name in tensors if name not in expected]),
@@ -170,13 +232,10 @@ def _check_shapes(model: nn.Module, tensors: Tensors) -> None:
 @functools.cache
 def _official_shapes(model: nn.Module, channels: int) -> dict[str, tuple[int, ...]]:
     """The official shapes of the network's tensors, by their official names."""
-    image = jax.ShapeDtypeStruct((1, 16, 16, channels), jnp.float32)
+    side = 16 if not isinstance(model, NCSNpp) else 2 ** (len(model.multipliers) - 1)
+    image = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), image, jnp.ones(1))["params"]
-    shapes: dict[Any, Any] = traverse_util.flatten_dict(jax.tree.map(lambda leaf: leaf.shape, params))
-    return {
-        torch_name(path): shape[:-3:-1] + shape[:-2] if path[-1] == "kernel" else shape
-        for path, shape in shapes.items()
-    }
+    return official_shapes(params, naming_of(model))
 
 
 def _some(names) -> str:

@@ -2,7 +2,9 @@
 
 from ncsn_jax.models.mlp import MLP
 from ncsn_jax.models.ncsn import NCSN
+from ncsn_jax.models.ncsnpp import NCSNpp
 from ncsn_jax.models.ncsnv2 import NCSNv2
 from ncsn_jax.models.score_fn import as_score_fn
+from ncsn_jax.models.vp import VPScore
 
-__all__ = ["MLP", "NCSN", "NCSNv2", "as_score_fn"]
+__all__ = ["MLP", "NCSN", "NCSNpp", "NCSNv2", "VPScore", "as_score_fn"]

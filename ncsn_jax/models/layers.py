@@ -26,9 +26,12 @@ Levels = Int[Array, " batch"] | None
 Pool = Callable[[Array], Array]
 Norm = Callable[..., Any]
 Activation = Callable[[Array], Array]
+Initializer = nn.initializers.Initializer
 
 EPSILON = 1e-5
 """ε, which every normalisation adds to a variance."""
+FROZEN = "frozen_"
+"""Prefix of the names of parameters that have no gradient, and keep the values that they begin with."""
 CHANNELS = (3,)
 """The axis of `Images` with the channels; `PIXELS` are the axes before."""
 
@@ -87,10 +90,24 @@ def conv(
     kernel_size: int = 3,
     dilation: int = 1,
     use_bias: bool = True,
+    kernel_init: Initializer | None = None,
+    bias_init: Initializer | None = None,
+    conv_general_dilated: Callable[..., Array] = convolution,
+    **options: Any,
 ) -> Images:
-    """Convolve, keeping the image's size, with PyTorch's initialisation: U(±1/√fan_in), bias included.
+    """Convolve, keeping the image's size; it computes in the type of x, whatever the type of its parameters.
 
-    It computes in the type of x, whatever the type of its parameters.
+    Args:
+      x: the features.
+      features: the number of channels of the result.
+      name: the name of the layer.
+      kernel_size: the height and width of the kernel.
+      dilation: the step between the pixels that the kernel sees.
+      use_bias: whether a bias is added.
+      kernel_init: the distribution of the kernel; by default PyTorch's, U(±1/√fan_in).
+      bias_init: the distribution of the bias, with the same default.
+      conv_general_dilated: the convolution before the bias, with the arguments of `convolution`.
+      **options: other fields of `flax.linen.Conv`, which may change the image's size.
     """
     init = functools.partial(uniform, bound=(x.shape[-1] * kernel_size**2) ** -0.5)
     convolve = nn.Conv(
@@ -99,12 +116,26 @@ def conv(
         kernel_dilation=dilation,
         use_bias=use_bias,
         dtype=x.dtype,
-        kernel_init=init,
-        bias_init=init,
-        conv_general_dilated=convolution,
+        kernel_init=kernel_init or init,
+        bias_init=bias_init or init,
+        conv_general_dilated=conv_general_dilated,
         name=name,
+        **options,
     )
     return computed_once(convolve(computed_once(x)))
+
+
+def require_even_size(x: Images) -> None:
+    """Refuse images that can't be halved.
+
+    Raises:
+      ValueError: if the height or the width is odd.
+    """
+    if x.shape[1] % 2 or x.shape[2] % 2:
+        raise ValueError(
+            "the network halves images by 2×2 blocks: height and width must be even there, "
+            f"found {x.shape[1]}×{x.shape[2]} pixels"
+        )
 
 
 # Both windows are separable: pooling along columns, then along rows, takes less than half the cost.
@@ -211,7 +242,7 @@ class LevelEmbedding(nn.Module):
     num_scales: int
     channels: int
     parts: int
-    table_init: nn.initializers.Initializer
+    table_init: Initializer
 
     @nn.compact
     def __call__(self, level: Int[Array, " batch"]) -> list[Array]:
@@ -291,11 +322,7 @@ class MeanPoolConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
-        if x.shape[1] % 2 or x.shape[2] % 2:
-            raise ValueError(
-                "the network halves images by 2×2 blocks: height and width must be even there, "
-                f"found {x.shape[1]}×{x.shape[2]} pixels"
-            )
+        require_even_size(x)
         x = conv(x, self.features, kernel_size=self.kernel_size, name="conv")
         return nn.avg_pool(x, (2, 2), strides=(2, 2))
 

@@ -9,16 +9,17 @@ from jax import Array
 from jaxtyping import Float
 
 from ncsn_jax.dtypes import floating, scalars
-from ncsn_jax.typing import Scalar
+from ncsn_jax.typing import PRNGKey, Scalar
 
 
 @struct.dataclass
 class NetworkScore:
-    """A network with variables and a condition, as a `ScoreFn`; a pytree of the latter two."""
+    """A network with variables, a condition and a key of dropout, as a `ScoreFn`; a pytree of all but it."""
 
     model: nn.Module = struct.field(pytree_node=False)
     variables: Any
     condition: Any = None
+    dropout_key: Any = None
 
     @property
     def sigmas(self) -> tuple[float, ...] | None:
@@ -29,11 +30,14 @@ class NetworkScore:
         x = floating(x)
         (sigma,) = scalars(x, sigma)
         condition = [] if self.condition is None else [jax.tree.map(lambda leaf: leaf[None], self.condition)]
-        score: Any = self.model.apply(self.variables, x[None], sigma[None], *condition)
+        rngs = None if self.dropout_key is None else {"dropout": self.dropout_key}
+        score: Any = self.model.apply(self.variables, x[None], sigma[None], *condition, rngs=rngs)
         return score[0].astype(x.dtype)
 
 
-def as_score_fn(model: nn.Module, variables: Any, condition: Any = None) -> NetworkScore:
+def as_score_fn(
+    model: nn.Module, variables: Any, condition: Any = None, *, dropout_key: PRNGKey | None = None
+) -> NetworkScore:
     """Return the score s(x, σ) of a batched network, for a single example.
 
     Under `jax.vmap` it is as fast as the batched call. A `jax.jit` function that takes it as an argument
@@ -44,8 +48,9 @@ def as_score_fn(model: nn.Module, variables: Any, condition: Any = None) -> Netw
         `__call__(x, sigma, condition)`.
       variables: its variables, `{"params": ...}`.
       condition: the condition of one example, a pytree of arrays without an axis of the batch; or None.
+      dropout_key: the key of dropout in training, the same at every call; None for no dropout.
 
     Returns:
       A `ScoreFn`, which is also a pytree. It raises a ValueError if x has no floating type.
     """
-    return NetworkScore(model, variables, condition)
+    return NetworkScore(model, variables, condition, dropout_key)

@@ -249,9 +249,9 @@ BAD_INPUT = {
     "a config that is a directory": Bad("--config=configs", "configs"),
     "no such variant": Bad("--config=configs/mnist.py:tiny", "tiny: accepted: paper, small"),
     "no such network": Bad(
-        "--config=configs/digits.py:v3", "ValueError: configs/digits.py:v3: accepted: ncsn, v2"
+        "--config=configs/digits.py:v3", "ValueError: configs/digits.py:v3: accepted: ncsn, v2, ncsnpp"
     ),
-    "no variants": Bad("--config=configs/ffhq.py:small", "get_config() takes 0 positional arguments"),
+    "no variants": Bad("--config=configs/svhn.py:small", "get_config() takes 0 positional arguments"),
     "no such points": Bad("--config=configs/toy.py:moons", "moons: accepted: two_gaussians, eight_gaussians"),
     "an odd size": Bad("--config=configs/folder.py:9", "folder.py:9: accepted: an even height and width"),
     "a config with a wrong syntax": Bad(
@@ -957,7 +957,7 @@ BAD_INPUT = {
     ),
     "a checkpoint of other tensors": Bad(
         f"{IMPORT} --checkpoint=x.pth",
-        "x.pth: not a state dict of an NCSN or NCSNv2: it has no begin_conv.weight with four axes",
+        "x.pth: not a state dict of an NCSN, NCSNv2 or NCSN++: it has no begin_conv.weight with four axes",
         lambda: Path("x.pth").write_bytes(as_zip([{"weight": whole(np.zeros(3, np.float32), "0")}])),
     ),
     "a checkpoint of one number": Bad(

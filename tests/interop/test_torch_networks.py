@@ -140,7 +140,7 @@ def test_conversion_refuses_checkpoint_lists_and_unsupported_networks(state_dict
 
     with pytest.raises(ValueError, match="found a list; an official checkpoint is a list"):
         unchecked(torch_networks).from_torch([state_dict])
-    with pytest.raises(ValueError, match=r"only NCSN and NCSNv2 .* found MLP"):
+    with pytest.raises(ValueError, match=r"only NCSN, NCSNv2 and NCSNpp .* found MLP"):
         to_torch(MLP(), {"params": {}})
     model, variables = from_torch(state_dict)
     with pytest.raises(ValueError, match=r"variables must be \{'params': \.\.\.\}, found begin_conv"):

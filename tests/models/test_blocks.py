@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from ncsn_jax.interop.torch_names import params_from_torch
+from ncsn_jax.interop.torch_names import REFINENET, params_from_torch
 from ncsn_jax.models import layers
 
 INSTANCE_NORM_PLUS = functools.partial(layers.ConditionalInstanceNormPlus, num_scales=3)
@@ -77,7 +77,8 @@ def test_block_output_equals_the_official_code(name, numbers):
     else:
         prefix = f"{name}/param."
         params = params_from_torch(
-            {key.removeprefix(prefix): value for key, value in numbers.items() if key.startswith(prefix)}
+            {key.removeprefix(prefix): value for key, value in numbers.items() if key.startswith(prefix)},
+            REFINENET,
         )
         if "msf" in name or "refine" in name:
             x = [x] if name.endswith("start") else [x, x2]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ncsn_jax import NCSN, as_score_fn
-from ncsn_jax.interop.torch_names import params_from_torch
+from ncsn_jax.interop.torch_names import REFINENET, params_from_torch
 from ncsn_jax.models import ncsn
 
 
@@ -21,7 +21,7 @@ def model(official):
 
 @pytest.fixture(scope="module")
 def params(official):
-    return params_from_torch({name: official[name] for name in official["param_names"]})
+    return params_from_torch({name: official[name] for name in official["param_names"]}, REFINENET)
 
 
 @pytest.fixture(scope="module")

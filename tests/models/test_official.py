@@ -12,7 +12,7 @@ from flax import traverse_util
 
 from ncsn_jax import NCSN, NCSNv2, as_score_fn, explicit_score_matching, geometric_sigmas
 from ncsn_jax.interop import from_torch
-from ncsn_jax.interop.torch_names import torch_name
+from ncsn_jax.interop.torch_names import REFINENET
 from ncsn_jax.losses import projected_score_matching
 from ncsn_jax.models.layers import (
     ConditionalInstanceNorm,
@@ -84,7 +84,7 @@ def test_losses_and_gradients_equal_the_official_code(numbers, network):
 
     gradient, losses = jax.jit(jax.grad(mean_loss, has_aux=True))(variables["params"])
     np.testing.assert_allclose(losses, numbers["dsm_loss_per_example"], rtol=1e-5)
-    gradient = {torch_name(path): g for path, g in traverse_util.flatten_dict(gradient).items()}
+    gradient = {REFINENET.name(path): g for path, g in traverse_util.flatten_dict(gradient).items()}
     for name in numbers:
         if name.startswith("grad."):
             expected = numbers[name]
