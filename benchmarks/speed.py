@@ -66,7 +66,7 @@ def training(experiment: Experiment) -> tuple[PmapStep, Iterator[Batch]]:
     """Return the experiment's training step on all devices, and batches for it."""
     settings = experiment.settings
     step = pmap_step(
-        loss=experiment.loss(augment=True), optimizer=experiment.optimizer, ema_rate=settings.ema_rate
+        loss=experiment.loss(training=True), optimizer=experiment.optimizer, ema_rate=settings.ema_rate
     )
     return step, training_batches(experiment.train, batch_size=settings.batch_size, seed=0)
 

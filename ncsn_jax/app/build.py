@@ -168,7 +168,8 @@ def objective(sigmas: tuple[float, ...], training: Training) -> Objective:
     if is_import_path(training.objective):
         return imported("config.training.objective", training.objective)
     if training.objective == "denoising":
-        return denoising_objective(sigmas, power=training.power, noise=training.noise)
+        own = {name: getattr(training, name) for name in ("reduce_mean", "likelihood_weighting")}
+        return denoising_objective(sigmas, power=training.power, noise=training.noise, **own)
     return sliced_objective(
         sigmas,
         power=training.power,

@@ -55,7 +55,7 @@ def held_out_losses(experiment: Experiment) -> list[Callback]:
     checkpoint, too.
     """
     settings = experiment.settings
-    evaluate = pmap_evaluation(functools.partial(evaluation_step, loss=experiment.loss(augment=False)))
+    evaluate = pmap_evaluation(functools.partial(evaluation_step, loss=experiment.loss(training=False)))
     key = stream(settings.seed, "evaluation")
 
     def run(step: int, state: TrainState, log: Log) -> dict[str, float]:

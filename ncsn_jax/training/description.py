@@ -86,7 +86,8 @@ def is_by_identity(content: Any) -> bool:
 def _settings_by_name(content: Json) -> Json:
     if not is_by_identity(content):
         raise UserError("it describes a run of a config, and this is Python code; choose another workdir")
-    return flatten(content)
+    settings = Settings(**content["settings"])  # older runs lack newer settings
+    return flatten({**content, "settings": settings.model_dump()})
 
 
 def read(workdir: Path) -> Any:

@@ -77,13 +77,18 @@ class Experiment:
         """The content of `config.json`."""
         return self.description or described_by_identity(self.identity, self.settings)
 
-    def loss(self, *, augment: bool) -> ExampleLoss:
-        """Return the loss of a stored example under given parameters, with or without augmentation."""
+    def loss(self, *, training: bool) -> ExampleLoss:
+        """Return the loss of a stored example under given parameters.
+
+        Args:
+          training: whether examples are augmented and the network has dropout.
+        """
         return example_loss(
             self.model,
             self.objective,
-            augment=self.augment if augment else None,
+            augment=self.augment if training else None,
             preprocess=self.preprocess,
+            dropout=training,
         )
 
     def initial_state(self) -> TrainState:

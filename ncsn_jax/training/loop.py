@@ -122,7 +122,10 @@ def _train(experiment: Experiment, workdir: Path, callbacks: Sequence[Callback])
     facts = run_facts(described.content, data, _inputs(experiment))
     processes.require_equal({"data": facts["data"]} | facts["jax"])
     step_fn = pmap_step(
-        loss=experiment.loss(augment=True), optimizer=experiment.optimizer, ema_rate=settings.ema_rate
+        loss=experiment.loss(training=True),
+        optimizer=experiment.optimizer,
+        ema_rate=settings.ema_rate,
+        ema_warmup=settings.ema_warmup,
     )
     train_key = stream(settings.seed, "training")
 

@@ -1,5 +1,6 @@
 """The objectives of training: losses of `ncsn_jax.losses` at a random noise level."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from jaxtyping import Float
 
 from ncsn_jax.losses import Projection, denoising_score_matching, sliced_score_matching
 from ncsn_jax.noise import log_uniform_sigma
+from ncsn_jax.runtime.errors import ArgumentError
 from ncsn_jax.typing import PRNGKey, ScoreFn
 
 Objective = Callable[[PRNGKey, ScoreFn, Any], Float[Array, ""]]
@@ -21,7 +23,12 @@ and the last of them."""
 
 
 def denoising_objective(
-    sigmas: tuple[float, ...], *, power: float = 2.0, noise: Noise = "discrete"
+    sigmas: tuple[float, ...],
+    *,
+    power: float = 2.0,
+    noise: Noise = "discrete",
+    reduce_mean: bool = False,
+    likelihood_weighting: bool = False,
 ) -> Objective:
     """Return denoising score matching at a random noise level; with discrete levels, it is `ncsn_loss`.
 
@@ -29,14 +36,40 @@ def denoising_objective(
       sigmas: the noise levels, descending.
       power: the exponent of the weight λ(σ) = σ^power.
       noise: the distribution of the noise level.
+      reduce_mean: an argument of `loss_scale`, like the next.
+      likelihood_weighting: whether the loss bounds the negative log-likelihood; `power` must be 2 then.
+
+    Reference:
+      Song & Ermon 2019 (arXiv:1907.05600), equation 6; Song et al. 2021 (arXiv:2011.13456), equation 7, and
+      "Maximum likelihood training" (arXiv:2101.09258), equation 7, for the likelihood's weight.
     """
+    if likelihood_weighting and power != 2:
+        raise ArgumentError(f"likelihood_weighting=True: the weight is σ², found power={power}; use power=2")
     draw_sigma = _sigma(sigmas, noise)
 
     def objective(key, score_fn, x):
         level_key, noise_key = jax.random.split(key)
-        return denoising_score_matching(noise_key, score_fn, x, draw_sigma(level_key), power=power)
+        loss = denoising_score_matching(noise_key, score_fn, x, draw_sigma(level_key), power=power)
+        scale = loss_scale(sigmas, x.size, reduce_mean=reduce_mean, likelihood_weighting=likelihood_weighting)
+        return loss if scale == 1 else scale * loss
 
     return objective
+
+
+def loss_scale(
+    sigmas: tuple[float, ...], size: int, *, reduce_mean: bool, likelihood_weighting: bool
+) -> float:
+    """Return the factor between the loss ½ σ² ‖s + z/σ‖² and the release's of Song et al. 2021.
+
+    Args:
+      sigmas: the noise levels, descending.
+      size: the number of elements of an example.
+      reduce_mean: whether the squares are averaged, 2/size, instead of ½ of their sum.
+      likelihood_weighting: whether the weight is g² = 2 log(σ₁/σ_L) σ², the square of the diffusion of the
+        variance-exploding process, which is in proportion to σ².
+    """
+    scale = 2.0 / size if reduce_mean else 1.0
+    return scale * (2.0 * math.log(sigmas[0] / sigmas[-1]) if likelihood_weighting else 1.0)
 
 
 def sliced_objective(

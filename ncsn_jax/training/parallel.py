@@ -68,6 +68,7 @@ def pmap_step(
     loss: ExampleLoss,
     optimizer: optax.GradientTransformation,
     ema_rate: float,
+    ema_warmup: bool = False,
     devices: Devices | None = None,
 ) -> PmapStep:
     """Return `train_step` on all devices, with this loss, optimizer and moving average."""
@@ -80,7 +81,7 @@ def pmap_step(
             devices=devices,
         ),
         jax.jit(
-            functools.partial(update, optimizer=optimizer, ema_rate=ema_rate),
+            functools.partial(update, optimizer=optimizer, ema_rate=ema_rate, ema_warmup=ema_warmup),
             donate_argnums=0,
             out_shardings=replicated(devices),
         ),

@@ -16,6 +16,9 @@ class RunSettings(StrictSettings):
     """Examples per step, over all devices and processes."""
     ema_rate: Fraction = 0.0
     """Rate r of the moving average ema ← r·ema + (1−r)·params; 0 keeps no average."""
+    ema_warmup: bool = False
+    """Whether r is at most (1 + n)/(10 + n) in the n-th update, which soon forgets the initial parameters, as
+    in the PyTorch release of Song et al. 2021."""
 
     log_every: PositiveInt = 100
     """Steps between lines of the log."""
@@ -46,7 +49,8 @@ class RunSettings(StrictSettings):
 class Settings(RunSettings):
     """Settings of `ncsn_jax.training.train`, by keyword; only `num_steps` has no default.
 
-    When a run resumes, `batch_size`, `ema_rate` and `seed` must be the same; the rest may change.
+    When a run resumes, `batch_size`, `ema_rate`, `ema_warmup` and `seed` must be the same; the rest may
+    change.
 
     Raises:
       ValueError: if a name is unknown, or a value has the wrong type or range; one line lists all of them.

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, Int
 
 from ncsn_jax.models import as_score_fn
+from ncsn_jax.models.layers import FROZEN
 from ncsn_jax.runtime.errors import ArgumentError
 from ncsn_jax.training.objective import Objective
 from ncsn_jax.training.state import TrainState
@@ -31,7 +32,12 @@ Map = Callable[[PRNGKey, Any], Any]
 
 
 def example_loss(
-    model: nn.Module, objective: Objective, *, augment: Map | None = None, preprocess: Map | None = None
+    model: nn.Module,
+    objective: Objective,
+    *,
+    augment: Map | None = None,
+    preprocess: Map | None = None,
+    dropout: bool = False,
 ) -> ExampleLoss:
     """Return the loss function of stored examples: the objective of the preprocessed example.
 
@@ -40,6 +46,7 @@ def example_loss(
       objective: the loss of a score at a clean example.
       augment: a random function of a stored example, which comes first.
       preprocess: a random function from a stored example to a clean one.
+      dropout: whether the network has dropout, if it has layers of it.
     """
 
     def loss(key, params, example):
@@ -47,7 +54,9 @@ def example_loss(
         example = example if augment is None else augment(augment_key, example)
         example = example if preprocess is None else preprocess(preprocess_key, example)
         condition, clean = condition_and_clean(example)
-        value = objective(loss_key, as_score_fn(model, {"params": params}, condition), clean)
+        dropout_key = jax.random.fold_in(key, 3) if dropout else None  # after the three above
+        score_fn = as_score_fn(model, {"params": params}, condition, dropout_key=dropout_key)
+        value = objective(loss_key, score_fn, clean)
         if jnp.shape(value) != ():
             raise ArgumentError(
                 f"objective: found a loss of the shape {jnp.shape(value)}; accepted: a scalar"
@@ -77,6 +86,7 @@ def train_step(
     loss: ExampleLoss,
     optimizer: optax.GradientTransformation,
     ema_rate: float,
+    ema_warmup: bool = False,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Make one update from one device's share of the batch; run it under an axis named `DEVICES`.
 
@@ -89,13 +99,14 @@ def train_step(
       loss: the loss of one example.
       optimizer: the gradient transformation.
       ema_rate: r in ema ← r·ema + (1−r)·params.
+      ema_warmup: whether r is at most (1 + n)/(10 + n) in the n-th update.
 
     Returns:
       The next state; the mean `loss` and the global `gradient_norm` of the step; and `num_skipped`, the
       number of steps skipped so far.
     """
     value, gradient = loss_and_gradient(state.params, state.step, batch, key, loss=loss)
-    return update(state, value, gradient, optimizer=optimizer, ema_rate=ema_rate)
+    return update(state, value, gradient, optimizer=optimizer, ema_rate=ema_rate, ema_warmup=ema_warmup)
 
 
 def loss_and_gradient(
@@ -129,6 +140,7 @@ def update(
     *,
     optimizer: optax.GradientTransformation,
     ema_rate: float,
+    ema_warmup: bool = False,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Return the state after a step with this loss and gradient, and the values that `train_step` returns.
 
@@ -140,7 +152,9 @@ def update(
     def updated(state):
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema_params = optax.incremental_update(params, state.ema_params, 1.0 - ema_rate)
+        count = state.step - state.num_skipped + 1
+        rate = jnp.minimum(ema_rate, (1 + count) / (10 + count)) if ema_warmup else ema_rate
+        ema_params = moving_average(params, state.ema_params, rate)
         return state.replace(params=params, opt_state=opt_state, ema_params=ema_params)
 
     # XLA for CPUs updates in place in a branch; a `where` between old and new values would copy the state.
@@ -148,6 +162,22 @@ def update(
     num_skipped = state.num_skipped + ~is_finite
     state = state.replace(step=state.step + 1, num_skipped=num_skipped)
     return state, {"loss": value, "gradient_norm": norm, "num_skipped": num_skipped}
+
+
+def moving_average(params: Any, ema_params: Any, rate: Any) -> Any:
+    """Return r·ema + (1−r)·params with the rate r.
+
+    Frozen parameters keep their values, as an average of equal numbers drifts by its rounding.
+    """
+    average = optax.incremental_update(params, ema_params, 1.0 - rate)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, new, old: old if is_frozen(path) else new, average, ema_params
+    )
+
+
+def is_frozen(path: Any) -> bool:
+    """Return whether the parameter at a path of the tree is never trained."""
+    return str(getattr(path[-1], "key", "")).startswith(FROZEN) if path else False
 
 
 def evaluation_step(

@@ -15,7 +15,8 @@ from ncsn_jax.training import (
     train_step,
 )
 from ncsn_jax.training.parallel import pmap_evaluation, pmap_step, replicate
-from ncsn_jax.training.step import DEVICES
+from ncsn_jax.training.state import first_state
+from ncsn_jax.training.step import DEVICES, moving_average, update
 
 SHAPE = (6, 6, 1)
 BATCH = 8
@@ -135,3 +136,33 @@ def test_held_out_loss_sums_only_the_counted_examples(loss, tiny_score, images):
     )
     assert float(count) == 6
     np.testing.assert_allclose(total, expected, rtol=1e-5)
+
+
+def test_the_moving_average_warms_up_with_the_number_of_updates():
+    optimizer = optax.sgd(1.0)
+    state = first_state({"w": jnp.float32(0.0)}, optimizer)
+    expected = 0.0
+    for n in range(1, 5):
+        gradient = {"w": jnp.float32(-1.0)}  # the parameter counts the steps
+        state, _ = update(state, jnp.float32(0), gradient, optimizer=optimizer, ema_rate=0.4, ema_warmup=True)
+        rate = min(0.4, (1 + n) / (10 + n))
+        expected = rate * expected + (1 - rate) * n
+        np.testing.assert_allclose(state.ema_params["w"], expected, rtol=1e-6)
+    skipped, _ = update(
+        state, jnp.float32(jnp.nan), gradient, optimizer=optimizer, ema_rate=0.4, ema_warmup=True
+    )
+    np.testing.assert_array_equal(skipped.ema_params["w"], state.ema_params["w"])
+
+
+def test_the_average_of_frozen_parameters_does_not_drift():
+    params = {
+        "layer": {"frozen_frequencies": jnp.linspace(1.0, 40.0, 999), "w": jnp.linspace(1.0, 40.0, 999)}
+    }
+
+    @jax.jit
+    def average(ema):
+        return jax.lax.fori_loop(0, 1000, lambda _, ema: moving_average(params, ema, 0.9999), ema)
+
+    found = average(params)["layer"]
+    np.testing.assert_array_equal(found["frozen_frequencies"], params["layer"]["frozen_frequencies"])
+    assert np.any(found["w"] != params["layer"]["w"])  # the control: others do
