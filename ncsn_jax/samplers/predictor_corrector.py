@@ -121,13 +121,16 @@ def predictor_corrector_step(
     corrector_steps: int = 1,
     snr: Scalar = 0.16,
     temperature: Scalar = 1.0,
+    levels: tuple[float, ...] = (),
 ) -> Event:
     """Take one step of `predictor_corrector`: predict the state at the next level, then correct it there.
 
+    `levels` are all that σ may be, if they are known; a network of discrete levels has to embed them.
+
     Raises:
-      ValueError: if the score comes from a network of discrete levels.
+      ValueError: if the score comes from a network of other discrete levels.
     """
-    require_any_sigma(score_fn)
+    require_any_sigma(score_fn, levels)
     predictor_key, corrector_key = jax.random.split(key)
     x = predictor(predictor_key, score_fn, x, sigma, next_sigma, temperature=temperature)
 
@@ -156,7 +159,7 @@ def predictor_corrector(
 
     Args:
       key: the chain's key; step i draws from its `fold_in(i)`.
-      score_fn: s(x, σ), for any σ.
+      score_fn: s(x, σ), for any σ, or for the given levels.
       x: the first state, with the noise σ₁, shape `(*event,)`.
       sigmas: the noise levels, descending, shape `(num_scales,)`.
       predictor: `reverse_diffusion`, `euler_maruyama`, or another function of the same arguments.
@@ -169,7 +172,7 @@ def predictor_corrector(
       The last state, with the noise σ_L, or its denoised mean, shape `(*event,)`.
 
     Raises:
-      ValueError: if the score comes from a network of discrete levels.
+      ValueError: if the score comes from a network of discrete levels, and `sigmas` isn't a tuple of some.
 
     Reference:
       Song et al. 2021 (arXiv:2011.13456), Algorithm 2.
@@ -201,5 +204,6 @@ def predictor_corrector_sampler(
         corrector_steps=corrector_steps,
         snr=snr,
         temperature=temperature,
+        levels=sigmas if isinstance(sigmas, tuple) else (),
     )
     return Sampler(step, sigmas, denoising(sigmas[-1]) if denoise else None)

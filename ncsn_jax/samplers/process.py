@@ -39,16 +39,20 @@ def flow(score_fn: ScoreFn, x: Event, sigma: Scalar) -> Event:
     return (-sigma * score_fn(x, sigma)).astype(x.dtype)
 
 
-def require_any_sigma(score_fn: ScoreFn) -> None:
-    """Refuse the score of a network that embeds discrete levels.
+def require_any_sigma(score_fn: ScoreFn, levels: tuple[float, ...] = ()) -> None:
+    """Refuse the score of a network that embeds discrete levels, other than the given ones.
+
+    Args:
+      score_fn: the score.
+      levels: the only noise levels at which the score is needed, if they are known.
 
     Raises:
-      ValueError: if the network embeds levels: its score is piecewise constant in σ, without a useful
+      ValueError: if the network embeds other levels: its score is piecewise constant in σ, without a useful
         derivative in σ.
     """
-    levels = getattr(score_fn, "sigmas", None)
-    if levels is not None:
+    own = getattr(score_fn, "sigmas", None)
+    if own is not None and not (levels and set(levels) <= set(own)):
         raise ValueError(
-            f"this sampler needs scores at any σ, found a network of {len(levels)} discrete levels; "
+            f"this sampler needs scores at any σ, found a network of {len(own)} discrete levels; "
             "accepted: NCSNv2, MLP, an exact score"
         )
