@@ -38,6 +38,7 @@ from ncsn_jax.app.config import Config, parse
 from ncsn_jax.app.flags import CONFIGS, DEFAULT_CONFIG, RESTORATIONS, flagged, one_line, parse_flags
 from ncsn_jax.app.imports import import_paths
 from ncsn_jax.app.interpolate import interpolate
+from ncsn_jax.app.official_run import read_checkpoint
 from ncsn_jax.app.restore import restore as restore_images
 from ncsn_jax.app.sample import write_samples
 from ncsn_jax.app.train import train_and_evaluate
@@ -203,7 +204,7 @@ def import_official(workdir: Path, values: flags.FlagValues) -> None:
         raise UserError("--mode import needs --checkpoint FILE and --workdir DIR")
     if jax.process_count() > 1:
         raise UserError("--mode import runs in one process; add --num_processes=1")
-    official = import_checkpoint.read_checkpoint(values.checkpoint)
+    official = read_checkpoint(values.checkpoint)
     given = config_flags.get_override_values(values["config"]) | num_samples(values)
     base = values.config
     if values["config"].using_default_value:

@@ -26,7 +26,7 @@ from pydantic import (
 from ncsn_jax.data.settings import Data
 from ncsn_jax.evaluation.settings import Evaluation
 from ncsn_jax.losses import Projection
-from ncsn_jax.models import MLP, NCSN, NCSNv2
+from ncsn_jax.models import MLP, NCSN, NCSNpp, NCSNv2, VPScore
 from ncsn_jax.models.layers import (
     ConditionalInstanceNorm,
     ConditionalInstanceNormPlus,
@@ -95,6 +95,11 @@ class NoiseLevels(StrictSettings):
     num_scales: PositiveInt = 10
     """L, the number of noise levels."""
 
+    @property
+    def is_discrete(self) -> bool:
+        """Whether the network embeds its noise levels, and takes no other."""
+        return False
+
     @model_validator(mode="after")
     def _sigmas_descend(self) -> "NoiseLevels":
         if self.sigmas == "geometric":
@@ -111,6 +116,8 @@ class NoiseLevels(StrictSettings):
         return tuple(geometric_levels(self.sigma_begin, self.sigma_end, self.num_scales).tolist())
 
 
+FROM_JSON = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+"""Conversion of JSON's lists to tuples."""
 ACTIVATIONS = {"elu": elu, "relu": relu, "leaky_relu": leaky_relu, "swish": swish}
 
 
@@ -140,6 +147,11 @@ class NcsnModel(RefineNetModel):
     name: Literal["ncsn"] = "ncsn"
     norm: Literal["instance_norm_plus", "instance_norm"] = "instance_norm_plus"
     """Normalisation layer, conditional on the noise level."""
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether the network embeds its noise levels."""
+        return True
 
     def build(self, *, rescaled: bool) -> NCSN:
         """Return the network; `rescaled` tells whether images are already centred at 0."""
@@ -173,6 +185,87 @@ class Ncsnv2Model(RefineNetModel):
         )
 
 
+class NcsnppModel(NoiseLevels):
+    """NCSN++ or DDPM++ (2021), a network for images; names in brackets are the release's."""
+
+    name: Literal["ncsnpp"] = "ncsnpp"
+    num_filters: PositiveInt = 128
+    """F, the channels of the first convolution (nf)."""
+    multipliers: Annotated[tuple[PositiveInt, ...], FROM_JSON, Field(min_length=1)] = (1, 2, 2, 2)
+    """Channels of each level, in multiples of F (ch_mult); each level halves the image."""
+    num_res_blocks: PositiveInt = 4
+    """Residual blocks of a level."""
+    attention_resolutions: Annotated[tuple[PositiveInt, ...], FROM_JSON] = (16,)
+    """Sizes image_size/2ⁱ of the levels i that have attention (attn_resolutions)."""
+    image_size: PositiveInt = 32
+    """Size of the images that `attention_resolutions` refers to."""
+    block: Literal["biggan", "ddpm"] = "biggan"
+    """Residual blocks (resblock_type)."""
+    fir: bool = True
+    """Whether images are resampled by a filter."""
+    fir_kernel: Annotated[tuple[float, ...], FROM_JSON, Field(min_length=1)] = (1.0, 3.0, 3.0, 1.0)
+    """Filter of an axis; read if `fir`."""
+    resample_with_conv: bool = True
+    """Whether `ddpm` levels are resampled with a convolution (resamp_with_conv)."""
+    skip_rescale: bool = True
+    """Whether sums of two branches are divided by √2."""
+    progressive: Literal["none", "output_skip", "residual"] = "none"
+    """Pyramid of outputs."""
+    progressive_input: Literal["none", "input_skip", "residual"] = "residual"
+    """Pyramid of inputs."""
+    combine: Literal["sum", "cat"] = "sum"
+    """Connection of the image and the features; read by `input_skip` (progressive_combine)."""
+    embedding: Literal["fourier", "positional"] = "fourier"
+    """Embedding of the noise level: `fourier` of any σ, or `positional` of the level's number
+    (embedding_type)."""
+    fourier_scale: PositiveFloat = 16.0
+    """Standard deviation of the Fourier frequencies."""
+    scale_by_sigma: bool = True
+    """Whether the output is divided by σ; networks of `process=vp` or `subvp` never divide it."""
+    init_scale: NonNegativeFloat = 0.0
+    """Scale of the initial weights that end a branch; 0 stands for 1e-10."""
+    num_groups: PositiveInt | None = None
+    """Groups of the normalisations; None is a fourth of the channels, at most 32."""
+    dropout: Fraction = 0.0
+    """Rate of dropout in training."""
+    act: Literal["elu", "relu", "leaky_relu", "swish"] = "swish"
+    """Activation function (nonlinearity)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Floating-point type of the features; parameters, normalisation statistics and scores are float32."""
+    process: Literal["ve", "vp", "subvp"] = "ve"
+    """Process that the network learns: `ve` adds noise; networks of `vp` and `subvp` take the process's time
+    and images in [−1, 1], and `VPScore` makes them scores."""
+    beta_min: PositiveFloat = 0.1
+    """β₀ of `vp` and `subvp`."""
+    beta_max: PositiveFloat = 20.0
+    """β₁ of `vp` and `subvp`."""
+
+    @model_validator(mode="after")
+    def _labels_are_embedded(self) -> "NcsnppModel":
+        if self.process != "ve" and self.embedding == "fourier":
+            raise ValueError(
+                f"process={self.process!r}: its networks embed a label, found embedding='fourier'; accepted: "
+                "'positional'"
+            )
+        return self
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether the network embeds its noise levels."""
+        return self.process == "ve" and self.embedding == "positional"
+
+    def build(self, *, rescaled: bool) -> NCSNpp | VPScore:
+        """Return the network; `rescaled` tells whether images are already centred at 0."""
+        shared = NcsnppModel.model_fields.keys() & NCSNpp.__dataclass_fields__.keys() - {"name", "sigmas"}
+        fields: dict[str, Any] = {name: getattr(self, name) for name in shared}
+        fields["act"] = ACTIVATIONS[self.act]
+        if self.process == "ve":
+            sigmas = self.noise_levels if self.is_discrete else None
+            return NCSNpp(**fields, sigmas=sigmas, rescaled=rescaled)
+        fields |= {"scale_by_sigma": False, "rescaled": True}
+        return VPScore(NCSNpp(**fields), self.process, self.beta_min, self.beta_max, rescaled)
+
+
 class MlpModel(NoiseLevels):
     """Multilayer perceptron, a network for vectors."""
 
@@ -204,13 +297,14 @@ def _model_name(settings: Any) -> str:
 Model = Annotated[
     Annotated[NcsnModel, Tag("ncsn")]
     | Annotated[Ncsnv2Model, Tag("ncsnv2")]
+    | Annotated[NcsnppModel, Tag("ncsnpp")]
     | Annotated[MlpModel, Tag("mlp")]
     | Annotated[OwnModel, Tag("own")],
     Discriminator(
         _model_name,
         custom_error_type="model",
-        custom_error_message="its name must be 'ncsn', 'ncsnv2', 'mlp', or an import path such as "
-        "'package.module:name'",
+        custom_error_message="its name must be 'ncsn', 'ncsnv2', 'ncsnpp', 'mlp', or an import path "
+        "such as 'package.module:name'",
     ),
 ]
 """Score network and the noise levels that it is trained on."""
@@ -232,6 +326,12 @@ class Training(RunSettings):
     """Projection directions per example; read by `objective=sliced`."""
     power: float = 2.0
     """Exponent of the loss weight λ(σ) = σ^power."""
+    reduce_mean: bool = False
+    """Whether squares are averaged over an example's elements, instead of ½ of their sum; read by
+    `objective=denoising`."""
+    likelihood_weighting: bool = False
+    """Whether the loss bounds the negative log-likelihood, 2 log(σ₁/σ_L) times the loss with `power=2`; read
+    by `objective=denoising`."""
     noise: Literal["discrete", "continuous"] = "discrete"
     """Distribution of an example's noise level: `discrete`, uniform over the model's levels, or `continuous`,
     log-uniform between the smallest and the largest, for networks that take any σ."""
@@ -356,15 +456,18 @@ class Config(StrictSettings):
 
     @model_validator(mode="after")
     def _noise_and_sampler_fit_the_network(self) -> "Config":
-        method, is_discrete = self.sampling.method, self.model.name == "ncsn"
-        if is_discrete and method in ("pc", "ode", "heun"):
+        method, name, is_discrete = self.sampling.method, self.model.name, self.model.is_discrete
+        # NCSN's levels are too far apart for a predictor; a thousand levels of NCSN++ aren't.
+        at_levels = ("consistent",) if name == "ncsn" else ("consistent", "pc")
+        if is_discrete and method not in ("annealed", *at_levels):
+            accepted = ", ".join(map(repr, at_levels))
             raise ValueError(
-                f"sampling.method={method!r} needs scores at any σ, found model.name='ncsn', which embeds "
-                "discrete levels; accepted: 'annealed' or 'consistent', or a model 'ncsnv2' or 'mlp'"
+                f"sampling.method={method!r} needs scores at any σ, found model.name={name!r}, which embeds "
+                f"discrete levels; accepted: 'annealed' or {accepted}, or a model for any σ, such as 'ncsnv2'"
             )
-        if is_discrete and method == "consistent" and self.sampling.num_levels:
+        if is_discrete and method in at_levels and self.sampling.num_levels:
             raise ValueError(
-                f"sampling.num_levels={self.sampling.num_levels}: model.name='ncsn' embeds discrete levels "
+                f"sampling.num_levels={self.sampling.num_levels}: model.name={name!r} embeds discrete levels "
                 "and can be sampled only at these; accepted: None"
             )
         if self.model.sigmas != "auto" and len(self.model.noise_levels) < 2 and method != "annealed":
@@ -373,8 +476,8 @@ class Config(StrictSettings):
             )
         if is_discrete and self.training.noise == "continuous":
             raise ValueError(
-                "training.noise='continuous' needs a network for any σ, found model.name='ncsn', which "
-                "embeds discrete levels; accepted: 'ncsnv2' or 'mlp'"
+                f"training.noise='continuous' needs a network for any σ, found model.name={name!r}, which "
+                "embeds discrete levels; accepted: a model for any σ, such as 'ncsnv2'"
             )
         return self
 

@@ -1,21 +1,26 @@
 """Import of official PyTorch checkpoints: config, parameters, moving average, optimizer state, step."""
 
-from collections.abc import Mapping
+import dataclasses
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 
 from ncsn_jax.app.build import dataset_info, described, network, optimizer, settings_of_network
-from ncsn_jax.app.config import NCSN_NORMS, NCSNV2_NORMS, Config, RefineNetModel, parse
+from ncsn_jax.app.config import (
+    NCSN_NORMS,
+    NCSNV2_NORMS,
+    Config,
+    NcsnppModel,
+    RefineNetModel,
+    parse,
+)
 from ncsn_jax.app.flags import flagged
-from ncsn_jax.interop import from_torch, load_torch_checkpoint
-from ncsn_jax.interop.torch_names import params_from_torch, params_to_torch
-from ncsn_jax.models import NCSN
+from ncsn_jax.app.official_run import AdamState, OfficialRun
+from ncsn_jax.models import NCSN, NCSNpp
 from ncsn_jax.noise import geometric_sigmas
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.runtime.locking import only_writer
@@ -27,53 +32,8 @@ from ncsn_jax.training.parallel import replicate
 from ncsn_jax.training.state import first_state, fitting_params
 from ncsn_jax.training.workdir import check, checkpoint_dir
 
-
-class AdamState(NamedTuple):
-    """The state of `torch.optim.Adam`: its number of steps, and its moments as parameter trees."""
-
-    num_steps: int
-    mu: Any
-    nu: Any
-
-
-class OfficialRun(NamedTuple):
-    """The contents of a checkpoint of the official code.
-
-    Attributes:
-      model: the network, with the default activation.
-      params: its parameters.
-      sigmas: its noise levels, if the file has them.
-      ema_params: the moving average of the parameters, if any.
-      step: the number of updates made.
-      optimizer: Adam's learning_rate, beta1, beta2 and epsilon, if known.
-      adam: Adam's state, or the reason why it is missing.
-    """
-
-    model: nn.Module
-    params: Any
-    sigmas: tuple[float, ...] | None = None
-    ema_params: Any = None
-    step: int = 0
-    optimizer: Mapping[str, float] = {}
-    adam: AdamState | str = "the file holds no state"
-
-    @property
-    def channels(self) -> int:
-        """The number of channels of the network's images."""
-        return self.params["begin_conv"]["kernel"].shape[2]
-
-
-def read_checkpoint(path: str | Path) -> OfficialRun:
-    """Read `[model, optimizer]`, `[model, optimizer, epoch, step(, EMA)]`, or a bare state dict.
-
-    Raises:
-      UserError: if the file is none of these; one line says why.
-    """
-    try:
-        return _official_run(load_torch_checkpoint(path))
-    except ValueError as error:
-        message = str(error)
-        raise UserError(message if message.startswith(str(path)) else f"{path}: {message}") from error
+VP_LEVELS = {"sigmas": "geometric", "sigma_begin": 76.0, "sigma_end": 0.0053, "num_scales": 1000}
+"""Noise levels of the VP process with β from 0.1 to 20 at its times 1 and 0.001, for images in [0, 1]."""
 
 
 def experiment_of(official: OfficialRun) -> tuple[str, ...]:
@@ -82,6 +42,8 @@ def experiment_of(official: OfficialRun) -> tuple[str, ...]:
     Raises:
       UserError: if the checkpoint doesn't determine the experiment.
     """
+    if isinstance(official.model, NCSNpp):
+        return _unet_experiment(official, official.model)
     if isinstance(official.model, NCSN):
         return ("mnist",) if official.channels == 1 else ("cifar10", "ncsn")
     if official.channels == 1:
@@ -98,6 +60,24 @@ def experiment_of(official: OfficialRun) -> tuple[str, ...]:
     }[official.model.depth]  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def _unet_experiment(official: OfficialRun, model: NCSNpp) -> tuple[str, ...]:
+    largest = official.sigmas[0] if official.sigmas else 50.0
+    if model.progressive == "output_skip":
+        if largest > 700:
+            return "ffhq", "ncsnpp_1024"
+        # 348 is both FFHQ's and CelebA-HQ's.
+        return (
+            ("ffhq", "ncsnpp")
+            if largest < 363
+            else ("lsun", f"{'church' if largest > 379 else 'bedroom'}_ncsnpp")
+        )
+    if model.block == "ddpm":
+        return "cifar10", "ddpm"
+    if model.sigmas is not None:
+        return ("celeba", "ncsnpp") if largest > 70 else ("cifar10", "ncsnpp_discrete")
+    return "cifar10", "ncsnpp_deep" if model.num_res_blocks > 4 else "ncsnpp"
+
+
 def imported_config(official: OfficialRun, given: Config) -> Config:
     """Return the given config with the checkpoint's network, noise levels and optimizer.
 
@@ -105,7 +85,11 @@ def imported_config(official: OfficialRun, given: Config) -> Config:
       UserError: if the result isn't a valid config.
     """
     training = {**official.optimizer, "num_steps": max(given.training.num_steps, official.step)}
-    if official.ema_params is not None and given.training.ema_rate == 0.0:
+    if official.step <= given.training.warmup_steps:
+        training.pop("learning_rate", None)  # the file's is a rate within the warm-up
+    if official.ema_rate is not None:
+        training["ema_rate"] = official.ema_rate
+    elif official.ema_params is not None and given.training.ema_rate == 0.0:
         training["ema_rate"] = 0.999  # the official rate; 0 would discard the average at the next step
     settings = given.model_dump()
     settings["model"] = _model_settings(official, given)
@@ -145,7 +129,13 @@ def import_run(official: OfficialRun, settings: Config, workdir: Path) -> None:
         )
     with settings_of_network(settings):
         expected, _ = fitting_params(network(settings), jax.ShapeDtypeStruct(shape, jnp.float32))
-    if jax.tree.map(jnp.shape, expected) != jax.tree.map(jnp.shape, official.params):
+
+    def placed(params: Any) -> Any:
+        """The parameters of the config's network, in which `VPScore` holds the official one."""
+        is_vp = isinstance(settings.model, NcsnppModel) and settings.model.process != "ve"
+        return {"network": params} if is_vp else params
+
+    if jax.tree.map(jnp.shape, expected) != jax.tree.map(jnp.shape, placed(official.params)):
         fitting = imported_config(official, settings)
         differing = [
             f"config.{name}={given!r}: the checkpoint's network has {has!r}"
@@ -153,13 +143,13 @@ def import_run(official: OfficialRun, settings: Config, workdir: Path) -> None:
             if name.startswith("model.")
         ]
         raise UserError("; ".join(differing))
-    state = first_state(official.params, optimizer(settings.training))
+    state = first_state(placed(official.params), optimizer(settings.training))
     state = state.replace(step=jnp.asarray(official.step, jnp.int32))
     if official.ema_params is not None:
-        state = state.replace(ema_params=official.ema_params)
+        state = state.replace(ema_params=placed(official.ema_params))
     if isinstance(official.adam, AdamState):
         count = jnp.asarray(official.adam.num_steps, jnp.int32)
-        moments = {"mu": official.adam.mu, "nu": official.adam.nu}
+        moments = {"mu": placed(official.adam.mu), "nu": placed(official.adam.nu)}
         state = state.replace(opt_state=optax.tree.set(state.opt_state, **moments, count=count))
     directory = checkpoint_dir(workdir, settings.training.checkpoint_dir)
     with only_writer(workdir):
@@ -186,87 +176,19 @@ def report(official: OfficialRun, settings: Config, workdir: Path) -> str:
         + (" (from the config: the file has no levels)" if official.sigmas is None else ""),
     ]
     taken = f"Images, batches and sampling follow data.name={settings.data.name!r}"
+    if isinstance(settings.model, NcsnppModel):
+        source = official.published.name if official.published else "this program's default"
+        told = ("fir", "skip_rescale", "scale_by_sigma", "num_groups", "dropout", "process")
+        values = ", ".join(f"{name}={getattr(settings.model, name)!r}" for name in told)
+        taken = f"Where the file doesn't tell, and no flag does, the network is {source}'s: {values}. {taken}"
     return f"{workdir}: {', '.join(found)}\n{taken}; see {workdir / 'config.json'}"
-
-
-def _official_run(checkpoint: Any) -> OfficialRun:
-    if isinstance(checkpoint, Mapping):
-        checkpoint = [checkpoint]
-    if not isinstance(checkpoint, list) or len(checkpoint) not in (1, 2, 4, 5):
-        found = f"a list of {len(checkpoint)}" if isinstance(checkpoint, list) else type(checkpoint).__name__
-        raise ValueError(
-            f"found {found}; accepted: a list [model, optimizer] or [model, optimizer, epoch, step(, EMA)], "
-            "or a state dict"
-        )
-    state_dict, optimizer, _, step, shadow = [*checkpoint, *[None] * (5 - len(checkpoint))]
-    model, variables = from_torch(state_dict)
-    params = _single_precision(variables["params"])
-    levels = variables.get("buffers", {}).get("sigmas")
-    sigmas = None if levels is None else tuple(map(float, levels))
-    ema_params = None
-    if shadow is not None:
-        ema_model, ema_variables = from_torch(shadow, sigmas=sigmas)
-        if ema_model != model:
-            raise ValueError("its moving average belongs to a different network than its model")
-        ema_params = _single_precision(ema_variables["params"])
-    settings, adam = _adam(optimizer, params)
-    if step is not None:
-        step = _integer(step, "its fourth element, the step,")
-    elif isinstance(adam, AdamState):
-        step = adam.num_steps
-    return OfficialRun(model, params, sigmas, ema_params, step or 0, settings, adam)
-
-
-def _adam(optimizer: Any, params: Any) -> tuple[dict[str, float], AdamState | str]:
-    """Return the settings and the state of a `torch.optim.Adam`, or the reason why there is no state."""
-    if optimizer is None:
-        return {}, "the file holds no state"
-    try:
-        (group,), state = optimizer["param_groups"], optimizer["state"]
-        beta1, beta2 = group["betas"]
-        numbers = [float(number) for number in (group["lr"], beta1, beta2, group["eps"])]
-        ids = list(group["params"])
-        found = [state[i] for i in ids if i in state]
-        moments = [[np.asarray(s[name]) for s in found] for name in ("exp_avg", "exp_avg_sq")]
-        counts = [s["step"] for s in found]
-        foreign = [name for name in ("weight_decay", "amsgrad", "maximize") if group.get(name)]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return {}, "it isn't an Adam state with one group"
-    learning_rate, beta1, beta2, epsilon = numbers
-    settings = dict(learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon)
-    if foreign:
-        return {}, f"it was made with {foreign[0]}={group[foreign[0]]}"
-    if not found:
-        return settings, "it has made no step"
-    tensors = params_to_torch(params)
-    if len(found) != len(tensors) or len(ids) != len(tensors):
-        return settings, f"it has {len(found)} moments for {len(tensors)} parameters"
-    steps = {_integer(count, "its optimizer's number of steps") for count in counts}
-    if len(steps) != 1:
-        raise ValueError(f"its optimizer has several step counts, {sorted(steps)[:4]}; accepted: one")
-    if any([m.shape for m in moment] != [p.shape for p in tensors.values()] for moment in moments):
-        raise ValueError("its optimizer's moments don't have the shapes of its model's parameters")
-    mu, nu = (
-        _single_precision(params_from_torch(dict(zip(tensors, moment, strict=True)))) for moment in moments
-    )
-    return settings, AdamState(steps.pop(), mu, nu)
-
-
-def _integer(value: Any, name: str) -> int:
-    """Return an int from an int or a one-element tensor: PyTorch counts steps as either."""
-    number = np.asarray(value)
-    if number.ndim == 0 and number.dtype.kind in "iuf" and number == np.round(number) and 0 <= number < 2**31:
-        return int(number)
-    raise ValueError(f"{name} must be a whole number, found {str(value)[:50]!r}")
-
-
-def _single_precision(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
 
 
 def _model_settings(official: OfficialRun, given: Config) -> dict[str, Any]:
     """Return the settings that build the checkpoint's network; `given` fills in the unknown ones."""
     model: Any = official.model
+    if isinstance(model, NCSNpp):
+        return _unet_settings(official, model, given)
     name, norms = ("ncsn", NCSN_NORMS) if isinstance(model, NCSN) else ("ncsnv2", NCSNV2_NORMS)
     settings = {
         "name": name,
@@ -287,6 +209,22 @@ def _model_settings(official: OfficialRun, given: Config) -> dict[str, Any]:
         )
     names = ("sigmas", "sigma_begin", "sigma_end", "num_scales")
     return settings | {name: getattr(given.model, name) for name in names}
+
+
+def _unet_settings(official: OfficialRun, model: NCSNpp, given: Config) -> dict[str, Any]:
+    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    own = {
+        name: value for name, value in fields.items() if name in NcsnppModel.model_fields and name != "sigmas"
+    }
+    own |= {"name": "ncsnpp", "act": "swish", "dtype": "float32"}
+    if isinstance(given.model, NcsnppModel):
+        own |= {"act": given.model.act, "dropout": given.model.dropout}
+    if official.published and official.published.process != "ve":
+        # σ of the process at its times 1 and 0.001, for images in [0, 1].
+        return own | {"process": official.published.process, **VP_LEVELS}
+    if official.sigmas is not None:
+        return own | _levels(official.sigmas)
+    raise UserError("the checkpoint has no noise levels: its state dict must have 'sigmas'")
 
 
 def _levels(sigmas: tuple[float, ...]) -> dict[str, Any]:

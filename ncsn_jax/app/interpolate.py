@@ -91,8 +91,8 @@ def _through_noise(directory, score_fn, config, info, images) -> None:
 def _through_latents(directory, score_fn, config, info, images) -> None:
     if score_fn.sigmas is not None:
         raise UserError(
-            "config.restoration.through='latents' needs scores at any σ, found model.name='ncsn', which "
-            "embeds discrete levels; accepted: 'noise'"
+            "config.restoration.through='latents' needs scores at any σ, found "
+            f"model.name={config.model.name!r}, which embeds discrete levels; accepted: 'noise'"
         )
     if images is None:
         raise UserError("config.restoration.through='latents' needs --images: at least two, such as 0:4")

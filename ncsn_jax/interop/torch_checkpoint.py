@@ -15,7 +15,7 @@ import stat
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -33,13 +33,17 @@ _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 """First two pickles of a stream."""
 
 
-_Function = enum.Enum("_Function", "ORDERED_DICT SIZE TENSOR PARAMETER")
+_Function = enum.Enum("_Function", "ORDERED_DICT SIZE TENSOR PARAMETER NUMBER_TYPE NUMBER ENCODE")
 
 _GLOBALS: dict[str, _Function | np.dtype] = {
     "collections.OrderedDict": _Function.ORDERED_DICT,
     "torch.Size": _Function.SIZE,
     "torch._utils._rebuild_tensor_v2": _Function.TENSOR,
     "torch._utils._rebuild_parameter": _Function.PARAMETER,
+    "numpy.dtype": _Function.NUMBER_TYPE,
+    "numpy.core.multiarray.scalar": _Function.NUMBER,
+    "numpy._core.multiarray.scalar": _Function.NUMBER,
+    "_codecs.encode": _Function.ENCODE,
     "torch.FloatStorage": np.dtype(np.float32),
     "torch.DoubleStorage": np.dtype(np.float64),
     "torch.HalfStorage": np.dtype(np.float16),
@@ -58,8 +62,20 @@ _GLOBALS |= {
     if isinstance(meaning, np.dtype)
 }
 
+
+class _NumberType(NamedTuple):
+    """The type of a numpy scalar, which isn't a type of a storage."""
+
+    dtype: np.dtype
+
+
+_NUMBER_TYPES = frozenset(("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"))
+
 _LITERALS = frozenset(
-    ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
+    (
+        *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+        *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES"),
+    )
 )
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 
@@ -75,10 +91,11 @@ def load_torch_checkpoint(path: str | os.PathLike) -> Any:
       path: the file. The official code saves a list of the model's state dict, the optimizer's, and so on.
 
     Returns:
-      The saved object, made of None, bool, int, float, str, tuple, list, dict and arrays: `OrderedDict`
-      becomes dict, `torch.Size` becomes tuple, and a parameter becomes its tensor. The arrays are writable,
-      keep the tensors' strides and use only the memory of the file's storages: tensors that shared a storage
-      share its memory, and so do the elements of an expanded tensor.
+      The saved object, made of None, bool, int, float, str, bytes, tuple, list, dict and arrays.
+      `OrderedDict` becomes dict, `torch.Size` becomes tuple, a parameter becomes its tensor, and a numpy
+      scalar becomes a bool, an int or a float. The arrays are writable, keep the tensors' strides and use
+      only the memory of the file's storages: tensors that shared a storage share its memory, and so do the
+      elements of an expanded tensor.
 
     Raises:
       OSError: if the file doesn't exist or can't be read.
@@ -318,9 +335,8 @@ class _Machine:
                     arguments, function = stack.pop(), stack.pop()
                     stack.append(self._call(function, arguments))
                 case "BUILD":
-                    stack.pop()
-                    if type(stack[-1]) is not dict:
-                        raise ValueError("has attributes for an object that isn't an OrderedDict")
+                    attributes = stack.pop()
+                    _build(stack[-1], attributes)
                 case "GLOBAL":
                     stack.append(_meaning(argument.replace(" ", ".")))
                 case "STACK_GLOBAL":
@@ -370,6 +386,12 @@ class _Machine:
                     return size
                 case _Function.PARAMETER, (np.ndarray() as tensor, _, _):
                     return tensor
+                case _Function.NUMBER_TYPE, (str() as name, *_) if name in _NUMBER_TYPES:
+                    return _NumberType(np.dtype(f"<{name}"))
+                case _Function.NUMBER, (_NumberType(dtype), bytes() as data) if len(data) == dtype.itemsize:
+                    return np.frombuffer(data, dtype)[0].item()
+                case _Function.ENCODE, (str() as text, "latin1"):
+                    return text.encode("latin1")
                 case _Function.TENSOR, (
                     np.ndarray() as storage,
                     offset,
@@ -420,6 +442,16 @@ def _meaning(name: str) -> _Function | np.dtype:
     if name not in _GLOBALS:
         raise ValueError(f"names the global {_shown(name)}; accepted: {', '.join(_GLOBALS)}")
     return _GLOBALS[name]
+
+
+def _build(target: Any, attributes: Any) -> None:
+    """Check the attributes of an `OrderedDict`, which are dropped, or the byte order of a numpy type."""
+    match target, attributes:
+        case (dict(), _) | (_NumberType(), (_, "<" | "|", *_)):
+            return
+        case _NumberType(), _:
+            raise ValueError(f"has a number of the type {_shown(attributes)}; accepted: little-endian types")
+    raise ValueError("has attributes for an object that isn't an OrderedDict")
 
 
 def _extend(target: Any, items: list) -> None:

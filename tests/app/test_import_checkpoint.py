@@ -1,7 +1,10 @@
 """Runs made from official checkpoints, in both file formats."""
 
 import functools
+import lzma
 from collections import OrderedDict
+from pathlib import Path
+from runpy import run_path
 
 import jax
 import numpy as np
@@ -9,13 +12,17 @@ import optax
 import pytest
 from etils import epath
 
-from ncsn_jax import training
+from ncsn_jax import NCSNpp, training
 from ncsn_jax.app import import_checkpoint as importing
+from ncsn_jax.app import official_run
 from ncsn_jax.app.build import build, dataset_info, optimizer
 from ncsn_jax.app.config import Config, MlpModel, NcsnModel, Ncsnv2Model, Training, parse
+from ncsn_jax.app.official_run import read_checkpoint
 from ncsn_jax.app.trained import load_run
 from ncsn_jax.data import Data, Dataset
-from ncsn_jax.interop.torch_names import params_to_torch
+from ncsn_jax.interop import load_torch_checkpoint
+from ncsn_jax.interop.torch_names import REFINENET, UNET, official_shapes, params_to_torch
+from ncsn_jax.models import VPScore
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.training.manifest import run_facts
 from ncsn_jax.training.resume import restored
@@ -79,7 +86,7 @@ def imported(request, fixture, tmp_path_factory):
     directory = tmp_path_factory.mktemp("imported")
     checkpoint = official_checkpoint(numbers, ema=name == "ncsnv2", modern=write is as_zip)
     (directory / "file.pth").write_bytes(write(checkpoint))
-    official = importing.read_checkpoint(directory / "file.pth")
+    official = read_checkpoint(directory / "file.pth")
     base = Config(data=Data(name="mnist" if name == "ncsn" else "cifar10"), training=Training(num_steps=5))
     config = importing.imported_config(official, base)
     importing.import_run(official, config, directory / "run")
@@ -117,7 +124,7 @@ def test_an_imported_run_is_restored_with_its_moving_average(imported):
     numbers, workdir = imported
     factor = 1.0 if load_run(workdir).model.name == "ncsn" else 0.5
     _, average = training.restore(workdir)
-    for name, value in params_to_torch(average["params"]).items():
+    for name, value in params_to_torch(average["params"], REFINENET).items():
         np.testing.assert_array_equal(value, factor * numbers[name])
 
 
@@ -138,11 +145,11 @@ def test_an_imported_run_takes_the_adam_step_that_torch_would_take(imported):
     rng = np.random.default_rng(1)
     gradient = jax.tree.map(lambda p: 1e-3 * rng.normal(size=p.shape).astype(np.float32), state.params)
     updates, _ = optimizer(config.training).update(gradient, state.opt_state, state.params)
-    found = params_to_torch(optax.apply_updates(state.params, updates))
+    found = params_to_torch(optax.apply_updates(state.params, updates), REFINENET)
 
     lr, beta1, beta2, eps, t = 2e-3, 0.8, 0.99, 1e-7, STEP + 1
     assert list(found) == numbers["param_names"].tolist()
-    gradients = params_to_torch(gradient)
+    gradients = params_to_torch(gradient, REFINENET)
     for name, m, v in zip(numbers["param_names"], *moments(numbers), strict=True):
         g = gradients[name].astype(np.float64)
         m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
@@ -154,7 +161,7 @@ def test_an_imported_run_takes_the_adam_step_that_torch_would_take(imported):
 
 def read(tmp_path, checkpoint):
     (tmp_path / "file.pth").write_bytes(as_zip(checkpoint))
-    return importing.read_checkpoint(tmp_path / "file.pth")
+    return read_checkpoint(tmp_path / "file.pth")
 
 
 KEPT = ("it has made no step", "it has 172 moments for 173 parameters")
@@ -350,3 +357,102 @@ def test_official_experiments_are_recognised_by_their_network_and_levels(
     network = model.build(rescaled=False)
     official = importing.OfficialRun(network, params, sigmas)
     assert importing.experiment_of(official) == experiment
+
+
+@pytest.fixture(scope="module")
+def score_sde(fixture, tmp_path_factory):
+    """The numbers of a checkpoint that the release saved, its contents, and a run imported from it."""
+    directory = tmp_path_factory.mktemp("score_sde")
+    packed = Path(__file__).parents[1] / "fixtures" / "score_sde" / "checkpoint_a.pth.xz"
+    (directory / "file.pth").write_bytes(lzma.decompress(packed.read_bytes()))
+    official = read_checkpoint(directory / "file.pth")
+    base = parse(run_path("configs/cifar10.py")["get_config"]("ncsnpp").to_dict())
+    config = importing.imported_config(official, base)
+    importing.import_run(official, config, directory / "run")
+    return fixture("score_sde/checkpoint_a_expected.npz"), official, directory / "run"
+
+
+def test_a_checkpoint_of_score_sde_has_its_settings(score_sde):
+    numbers, official, workdir = score_sde
+    config = load_run(workdir)
+    assert importing.experiment_of(official) == ("cifar10", "ncsnpp")
+    assert official.step == int(numbers["step"])
+    assert official.optimizer["learning_rate"] == pytest.approx(float(numbers["optimizer_lr"]))
+    assert config.training.learning_rate == 2e-4  # the file's is within the warm-up
+    assert config.training.ema_rate == pytest.approx(float(numbers["ema_decay"]))
+    assert config.training.ema_warmup
+    levels = (config.model.sigmas, config.model.sigma_begin, config.model.sigma_end, config.model.num_scales)
+    assert levels == ("geometric", 50.0, 0.01, 1000)
+    line = importing.report(official, config, workdir)
+    assert "the network is ve/cifar10_ncsnpp_continuous's: fir=True, skip_rescale=True" in line
+
+
+def test_a_checkpoint_of_score_sde_keeps_its_average_and_its_moments(score_sde):
+    numbers, official, workdir = score_sde
+    names = [name.removeprefix("module.") for name in numbers["ema_order_names"].tolist()]
+    _, average = training.restore(workdir)
+    shadow = params_to_torch(average["params"], UNET)
+    norms = [np.linalg.norm(shadow[name]) for name in names]
+    np.testing.assert_allclose(norms, numbers["ema_shadow_norms"], rtol=1e-5)
+    for moment, found in (("exp_avg", official.adam.mu), ("exp_avg_sq", official.adam.nu)):
+        tensors = params_to_torch(found, UNET)
+        np.testing.assert_allclose(
+            [np.linalg.norm(tensors[name]) for name in names], numbers[f"{moment}_norms"], rtol=1e-5
+        )
+        assert not np.any(tensors["all_modules.0.W"])
+
+
+@pytest.mark.slow
+def test_an_imported_run_of_score_sde_computes_the_outputs_of_both_parameters(score_sde):
+    numbers, _, workdir = score_sde
+    for ema, name in ((False, "out_raw_params"), (True, "out_ema_params")):
+        model, variables = training.restore(workdir, ema=ema)
+        out = jax.jit(model.apply)(variables, numbers["x"].transpose(0, 2, 3, 1), numbers["sigma"])
+        expected = numbers[name].transpose(0, 2, 3, 1)
+        error = np.abs(out - expected).max((1, 2, 3)) / np.abs(expected).max((1, 2, 3))
+        assert error.max() < 2e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["ema"]["shadow_params"].pop(), "moving average of 155 tensors doesn't have the shapes"),
+        (lambda c: c.update(ema={}), "no 'model' and 'ema' with 'shadow_params'"),
+        (lambda c: c["model"].pop("module.all_modules.8.NIN_3.W"), "not a state dict of an NCSN|lacks"),
+        (lambda c: c["model"].pop("module.all_modules.4.Conv_1.bias"), "has no all_modules.4.Conv_1.bias"),
+        (lambda c: c.update(step="four"), "its 'step' must be a whole number, found 'four'"),
+    ],
+)
+def test_inconsistent_checkpoints_of_score_sde_are_refused_in_one_line(
+    score_sde, monkeypatch, tmp_path, change, message
+):
+    checkpoint = load_torch_checkpoint(score_sde[2].parent / "file.pth")
+    change(checkpoint)
+    monkeypatch.setattr(official_run, "load_torch_checkpoint", lambda path: checkpoint)
+    with pytest.raises(UserError, match=message) as error:
+        read_checkpoint(tmp_path / "file.pth")
+    assert "\n" not in str(error.value)
+
+
+def test_networks_of_the_vp_process_are_imported_as_scores(tmp_path):
+    model = NCSNpp(
+        4, (1, 2), 1, embedding="positional", fir=False, progressive_input="none", scale_by_sigma=False
+    )
+    x = jax.ShapeDtypeStruct((1, 4, 4, 3), np.float32)
+    shapes = official_shapes(jax.eval_shape(model.init, jax.random.key(0), x, np.ones(1))["params"], UNET)
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    found = read_checkpoint_of(tmp_path, tensors | {"sigmas": np.geomspace(50, 0.01, 9)})
+    base = parse(run_path("configs/cifar10.py")["get_config"]("ncsnpp").to_dict())
+    config = importing.imported_config(found, base)
+    assert config.model.process == "vp"
+    importing.import_run(found, config, tmp_path / "run")
+    restored, variables = training.restore(tmp_path / "run")
+    assert isinstance(restored, VPScore)
+    assert not restored.rescaled
+    inner = params_to_torch(variables["params"]["network"], UNET)
+    assert all(np.array_equal(inner[name], tensors[name]) for name in tensors)
+
+
+def read_checkpoint_of(tmp_path, tensors):
+    return read(tmp_path, {name: whole(value, name) for name, value in tensors.items()})
