@@ -110,7 +110,7 @@ def measure(workdir: Path, methods, budgets, num_samples: int, batch_size: int) 
       UserError: if the run doesn't exist, or isn't a run on digits with a network for any σ.
     """
     config = load_run(workdir)
-    if config.data.name != "digits" or config.model.name == "ncsn":
+    if config.data.name != "digits" or config.model.is_discrete:
         raise UserError(
             f"{workdir} is not a run of configs/digits.py:v2, or another network for any σ on 'digits'"
         )

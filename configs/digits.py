@@ -2,6 +2,7 @@
 
     make demo                                     # or: python main.py
     python main.py --config configs/digits.py:v2  # a network for any σ
+    python main.py --config configs/digits.py:ncsnpp
 
 The first, NCSN, takes 2½ minutes on two cores: 1,800 steps of 64 images, and 100 samples. Its held-out loss
 is 13.6; each class has 7-12 % of 1,000 samples, whose Fréchet distance (pixels) to the training images is
@@ -12,9 +13,23 @@ has 7-15 % of the samples, whose distance is 0.16 with 97 evaluations of anneale
 with 49 evaluations of
 `--mode sample --config.sampling.method=heun --config.sampling.num_levels=25 --config.sampling.s_churn=25`
 (`python -m benchmarks.sampler_quality`).
+
+The third, a small NCSN++ on continuous noise up to σ = 4, takes 3 minutes: 3,000 steps. Its held-out loss,
+over these other noise levels, is 9.6; the distance is 0.10 with 49 evaluations of Heun's method with churn,
+and with 19. Its Fourier frequencies have the standard deviation 1: with the release's 16, every tenth sample
+of the deterministic samplers was noise.
 """
 
-from ncsn_jax.app.config import Config, Data, Evaluation, NcsnModel, Ncsnv2Model, Sampling, Training
+from ncsn_jax.app.config import (
+    Config,
+    Data,
+    Evaluation,
+    NcsnModel,
+    NcsnppModel,
+    Ncsnv2Model,
+    Sampling,
+    Training,
+)
 from ncsn_jax.app.overridable import overridable
 
 TRAINING = Training(
@@ -57,6 +72,24 @@ def get_config(network: str = "ncsn"):
                 denoise=True,
                 s_churn=10.0,
             ),
+            evaluation=Evaluation(num_samples=1000),
+        ),
+        "ncsnpp": Config(
+            data=Data(name="digits"),
+            model=NcsnppModel(
+                num_filters=16,
+                multipliers=(1, 2),
+                num_res_blocks=1,
+                attention_resolutions=(4,),
+                image_size=8,
+                sigma_begin=4.0,
+                num_scales=16,
+                fourier_scale=1.0,
+            ),
+            training=TRAINING.model_copy(
+                update={"num_steps": 3000, "learning_rate": 2e-3, "noise": "continuous", "ema_warmup": True}
+            ),
+            sampling=Sampling(num_samples=100, batch_size=100, method="heun", num_levels=25, s_churn=25.0),
             evaluation=Evaluation(num_samples=1000),
         ),
     }

@@ -12,7 +12,7 @@ from PIL import Image
 
 import main
 from ncsn_jax.app import cli
-from ncsn_jax.app.config import Config, MlpModel, Ncsnv2Model, OwnModel
+from ncsn_jax.app.config import Config, MlpModel, NcsnppModel, Ncsnv2Model, OwnModel
 from ncsn_jax.app.flags import parse_flags
 from ncsn_jax.training.description import flatten
 from tests.app.test_bad_input import write_official
@@ -111,7 +111,9 @@ def test_commands_in_documents_parse(path, monkeypatch):
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_settings_named_in_documents_exist(path):
     own = OwnModel(name="package.module:name")
-    known = {name for model in (None, MlpModel(), Ncsnv2Model(), own) for name in settings_of(model)}
+    known = {
+        name for model in (None, MlpModel(), Ncsnv2Model(), NcsnppModel(), own) for name in settings_of(model)
+    }
     for name in re.findall(r"--config\.([a-z_]+(?:\.[a-z0-9_]+)*)(?![\w.]*\*)", path.read_text()):
         assert name in known or any(other.startswith(f"{name}.") for other in known), f"{path.name}: {name}"
 

@@ -9,7 +9,7 @@ import pytest
 
 from ncsn_jax import data
 from ncsn_jax.app import config as run_config
-from ncsn_jax.app.build import build
+from ncsn_jax.app.build import build, network
 from ncsn_jax.app.config import Config, MlpModel, NcsnModel
 from ncsn_jax.app.overridable import overridable
 from ncsn_jax.app.trained import load_run
@@ -21,6 +21,7 @@ from ncsn_jax.training.parallel import pmap_step, replicate
 CONFIGS = [
     ("digits", "digits", ()),
     ("digits", "digits", ("v2",)),
+    ("digits", "digits", ("ncsnpp",)),
     ("mnist", "mnist", ()),
     ("mnist", "mnist", ("paper",)),
     ("mnist", "mnist", ("small",)),
@@ -30,15 +31,23 @@ CONFIGS = [
     ("cifar10", "cifar10", ()),
     ("cifar10", "cifar10", ("ncsn",)),
     ("cifar10", "cifar10", ("ncsnv2",)),
+    *(("cifar10", "cifar10", (name,)) for name in ("ncsnpp", "ncsnpp_deep", "ncsnpp_discrete", "ddpm")),
     ("celeb_a", "celeba", ()),
     ("celeb_a", "celeba", ("ncsn",)),
     ("celeb_a", "celeba", ("ncsnv2",)),
+    ("celeb_a", "celeba", ("ncsnpp",)),
     ("svhn_cropped", "svhn", ()),
     ("folder", "lsun", ()),
     ("folder", "lsun", ("church",)),
     ("folder", "lsun", ("bedroom",)),
     ("folder", "lsun", ("tower",)),
+    ("folder", "lsun", ("church_ncsnpp",)),
+    ("folder", "lsun", ("bedroom_ncsnpp",)),
     ("folder", "ffhq", ()),
+    ("folder", "ffhq", ("ncsnpp",)),
+    ("folder", "ffhq", ("ncsnpp_1024",)),
+    ("folder", "celebahq", ()),
+    ("folder", "celebahq", ("1024",)),
     ("folder", "folder", ()),
     ("folder", "folder", ("64",)),
 ]
@@ -65,6 +74,8 @@ def test_every_config_is_valid_and_unchanged_by_saving(dataset, file, arguments,
 def step_at_reduced_width(config):
     """The config's experiment with the narrowest network on random data; its training step, and a batch."""
     width = {"num_features": 4} if config.model.name == "mlp" else {"num_filters": 2}
+    if config.model.name == "ncsnpp":
+        width = {"num_filters": 4, "num_groups": None, "num_res_blocks": 1, "multipliers": (1, 2)}
     narrow = config.model.model_copy(update=width | {"sigmas": "geometric"})
     # The first step of a warm-up has a learning rate of zero.
     training = config.training.model_copy(update={"warmup_steps": 0})
@@ -75,7 +86,7 @@ def step_at_reduced_width(config):
     batch = {"examples": x[None], "index": np.zeros((1, 1), int), "weight": np.ones((1, 1), bool)}
     experiment = build(config, data.Dataset(config.data.name, info, x, x))
     step = pmap_step(
-        loss=experiment.loss(augment=True),
+        loss=experiment.loss(training=True),
         optimizer=experiment.optimizer,
         ema_rate=config.training.ema_rate,
         devices=jax.devices()[:1],
@@ -92,6 +103,9 @@ def step_at_reduced_width(config):
         ("cifar10", ("ncsnv2",)),
         ("lsun", ("church",)),
         ("ffhq", ()),
+        ("cifar10", ("ncsnpp",)),
+        ("cifar10", ("ddpm",)),
+        ("lsun", ("church_ncsnpp",)),
     ],
 )
 def test_training_step_of_every_network_accepts_the_shapes_of_its_data(file, arguments):
@@ -144,6 +158,49 @@ def test_ncsnv2_configs_have_the_papers_values(file, arguments, expected):
     assert (model.name, model.num_filters, model.sigma_end) == ("ncsnv2", 128, 0.01)
     assert (training.ema_rate, training.epsilon, sampling.denoise) == (0.999, 1e-8, True)
     assert (config.data.dequantization, config.data.random_flip) == ("none", True)
+
+
+NCSNPP = [  # σ₁, levels, batch, average, steps, dropout, r, parameters, of the spec's table
+    ("cifar10", "ncsnpp", (50.0, 1000, 128, 0.999, 1_300_001, 0.1, 0.16), 62_758_915),
+    ("cifar10", "ncsnpp_deep", (50.0, 1000, 128, 0.999, 950_001, 0.1, 0.16), 107_587_075),
+    ("cifar10", "ncsnpp_discrete", (50.0, 1000, 128, 0.999, 1_300_001, 0.1, 0.16), 62_693_251),
+    ("cifar10", "ddpm", (50.0, 1000, 128, 0.999, 1_300_001, 0.1, 0.16), 35_218_947),
+    ("celeba", "ncsnpp", (90.0, 1000, 128, 0.999, 1_300_001, 0.1, 0.17), 62_693_251),
+    ("lsun", "church_ncsnpp", (380.0, 2000, 64, 0.999, 2_400_001, 0.0, 0.075), 65_574_549),
+    ("lsun", "bedroom_ncsnpp", (378.0, 2000, 64, 0.999, 2_400_001, 0.0, 0.075), 65_574_549),
+    ("ffhq", "ncsnpp", (348.0, 2000, 64, 0.999, 2_400_001, 0.0, 0.075), 65_574_549),
+    ("ffhq", "ncsnpp_1024", (1348.0, 2000, 8, 0.9999, 2_400_001, 0.0, 0.15), 105_785_896),
+    ("celebahq", "256", (348.0, 2000, 64, 0.999, 2_400_001, 0.0, 0.075), 65_574_549),
+    ("celebahq", "1024", (1348.0, 2000, 8, 0.9999, 2_400_001, 0.0, 0.15), 105_785_896),
+]
+
+
+@pytest.mark.parametrize(("file", "argument", "expected", "count"), NCSNPP)
+def test_configs_of_ncsnpp_have_the_published_values(file, argument, expected, count):
+    config = load(file, (argument,))
+    model, training, sampling = config.model, config.training, config.sampling
+    assert expected == (
+        model.sigma_begin,
+        model.num_scales,
+        training.batch_size,
+        training.ema_rate,
+        training.num_steps,
+        model.dropout,
+        sampling.snr,
+    )
+    is_discrete = argument in ("ncsnpp_discrete", "ddpm") or file == "celeba"
+    assert (model.name, model.sigma_end, model.is_discrete) == ("ncsnpp", 0.01, is_discrete)
+    assert training.noise == ("discrete" if is_discrete else "continuous")
+    assert (training.learning_rate, training.warmup_steps, training.gradient_clip) == (2e-4, 5000, 1.0)
+    assert training.ema_warmup
+    assert training.reduce_mean == ((file, argument) == ("ffhq", "ncsnpp_1024"))
+    assert (sampling.method, sampling.corrector_steps, sampling.denoise) == ("pc", 1, True)
+    assert (config.data.dequantization, config.data.random_flip) == ("none", True)
+    side = data.describe(config.data).shape[0]
+    assert model.image_size == side
+    x = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    shapes = jax.eval_shape(network(config).init, jax.random.key(0), x, jnp.ones(1))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 
 
 @pytest.mark.parametrize(("file", "crop"), [("cifar10", None), ("celeba", 140), ("svhn", None)])
@@ -247,9 +304,12 @@ def test_every_config_field_can_be_overridden():
         ),
         (
             {"model": {"name": "mpl"}},
-            r"config\.model=.*'mpl'.* must be 'ncsn', 'ncsnv2', 'mlp', or an import path",
+            r"config\.model=.*'mpl'.* must be 'ncsn', 'ncsnv2', 'ncsnpp', 'mlp', or an import path",
         ),
-        ({"model": 3}, r"config\.model=3: its name must be 'ncsn', 'ncsnv2', 'mlp', or an import path"),
+        (
+            {"model": 3},
+            r"config\.model=3: its name must be 'ncsn', 'ncsnv2', 'ncsnpp', 'mlp', or an import path",
+        ),
         ({"model": {"name": "mlp", "mlp": 3}}, r"config\.model\.mlp=3: extra inputs"),
         (
             {"training": {"objective": "explicit"}},
