@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn, jaxprs_in_params
 
-from benchmarks.jax_worker import config_of
+from benchmarks.jax_worker import experiment_of
 from benchmarks.performance import CASES, TURNS, Case, Worker, print_table
-from benchmarks.speed import of_noise, training
+from benchmarks.speed import training
 from ncsn_jax.runtime.compiling import inference_options, set_xla_flags
 
 RUNS = 5
@@ -42,7 +42,7 @@ def convolutions(jaxpr) -> Iterator[JaxprEqn]:
 
 def of_case(case: Case) -> Counter[JaxprEqn]:
     """Count the different convolutions of a training step or forward pass."""
-    experiment = of_noise(config_of(dataclasses.asdict(case)))
+    experiment = experiment_of(dataclasses.asdict(case))
     step, batches = training(experiment)
     state, batch = experiment.abstract_state(), next(batches)
     if case.work == "step":

@@ -1,11 +1,13 @@
 """Our side of `benchmarks.performance`: the network, the step and the sampler of main.py."""
 
+import dataclasses
 import functools
 from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from benchmarks.speed import load, of_noise, training
 from benchmarks.worker import Work, serve
@@ -13,8 +15,10 @@ from ncsn_jax import as_score_fn
 from ncsn_jax.app.build import dataset_info, network
 from ncsn_jax.app.config import Config
 from ncsn_jax.app.methods import recipe_of
+from ncsn_jax.models.ncsnpp import NCSNpp
 from ncsn_jax.runtime import chains
 from ncsn_jax.runtime.compiling import give_memory_back_after_compilations, inference_options, set_xla_flags
+from ncsn_jax.training import Experiment
 from ncsn_jax.training.parallel import replicate
 
 CONFIGS = {1: "configs/mnist.py", 3: "configs/cifar10.py"}
@@ -28,11 +32,11 @@ def prepare(case: dict[str, Any]) -> Work:
     if case["work"] == "negation":
         return _negation()
     run, batch = config_of(case), case["batch"]
-    model, shape = network(run), (batch, case["side"], case["side"], case["channels"])
+    model, shape = model_of(case), (batch, case["side"], case["side"], case["channels"])
     x, sigma = jax.random.uniform(jax.random.key(0), shape), jnp.full(batch, 0.1)
     if case["work"] == "step":
-        return _step(run)
-    params = jax.jit(model.init)(jax.random.key(0), x[:1], sigma[:1])
+        return _step(experiment_of(case))
+    params = {"params": experiment_of(case).initial_state().params}
     forward = jax.jit(model.apply, compiler_options=inference_options())
 
     def cost(evaluations: int = 1) -> dict[str, float]:
@@ -67,6 +71,18 @@ def config_of(case: dict[str, Any]) -> Config:
     )
 
 
+def model_of(case: dict[str, Any]) -> nn.Module:
+    """Return the network of a case."""
+    if case["network"] == "NCSN++":
+        return NCSNpp(case["filters"])
+    return network(config_of(case))
+
+
+def experiment_of(case: dict[str, Any]) -> Experiment:
+    """Return the experiment whose training step a case measures; all networks learn the levels of NCSN."""
+    return dataclasses.replace(of_noise(config_of(case)), model=model_of(case))
+
+
 def _matrix_product() -> Work:
     size = 2048
     matrix = jnp.ones((size, size))
@@ -95,8 +111,7 @@ def _cost(programs: Iterable[jax.stages.Lowered], times: int = 1) -> dict[str, f
     return {"flops": flops, "bytes": num_bytes}
 
 
-def _step(run: Config) -> Work:
-    experiment = of_noise(run)
+def _step(experiment: Experiment) -> Work:
     state, (step, batches) = replicate(experiment.initial_state()), training(experiment)
     key = jax.random.key(0)
 

@@ -3,8 +3,8 @@
     python -m benchmarks.performance                              # 35 minutes on 2 cores
     python -m benchmarks.performance --torch_python ~/torch/bin/python --only "F=64 28×28×1 ×16"
 
-For each network and batch: a training step, a forward pass and annealed sampling (ten levels, one step each),
-by this package (`benchmarks/jax_worker.py`) and by the same network in plain PyTorch
+For each network and batch: a training step, a forward pass and, of NCSN, annealed sampling (ten levels, one
+step each), by this package (`benchmarks/jax_worker.py`) and by the same network in plain PyTorch
 (`benchmarks/torch_peer.py`), each in its own process. They take turns of at least a second and two runs, the
 first of which isn't counted; the table compares the medians of the turns' medians.
 
@@ -29,6 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SIZES = [(filters, 28, 1, batch) for filters in (32, 64) for batch in (1, 16, 64)]
 SIZES += [(64, 32, 3, 16)]
+NCSNPP_SIZES = [(filters, 32, 3, 16) for filters in (32, 64)]
 TURNS = 5
 
 
@@ -43,16 +44,20 @@ class Case:
     work: str
     dtype: str = "float32"
     """Floating-point type of our network; PyTorch's is float32."""
+    network: str = "NCSN"
+    """NCSN, or NCSN++ as for CIFAR-10."""
 
     def __str__(self) -> str:
         image = f"{self.side}×{self.side}×{self.channels}"
         dtype = "" if self.dtype == "float32" else f" {self.dtype}"
-        return f"F={self.filters} {image} ×{self.batch} {self.work}{dtype}"
+        network = "" if self.network == "NCSN" else f"{self.network} "
+        return f"{network}F={self.filters} {image} ×{self.batch} {self.work}{dtype}"
 
 
 CASES = [Case(*size, work) for size in SIZES for work in ("step", "forward", "sampling")]
 CASES += [Case(128, 28, 1, 16, "forward")]
 CASES += [Case(64, 28, 1, 16, work, "bfloat16") for work in ("forward", "sampling")]
+CASES += [Case(*size, work, network="NCSN++") for size in NCSNPP_SIZES for work in ("step", "forward")]
 
 
 class Worker:
