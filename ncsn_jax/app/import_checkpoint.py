@@ -85,7 +85,7 @@ def imported_config(official: OfficialRun, given: Config) -> Config:
       UserError: if the result isn't a valid config.
     """
     training = {**official.optimizer, "num_steps": max(given.training.num_steps, official.step)}
-    if official.step <= given.training.warmup_steps:
+    if official.step < given.training.warmup_steps:
         training.pop("learning_rate", None)  # the file's is a rate within the warm-up
     if official.ema_rate is not None:
         training["ema_rate"] = official.ema_rate

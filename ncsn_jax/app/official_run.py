@@ -53,13 +53,8 @@ class OfficialRun(NamedTuple):
     @property
     def channels(self) -> int:
         """The number of channels of the network's images."""
-        first = (
-            "begin_conv"
-            if "begin_conv" in self.params
-            else min(
-                (name for name in self.params if name.startswith("conv_")), key=lambda name: int(name[5:])
-            )
-        )
+        convs = [name for name in self.params if name.startswith("conv_")]  # an NCSN++'s, by their numbers
+        first = min(convs, key=lambda name: int(name.removeprefix("conv_")), default="begin_conv")
         return self.params[first]["kernel"].shape[2]
 
     @property

@@ -14,7 +14,7 @@ from ncsn_jax.typing import PRNGKey, Scalar
 
 @struct.dataclass
 class NetworkScore:
-    """A network with variables, a condition and a key of dropout, as a `ScoreFn`; a pytree of all but it."""
+    """A network with variables, a condition and a key of dropout, as a `ScoreFn`; a pytree of these three."""
 
     model: nn.Module = struct.field(pytree_node=False)
     variables: Any

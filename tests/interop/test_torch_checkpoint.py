@@ -147,6 +147,24 @@ def test_every_kind_of_tensor_is_read_in_every_pickle_protocol(write, protocol, 
     assert loaded["whole"][2, 1] == loaded["parameter"][13] == loaded["offset"][0, 0] == -1
 
 
+@both
+@pytest.mark.parametrize("protocol", [2, 3, 5])
+def test_scalars_of_numpy_become_numbers(write, protocol, load):
+    """In protocol 2, their bytes are an encoded string."""
+    loaded = load(
+        write({"lr": np.float64(2e-4), "count": np.int64(-3), "on": np.bool_(True)}, protocol=protocol)
+    )
+    assert loaded == {"lr": 2e-4, "count": -3, "on": True}
+    assert [type(value) for value in loaded.values()] == [float, int, bool]
+
+
+def test_scalars_of_numpy_before_version_2_become_numbers(load):
+    data, _ = dumps([np.float64(2e-4)])
+    older = data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    assert older != data
+    assert load(archive({"data.pkl": older})) == [2e-4]
+
+
 def test_views_of_one_storage_in_a_stream_share_memory(load):
     """In streams a storage can be part of another."""
     values = np.arange(10, dtype=np.float32)
@@ -301,6 +319,34 @@ HOSTILE = {
     "a call of a tensor": (zipped(raw_tensor() + b")R"), "calls array"),
     "OrderedDict with arguments": (zipped(b"ccollections\nOrderedDict\n])\x86R"), "calls .*ORDERED_DICT"),
     "attributes of a list": (zipped(b"]}b"), "attributes"),
+    "attributes of a tensor": (zipped(raw_tensor() + b"}b"), "attributes"),
+    "a numpy type of objects": (zipped(b"cnumpy\ndtype\n" + text(b"O8") + b"\x85R"), "calls .*NUMBER_TYPE"),
+    "a big-endian numpy type": (
+        zipped(b"cnumpy\ndtype\n" + text(b"f8") + b"\x85RK\x03" + text(b">") + b"\x86b"),
+        "accepted: little-endian types",
+    ),
+    "a numpy type as a storage": (
+        zipped(
+            b"("
+            + text(b"storage")
+            + b"cnumpy\ndtype\n"
+            + text(b"f4")
+            + b"\x85R"
+            + text(b"0")
+            + text(b"cpu")
+            + number(4)
+            + b"tQ"
+        ),
+        "refers to",
+    ),
+    "a numpy scalar of another size": (
+        zipped(b"cnumpy._core.multiarray\nscalar\ncnumpy\ndtype\n" + text(b"f8") + b"\x85RC\x02ab\x86R"),
+        "calls .*NUMBER",
+    ),
+    "bytes by another codec": (
+        zipped(b"c_codecs\nencode\n" + text(b"abc") + text(b"zlib") + b"\x86R"),
+        "calls .*ENCODE",
+    ),
     # Damaged pickles.
     "an empty stack": (zipped(b""), "one object"),
     "too much on the stack": (zipped(b"NN"), "one object"),
