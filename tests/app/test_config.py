@@ -98,14 +98,19 @@ def step_at_reduced_width(config):
     ("file", "arguments"),
     [
         ("toy", ()),
-        ("digits", ()),
-        ("cifar10", ("ncsn",)),
         ("cifar10", ("ncsnv2",)),
-        ("lsun", ("church",)),
-        ("ffhq", ()),
-        ("cifar10", ("ncsnpp",)),
         ("cifar10", ("ddpm",)),
-        ("lsun", ("church_ncsnpp",)),
+        *(
+            pytest.param(file, arguments, marks=pytest.mark.slow)
+            for file, arguments in (
+                ("digits", ()),
+                ("cifar10", ("ncsn",)),
+                ("lsun", ("church",)),
+                ("ffhq", ()),
+                ("cifar10", ("ncsnpp",)),
+                ("lsun", ("church_ncsnpp",)),
+            )
+        ),
     ],
 )
 def test_training_step_of_every_network_accepts_the_shapes_of_its_data(file, arguments):
@@ -175,8 +180,8 @@ NCSNPP = [  # σ₁, levels, batch, average, steps, dropout, r, parameters, of t
 ]
 
 
-@pytest.mark.parametrize(("file", "argument", "expected", "count"), NCSNPP)
-def test_configs_of_ncsnpp_have_the_published_values(file, argument, expected, count):
+@pytest.mark.parametrize(("file", "argument", "expected"), [case[:3] for case in NCSNPP])
+def test_configs_of_ncsnpp_have_the_published_values(file, argument, expected):
     config = load(file, (argument,))
     model, training, sampling = config.model, config.training, config.sampling
     assert expected == (
@@ -198,7 +203,15 @@ def test_configs_of_ncsnpp_have_the_published_values(file, argument, expected, c
     assert (config.data.dequantization, config.data.random_flip) == ("none", True)
     side = data.describe(config.data).shape[0]
     assert model.image_size == side
-    x = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("file", "argument", "count"),
+    [pytest.param(*c[:2], c[3], marks=[pytest.mark.slow] if i else []) for i, c in enumerate(NCSNPP)],
+)
+def test_published_networks_have_the_published_number_of_parameters(file, argument, count):
+    config = load(file, (argument,))
+    x = jax.ShapeDtypeStruct((1, config.model.image_size, config.model.image_size, 3), jnp.float32)
     shapes = jax.eval_shape(network(config).init, jax.random.key(0), x, jnp.ones(1))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 

@@ -147,9 +147,5 @@ def test_dropout_zeroes_activations_in_blocks_with_a_key_alone():
     x, time = jax.random.normal(jax.random.key(0), (1, 4, 4, 8)), jnp.ones((1, 16))
     variables = block.init(jax.random.key(1), x, time)
     plain = block.apply(variables, x, time)
-    first, again, other = (
-        block.apply(variables, x, time, rngs={"dropout": jax.random.key(seed)}) for seed in (2, 2, 3)
-    )
-    np.testing.assert_array_equal(first, again)
-    assert np.abs(first - other).max() > 1e-3
-    assert np.abs(first - plain).max() > 1e-3
+    dropped = block.apply(variables, x, time, rngs={"dropout": jax.random.key(2)})
+    assert np.abs(dropped - plain).max() > 1e-3
