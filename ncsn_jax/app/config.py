@@ -203,7 +203,7 @@ class NcsnppModel(NoiseLevels):
     """Residual blocks (resblock_type)."""
     fir: bool = True
     """Whether images are resampled by a filter."""
-    fir_kernel: Annotated[tuple[float, ...], FROM_JSON, Field(min_length=1)] = (1.0, 3.0, 3.0, 1.0)
+    fir_kernel: Annotated[tuple[float, ...], FROM_JSON, Field(min_length=2)] = (1.0, 3.0, 3.0, 1.0)
     """Filter of an axis; read if `fir`."""
     resample_with_conv: bool = True
     """Whether `ddpm` levels are resampled with a convolution (resamp_with_conv)."""
@@ -233,20 +233,26 @@ class NcsnppModel(NoiseLevels):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Floating-point type of the features; parameters, normalisation statistics and scores are float32."""
     process: Literal["ve", "vp", "subvp"] = "ve"
-    """Process that the network learns: `ve` adds noise; networks of `vp` and `subvp` take the process's time
-    and images in [−1, 1], and `VPScore` makes them scores."""
+    """Inputs of the network: `ve` takes images with added noise; `vp` and `subvp` take the process's time and
+    scaled images around [−1, 1], and `VPScore` makes such a network a score. Training is by noise levels."""
     beta_min: PositiveFloat = 0.1
     """β₀ of `vp` and `subvp`."""
     beta_max: PositiveFloat = 20.0
     """β₁ of `vp` and `subvp`."""
 
     @model_validator(mode="after")
-    def _labels_are_embedded(self) -> "NcsnppModel":
+    def _settings_fit(self) -> "NcsnppModel":
         if self.process != "ve" and self.embedding == "fourier":
             raise ValueError(
                 f"process={self.process!r}: its networks embed a label, found embedding='fourier'; accepted: "
                 "'positional'"
             )
+        if self.beta_min > self.beta_max:
+            raise ValueError(
+                f"beta_min={self.beta_min}: more than beta_max={self.beta_max}; accepted: at most that"
+            )
+        if not sum(self.fir_kernel) > 0:
+            raise ValueError(f"fir_kernel={self.fir_kernel}: accepted: numbers with a positive sum")
         return self
 
     @property

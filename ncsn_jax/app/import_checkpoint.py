@@ -21,6 +21,7 @@ from ncsn_jax.app.config import (
 from ncsn_jax.app.flags import flagged
 from ncsn_jax.app.official_run import AdamState, OfficialRun
 from ncsn_jax.models import NCSN, NCSNpp
+from ncsn_jax.models.vp import Process, sigma_at
 from ncsn_jax.noise import geometric_sigmas
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.runtime.locking import only_writer
@@ -31,9 +32,6 @@ from ncsn_jax.training.manifest import make_record, run_facts
 from ncsn_jax.training.parallel import replicate
 from ncsn_jax.training.state import first_state, fitting_params
 from ncsn_jax.training.workdir import check, checkpoint_dir
-
-VP_LEVELS = {"sigmas": "geometric", "sigma_begin": 76.0, "sigma_end": 0.0053, "num_scales": 1000}
-"""Noise levels of the VP process with β from 0.1 to 20 at its times 1 and 0.001, for images in [0, 1]."""
 
 
 def experiment_of(official: OfficialRun) -> tuple[str, ...]:
@@ -73,7 +71,7 @@ def _unet_experiment(official: OfficialRun, model: NCSNpp) -> tuple[str, ...]:
         )
     if model.block == "ddpm":
         return "cifar10", "ddpm"
-    if model.sigmas is not None:
+    if model.embedding == "positional":
         return ("celeba", "ncsnpp") if largest > 70 else ("cifar10", "ncsnpp_discrete")
     return "cifar10", "ncsnpp_deep" if model.num_res_blocks > 4 else "ncsnpp"
 
@@ -93,6 +91,8 @@ def imported_config(official: OfficialRun, given: Config) -> Config:
         training["ema_rate"] = 0.999  # the official rate; 0 would discard the average at the next step
     settings = given.model_dump()
     settings["model"] = _model_settings(official, given)
+    if settings["model"].get("process", "ve") != "ve":  # as all published experiments of the VP processes
+        training |= {"noise": "continuous", "reduce_mean": True}
     settings["training"] |= training
     return parse(settings)
 
@@ -178,7 +178,7 @@ def report(official: OfficialRun, settings: Config, workdir: Path) -> str:
     taken = f"Images, batches and sampling follow data.name={settings.data.name!r}"
     if isinstance(settings.model, NcsnppModel):
         source = official.published.name if official.published else "this program's default"
-        told = ("fir", "skip_rescale", "scale_by_sigma", "num_groups", "dropout", "process")
+        told = ("fir", "skip_rescale", "scale_by_sigma", "num_groups", "process")
         values = ", ".join(f"{name}={getattr(settings.model, name)!r}" for name in told)
         taken = f"Where the file doesn't tell, and no flag does, the network is {source}'s: {values}. {taken}"
     return f"{workdir}: {', '.join(found)}\n{taken}; see {workdir / 'config.json'}"
@@ -217,14 +217,21 @@ def _unet_settings(official: OfficialRun, model: NCSNpp, given: Config) -> dict[
         name: value for name, value in fields.items() if name in NcsnppModel.model_fields and name != "sigmas"
     }
     own |= {"name": "ncsnpp", "act": "swish", "dtype": "float32"}
+    process: Any = official.published.process if official.published else "ve"
     if isinstance(given.model, NcsnppModel):
         own |= {"act": given.model.act, "dropout": given.model.dropout}
-    if official.published and official.published.process != "ve":
-        # σ of the process at its times 1 and 0.001, for images in [0, 1].
-        return own | {"process": official.published.process, **VP_LEVELS}
+        process = given.model.process if given.model.process != "ve" else process
+    if process != "ve":  # the file's levels, which the network doesn't use, are VE's
+        return own | {"process": process, "scale_by_sigma": False, **_levels_of_process(process)}
     if official.sigmas is not None:
         return own | _levels(official.sigmas)
     raise UserError("the checkpoint has no noise levels: its state dict must have 'sigmas'")
+
+
+def _levels_of_process(process: Process) -> dict[str, Any]:
+    """Return the noise levels of the published process between its times 0.001 and 1, of images in [0, 1]."""
+    begin, end = (float(f"{sigma_at(time, process) / 2:.4g}") for time in (1.0, 1e-3))
+    return {"sigmas": "geometric", "sigma_begin": begin, "sigma_end": end, "num_scales": 1000}
 
 
 def _levels(sigmas: tuple[float, ...]) -> dict[str, Any]:

@@ -117,7 +117,9 @@ def _score_sde_run(checkpoint: Mapping[str, Any]) -> OfficialRun:
     ema_params, ema_rate = None, None
     if "ema" in checkpoint:
         ema_params = _single_precision(from_torch(average_of(checkpoint))[1]["params"])
-        ema_rate = float(checkpoint["ema"].get("decay", 0.9999))
+        ema_rate = checkpoint["ema"].get("decay")
+        if type(ema_rate) is not float or not 0 <= ema_rate < 1:
+            raise ValueError(f"its 'ema' has the decay {str(ema_rate)[:50]!r}; accepted: a number below 1")
     settings, adam = _adam(checkpoint.get("optimizer"), model, params)
     step = _integer(checkpoint.get("step", 0), "its 'step'")
     sigmas = None if levels is None else tuple(map(float, levels))
@@ -137,7 +139,7 @@ def _adam(optimizer: Any, model: nn.Module, params: Any) -> tuple[dict[str, floa
         moments = {i: [np.asarray(s[name]) for name in ("exp_avg", "exp_avg_sq")] for i, s in found.items()}
         counts = [s["step"] for s in found.values()]
         foreign = [name for name in ("weight_decay", "amsgrad", "maximize") if group.get(name)]
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return {}, "it isn't an Adam state with one group"
     learning_rate, beta1, beta2, epsilon = numbers
     settings = dict(learning_rate=learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon)

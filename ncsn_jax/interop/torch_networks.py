@@ -45,9 +45,9 @@ def from_torch(
         them, the geometric levels from 1 to 0.01 of the NCSN repository.
       **fields: fields of the network that its tensors don't determine: `act`, and `rescaled` (for images in
         [−1, 1] or after a logit transform). An `NCSNpp` also has `fir`, `fir_kernel`, `skip_rescale`,
-        `scale_by_sigma`, `dropout` and `num_groups`, whose defaults are the values of the published
-        experiment that has such a network. A network with positional embeddings and `scale_by_sigma=False`
-        takes labels instead of σ, and `VPScore` makes it a score.
+        `scale_by_sigma` and `num_groups`, whose defaults are the values of the published experiment that has
+        such a network, and `dropout`, 0 by default. A network with positional embeddings and
+        `scale_by_sigma=False` takes labels instead of σ, and `VPScore` makes it a score.
 
     Returns:
       The network and its variables: `params`, with the dtypes found. For `to_torch` there may also be
@@ -112,9 +112,10 @@ def average_of(checkpoint: Mapping[str, Any]) -> dict[str, np.ndarray]:
         state_dict, shadow = dict(checkpoint["model"]), list(checkpoint["ema"]["shadow_params"])
     except (KeyError, TypeError, ValueError):
         raise ValueError("it has no 'model' and 'ema' with 'shadow_params'") from None
-    trained = [name for name in state_dict if name.split(".")[-2:] != ["0", "W"] and "sigmas" not in name]
-    shapes = [np.shape(state_dict[name]) for name in trained]
-    if shapes != [np.shape(tensor) for tensor in shadow]:
+    names = list(map(str, state_dict))
+    trained = [name for name in names if name.split(".")[-2:] != ["0", "W"] and "sigmas" not in name]
+    shapes = [getattr(state_dict.get(name), "shape", None) for name in trained]
+    if shapes != [getattr(tensor, "shape", None) for tensor in shadow]:
         raise ValueError(
             f"its moving average of {len(shadow)} tensors doesn't have the shapes of the {len(trained)} "
             "trained tensors of its model"
@@ -148,7 +149,13 @@ def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.nda
         raise ValueError(f"variables must be {{'params': ...}}, found {_some(variables)}")
     prefix = PREFIX if "module" in variables else ""
     buffers = {name: np.asarray(value) for name, value in variables.get("buffers", {}).items()}
-    tensors = params_to_torch(variables["params"], naming_of(model))
+    try:
+        tensors = params_to_torch(variables["params"], naming_of(model))
+    except (ValueError, AttributeError):
+        raise ValueError(
+            f"the parameters {_some(variables['params'])} aren't an {type(model).__name__}'s; for a VPScore, "
+            "pass its network and variables['params']['network']"
+        ) from None
     _check_shapes(model, tensors)
     return {prefix + name: tensor for name, tensor in (buffers | tensors).items()}
 
@@ -203,9 +210,11 @@ def _check_shapes(model: nn.Module, tensors: Tensors) -> None:
     is_unet = isinstance(model, NCSNpp)
     stem = f"{ALL_MODULES}{2 + (model.embedding == 'fourier')}" if is_unet else "begin_conv"
     first = tensors.get(f"{stem}.weight")
+    if first is not None and (first.ndim != 4 or first.size == 0):
+        raise ValueError(f"the state dict has {stem}.weight of the shape {first.shape}; accepted: four axes")
     try:
         expected = _official_shapes(model, 1 if first is None else first.shape[1])
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"no such network can be built: {' '.join(str(error).split())[:200]}") from None
     depth = f"multipliers={model.multipliers}" if is_unet else f"depth={model.depth}"  # pyright: ignore[reportAttributeAccessIssue]
     network = f"{type(model).__name__} with {depth} and num_filters={model.num_filters}"  # pyright: ignore[reportAttributeAccessIssue]

@@ -31,7 +31,7 @@ Initializer = nn.initializers.Initializer
 EPSILON = 1e-5
 """ε, which every normalisation adds to a variance."""
 FROZEN = "frozen_"
-"""Prefix of the names of parameters that have no gradient, and keep the values that they begin with."""
+"""Prefix of the names of parameters that training leaves at the values that they begin with."""
 CHANNELS = (3,)
 """The axis of `Images` with the channels; `PIXELS` are the axes before."""
 

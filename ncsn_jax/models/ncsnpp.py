@@ -27,6 +27,15 @@ from ncsn_jax.models.unet import (
     unet_conv,
 )
 
+WORDS = {
+    "block": ("biggan", "ddpm"),
+    "progressive": ("none", "output_skip", "residual"),
+    "progressive_input": ("none", "input_skip", "residual"),
+    "combine": ("sum", "cat"),
+    "embedding": ("fourier", "positional"),
+}
+"""The accepted values of some fields."""
+
 
 class NCSNpp(nn.Module):
     """The score network s(x, σ) of Song et al. 2021 for images, identical to the release's `ncsnpp`.
@@ -127,6 +136,9 @@ class NCSNpp(nn.Module):
             raise ValueError(
                 f"the network takes images, (batch, height, width, channels), found an x of shape {x.shape}"
             )
+        for name, words in WORDS.items():
+            if getattr(self, name) not in words:
+                raise ValueError(f"{name}={getattr(self, name)!r}: accepted: {', '.join(map(repr, words))}")
         if self.num_filters < 4 or not self.multipliers:
             raise ValueError(
                 f"num_filters={self.num_filters}, multipliers={self.multipliers}: accepted: at least 4 "

@@ -30,6 +30,8 @@ def kernel_2d(kernel: Kernel) -> Float[np.ndarray, "n n"]:
     """Return the kernel of both axes, normalised to the sum 1."""
     k = np.asarray(kernel, np.float64)
     k = np.outer(k, k) if k.ndim == 1 else k
+    if not k.sum() > 0:
+        raise ValueError(f"fir_kernel={kernel}: accepted: numbers with a positive sum")
     return k / k.sum()
 
 

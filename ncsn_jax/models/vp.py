@@ -1,5 +1,6 @@
 """Networks of the variance-preserving processes, as scores of data with added noise."""
 
+import math
 from typing import Literal
 
 import jax.numpy as jnp
@@ -8,6 +9,14 @@ from jax import Array
 from jaxtyping import Float
 
 from ncsn_jax.models.layers import sigma_of_batch
+
+Process = Literal["vp", "subvp"]
+
+
+def sigma_at(time: float, process: Process, beta_min: float = 0.1, beta_max: float = 20.0) -> float:
+    """Return σ = b/a at a time of the process, the noise level of `VPScore`."""
+    decay = time**2 * (beta_max - beta_min) / 4 + time * beta_min / 2
+    return math.sqrt(math.expm1(2 * decay)) if process == "vp" else 2 * math.sinh(decay)
 
 
 class VPScore(nn.Module):
@@ -18,6 +27,8 @@ class VPScore(nn.Module):
 
     - VP: b = √(1 − a²), so a = 1/√(1 + σ²);
     - subVP: b = 1 − a², so a = (√(σ² + 4) − σ)/2.
+
+    Networks of a discrete process of 1,000 steps are evaluated at the labels of the continuous one.
 
     Attributes:
       network: f, a network that takes the label instead of σ, such as `NCSNpp` with `embedding="positional"`,
@@ -33,7 +44,7 @@ class VPScore(nn.Module):
     """
 
     network: nn.Module
-    process: Literal["vp", "subvp"] = "vp"
+    process: Process = "vp"
     beta_min: float = 0.1
     beta_max: float = 20.0
     rescaled: bool = False
@@ -49,9 +60,11 @@ class VPScore(nn.Module):
           Scores of the shape of x.
 
         Raises:
-          ValueError: if the network can't take such images.
+          ValueError: if β falls with time, or the network can't take such images.
         """
         sigma = sigma_of_batch(x, sigma)
+        if self.beta_min > self.beta_max:
+            raise ValueError(f"beta_min={self.beta_min}: accepted: at most beta_max={self.beta_max}")
         scale = 1.0
         if not self.rescaled:
             x, sigma, scale = 2.0 * x - 1.0, 2.0 * sigma, 2.0

@@ -51,8 +51,8 @@ def require_any_sigma(score_fn: ScoreFn, levels: tuple[float, ...] = ()) -> None
         derivative in σ.
     """
     own = getattr(score_fn, "sigmas", None)
-    if own is not None and not (levels and set(levels) <= set(own)):
+    if own is not None and not (levels and set(map(float, levels)) <= set(own)):
         raise ValueError(
             f"this sampler needs scores at any σ, found a network of {len(own)} discrete levels; "
-            "accepted: NCSNv2, MLP, an exact score"
+            "accepted: NCSNv2, MLP, an exact score (the predictor-corrector also takes a tuple of the levels)"
         )

@@ -86,7 +86,10 @@ def is_by_identity(content: Any) -> bool:
 def _settings_by_name(content: Json) -> Json:
     if not is_by_identity(content):
         raise UserError("it describes a run of a config, and this is Python code; choose another workdir")
-    settings = Settings(**content["settings"])  # older runs lack newer settings
+    try:
+        settings = Settings(**content["settings"])  # older runs lack newer settings
+    except (TypeError, ValueError) as error:
+        raise UserError(f"settings: {error}") from None
     return flatten({**content, "settings": settings.model_dump()})
 
 

@@ -43,8 +43,11 @@ def denoising_objective(
       Song & Ermon 2019 (arXiv:1907.05600), equation 6; Song et al. 2021 (arXiv:2011.13456), equation 7, and
       "Maximum likelihood training" (arXiv:2101.09258), equation 7, for the likelihood's weight.
     """
-    if likelihood_weighting and power != 2:
-        raise ArgumentError(f"likelihood_weighting=True: the weight is σ², found power={power}; use power=2")
+    if likelihood_weighting and (power != 2 or len(sigmas) < 2):
+        raise ArgumentError(
+            f"likelihood_weighting=True: found power={power} and {len(sigmas)} noise levels; accepted: "
+            "power=2 and at least two levels"
+        )
     draw_sigma = _sigma(sigmas, noise)
 
     def objective(key, score_fn, x):

@@ -151,6 +151,9 @@ def update(
 
     def updated(state):
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        updates = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: jnp.zeros_like(leaf) if is_frozen(path) else leaf, updates
+        )
         params = optax.apply_updates(state.params, updates)
         count = state.step - state.num_skipped + 1
         rate = jnp.minimum(ema_rate, (1 + count) / (10 + count)) if ema_warmup else ema_rate

@@ -417,6 +417,7 @@ def test_an_imported_run_of_score_sde_computes_the_outputs_of_both_parameters(sc
     ("change", "message"),
     [
         (lambda c: c["ema"]["shadow_params"].pop(), "moving average of 155 tensors doesn't have the shapes"),
+        (lambda c: c["ema"].update(decay=None), "its 'ema' has the decay 'None'; accepted: a number below 1"),
         (lambda c: c.update(ema={}), "no 'model' and 'ema' with 'shadow_params'"),
         (lambda c: c["model"].pop("module.all_modules.8.NIN_3.W"), "not a state dict of an NCSN|lacks"),
         (lambda c: c["model"].pop("module.all_modules.4.Conv_1.bias"), "has no all_modules.4.Conv_1.bias"),
@@ -445,7 +446,12 @@ def test_networks_of_the_vp_process_are_imported_as_scores(tmp_path):
     found = read_checkpoint_of(tmp_path, tensors | {"sigmas": np.geomspace(50, 0.01, 9)})
     base = parse(run_path("configs/cifar10.py")["get_config"]("ncsnpp").to_dict())
     config = importing.imported_config(found, base)
-    assert config.model.process == "vp"
+    assert (config.model.process, config.model.sigma_begin, config.model.sigma_end) == ("vp", 76.08, 0.005243)
+    assert (config.training.noise, config.training.reduce_mean) == ("continuous", True)
+    given = parse(run_path("configs/cifar10.py")["get_config"]("ncsnpp_discrete").to_dict())
+    subvp = given.model_copy(update={"model": given.model.model_copy(update={"process": "subvp"})})
+    assert importing.imported_config(found, subvp).model.process == "subvp"
+    assert importing.experiment_of(found) == ("cifar10", "ncsnpp_discrete")
     importing.import_run(found, config, tmp_path / "run")
     restored, variables = training.restore(tmp_path / "run")
     assert isinstance(restored, VPScore)

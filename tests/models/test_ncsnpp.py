@@ -116,6 +116,11 @@ def test_state_dicts_with_a_tensor_missing_or_of_another_shape_are_refused_in_on
             assert "\n" not in str(error.value).partition("\n---")[0]
             refused += 1
     assert refused > 400
+    with pytest.raises(ValueError, match=r"all_modules\.2\.weight of the shape .*; accepted: four axes"):
+        from_torch(given | {"all_modules.2.weight": np.zeros((8, 0, 3, 3), np.float32)})
+    model, variables = from_torch(given)
+    with pytest.raises(ValueError, match=r"aren't an NCSNpp's; for a VPScore, pass its network and"):
+        to_torch(model, {"params": {"network": variables["params"]}})
 
 
 OF_LABELS = NCSNpp(fir=False, progressive_input="none", embedding="positional", scale_by_sigma=False)
@@ -190,6 +195,7 @@ def test_images_may_be_rectangular_and_bfloat16_changes_little():
         ({"multipliers": (1, 1, 1)}, (1, 8, 6, 1), "2 times: .* multiples of 4, found 8×6 pixels"),
         ({"sigmas": (1.0, 0.1)}, (1, 8, 8, 1), "Fourier embeddings take any σ; use embedding='positional'"),
         ({"embedding": "positional"}, (1, 8, 8, 1), "scale_by_sigma=True: .* needs sigmas to divide by"),
+        ({"fir_kernel": (1.0, -1.0)}, (1, 8, 8, 1), "fir_kernel=.*accepted: numbers with a positive sum"),
         ({"num_filters": 3}, (1, 8, 8, 1), "num_filters=3, .* accepted: at least 4 filters"),
         ({"num_filters": 6}, (1, 8, 8, 1), "6 channels can't be divided|12 channels|18 channels"),
     ],

@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 
 from ncsn_jax.models import VPScore
+from ncsn_jax.models.vp import sigma_at
 
 STD, MEAN, BETA = 0.5, 0.3, (0.1, 20.0)
 
@@ -62,3 +63,12 @@ def test_labels_invert_the_noise_levels(process):
     out = score.apply({}, x, jnp.asarray(b / a, jnp.float32))
     np.testing.assert_allclose(labels[0], 999 * times, rtol=1e-3)
     np.testing.assert_allclose(out[:, 0, 0, 0], -a / (b / a), rtol=1e-4)
+
+
+@pytest.mark.parametrize("process", ["vp", "subvp"])
+def test_noise_levels_of_times_are_the_ratio_of_noise_and_signal(process):
+    for time in (1e-3, 0.3, 1.0):
+        a, b = marginal(process, time)
+        np.testing.assert_allclose(sigma_at(time, process, *BETA), b / a, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"beta_min=20\.0: accepted: at most beta_max=0\.1"):
+        VPScore(Exact(process), process, 20.0, 0.1).apply({}, jnp.ones((1, 2, 2, 1)), jnp.ones(1))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ncsn_jax import GaussianMixture, geometric_sigmas, ncsn_loss
+from ncsn_jax.runtime.errors import ArgumentError
 from ncsn_jax.training import denoising_objective, sliced_objective
 
 SIGMAS = tuple(geometric_sigmas(2.0, 0.2, 3).tolist())
@@ -83,3 +84,15 @@ def test_continuous_noise_is_log_uniform_between_the_levels(name):
     few, _ = mean(objective(SIGMAS), 3)
     assert abs(continuous - discrete) < 4 * np.sqrt(variance + other)
     assert abs(continuous - few) > 4 * np.sqrt(variance + other)
+
+
+def test_weightings_scale_the_loss_and_need_two_levels():
+    key, x = jax.random.key(0), jnp.array([0.3, -1.0])
+    plain = denoising_objective(SIGMAS)(key, P.score, x)
+    mean = denoising_objective(SIGMAS, reduce_mean=True)(key, P.score, x)
+    np.testing.assert_allclose(mean, plain, rtol=1e-6)  # 2/D with D = 2
+    weighted = denoising_objective(SIGMAS, likelihood_weighting=True)(key, P.score, x)
+    np.testing.assert_allclose(weighted, 2 * np.log(SIGMAS[0] / SIGMAS[-1]) * plain, rtol=1e-6)
+    for wrong in ({"power": 1.0}, {}):
+        with pytest.raises(ArgumentError, match=r"accepted: power=2 and at least two levels"):
+            denoising_objective(SIGMAS if wrong else (1.0,), likelihood_weighting=True, **wrong)

@@ -166,3 +166,15 @@ def test_the_average_of_frozen_parameters_does_not_drift():
     found = average(params)["layer"]
     np.testing.assert_array_equal(found["frozen_frequencies"], params["layer"]["frozen_frequencies"])
     assert np.any(found["w"] != params["layer"]["w"])  # the control: others do
+
+
+def test_frozen_parameters_keep_their_values_whatever_their_gradient():
+    params = {"frozen_w": jnp.ones(3), "w": jnp.ones(3)}
+    optimizer = optax.adamw(0.1)
+    gradient = jax.tree.map(jnp.ones_like, params)
+    state, _ = update(
+        first_state(params, optimizer), jnp.float32(0), gradient, optimizer=optimizer, ema_rate=0.5
+    )
+    for tree in (state.params, state.ema_params):
+        np.testing.assert_array_equal(tree["frozen_w"], params["frozen_w"])
+        assert np.all(tree["w"] < 1)
