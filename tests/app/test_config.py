@@ -75,7 +75,8 @@ def step_at_reduced_width(config):
     """The config's experiment with the narrowest network on random data; its training step, and a batch."""
     width = {"num_features": 4} if config.model.name == "mlp" else {"num_filters": 2}
     if config.model.name == "ncsnpp":
-        width = {"num_filters": 4, "num_groups": None, "num_res_blocks": 1, "multipliers": (1, 2)}
+        levels = (1,) * len(config.model.multipliers)  # the coarsest has attention
+        width = {"num_filters": 4, "num_groups": None, "num_res_blocks": 1, "multipliers": levels}
     narrow = config.model.model_copy(update=width | {"sigmas": "geometric"})
     # The first step of a warm-up has a learning rate of zero.
     training = config.training.model_copy(update={"warmup_steps": 0})
