@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import typing
 from typing import Literal
 
 import jax.numpy as jnp
@@ -26,15 +27,6 @@ from ncsn_jax.models.unet import (
     positional_features,
     unet_conv,
 )
-
-WORDS = {
-    "block": ("biggan", "ddpm"),
-    "progressive": ("none", "output_skip", "residual"),
-    "progressive_input": ("none", "input_skip", "residual"),
-    "combine": ("sum", "cat"),
-    "embedding": ("fourier", "positional"),
-}
-"""The accepted values of some fields."""
 
 
 class NCSNpp(nn.Module):
@@ -136,7 +128,8 @@ class NCSNpp(nn.Module):
             raise ValueError(
                 f"the network takes images, (batch, height, width, channels), found an x of shape {x.shape}"
             )
-        for name, words in WORDS.items():
+        for name in ("block", "progressive", "progressive_input", "combine", "embedding"):
+            words = typing.get_args(type(self).__annotations__[name])
             if getattr(self, name) not in words:
                 raise ValueError(f"{name}={getattr(self, name)!r}: accepted: {', '.join(map(repr, words))}")
         if self.num_filters < 4 or not self.multipliers:
