@@ -10,7 +10,7 @@ from ncsn_jax.losses import (
     ncsn_loss,
     sliced_score_matching,
 )
-from ncsn_jax.models import MLP, NCSN, NCSNpp, NCSNv2, as_score_fn
+from ncsn_jax.models import MLP, NCSN, NCSNpp, NCSNv2, Preconditioned, as_score_fn
 from ncsn_jax.noise import geometric_sigmas, karras_sigmas
 from ncsn_jax.posterior import Observation, inpaint, posterior_score, sample_posterior
 from ncsn_jax.samplers import (
@@ -30,6 +30,7 @@ __all__ = [
     "NCSNpp",
     "NCSNv2",
     "Observation",
+    "Preconditioned",
     "annealed_langevin_dynamics",
     "as_score_fn",
     "consistent_annealed_sampling",

@@ -120,6 +120,23 @@ def log_uniform_sigma(key: PRNGKey, sigma_begin: Scalar, sigma_end: Scalar) -> F
     return jnp.exp(jax.random.uniform(key, minval=low, maxval=high))
 
 
+def log_normal_sigma(key: PRNGKey, p_mean: Scalar, p_std: Scalar) -> Float[Array, ""]:
+    """Draw a noise level whose logarithm has the distribution N(P_mean, P_std²).
+
+    Args:
+      key: the key of the draw.
+      p_mean: P_mean, the mean of log σ; σ is in the units of the data.
+      p_std: P_std, the standard deviation of log σ.
+
+    Returns:
+      σ, a scalar.
+
+    Reference:
+      Karras et al. 2022 (arXiv:2206.00364), table 1.
+    """
+    return jnp.exp(p_mean + p_std * jax.random.normal(key))
+
+
 # scipy and scikit-learn are imported in functions: importing them takes longer than the whole package.
 
 

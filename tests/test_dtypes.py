@@ -104,6 +104,7 @@ WITHOUT_X = {
     "NCSNpp",
     "NCSNv2",
     "Observation",
+    "Preconditioned",
     "geometric_sigmas",
     "karras_sigmas",
     "score_of",

@@ -36,7 +36,7 @@ FLOORS = (
 FORWARDS = {"ncsn_jax.training.__init__": {"ncsn_jax.app.train", "ncsn_jax.app.trained"}}
 """The one exception: functions of `ncsn_jax.training` that read a config, and import it when called."""
 PUBLIC = """
-    MLP NCSN GaussianMixture NCSNpp NCSNv2 Observation annealed_langevin_dynamics as_score_fn
+    MLP NCSN GaussianMixture NCSNpp NCSNv2 Observation Preconditioned annealed_langevin_dynamics as_score_fn
     consistent_annealed_sampling denoising_score_matching explicit_score_matching geometric_sigmas heun
     implicit_score_matching inpaint interpolate interpolate_latents karras_sigmas langevin_dynamics
     langevin_step log_likelihood ncsn_loss posterior_score predictor_corrector probability_flow

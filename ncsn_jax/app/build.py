@@ -16,8 +16,16 @@ from ncsn_jax.app.flags import flagged
 from ncsn_jax.app.imports import called, hashable, imported, is_import_path
 from ncsn_jax.data import Dataset, DatasetInfo
 from ncsn_jax.data.datasets import OF_FOLDERS, OF_IMAGES, TRANSFORMS, refuse
+from ncsn_jax.models import Preconditioned
 from ncsn_jax.runtime.errors import ArgumentError, UserError
-from ncsn_jax.training import Experiment, Objective, Settings, denoising_objective, sliced_objective
+from ncsn_jax.training import (
+    Experiment,
+    LogNormal,
+    Objective,
+    Settings,
+    denoising_objective,
+    sliced_objective,
+)
 from ncsn_jax.training.description import Description, flatten, is_by_identity
 from ncsn_jax.training.optimizers import adam, clipped, decays, learning_rate_schedule
 from ncsn_jax.training.step import Map
@@ -53,7 +61,7 @@ def build(config: Config, dataset: Dataset | None = None) -> Experiment:
     dataset = dataset or load_dataset(config)
     return Experiment(
         model=network(config),
-        objective=objective(config.model.noise_levels, config.training),
+        objective=objective(config),
         optimizer=optimizer(config.training),
         train=dataset.train,
         test=dataset.test,
@@ -71,12 +79,19 @@ def network(config: Config) -> nn.Module:
     Raises:
       UserError: if it is the user's own, and can't be made.
     """
-    if not isinstance(config.model, OwnModel):
-        return config.model.build(rescaled=config.data.transform != "none")
-    model = called("config.model.name", config.model.name, **hashable(config.model.fields))
+    is_preconditioned = config.model.preconditioning == "karras"
+    if isinstance(config.model, OwnModel):
+        model = _own_network(config.model)
+    else:
+        model = config.model.build(rescaled=is_preconditioned or config.data.transform != "none")
+    return Preconditioned(model, config.model.measured_std) if is_preconditioned else model
+
+
+def _own_network(settings: OwnModel) -> nn.Module:
+    model = called("config.model.name", settings.name, **hashable(settings.fields))
     if not isinstance(model, nn.Module):
         raise UserError(
-            f"config.model.name={config.model.name!r}: found {type(model).__name__}; accepted: a "
+            f"config.model.name={settings.name!r}: found {type(model).__name__}; accepted: a "
             "flax.linen.Module"
         )
     return model
@@ -159,21 +174,25 @@ def of_x(function: Map) -> Map:
     return of_example
 
 
-def objective(sigmas: tuple[float, ...], training: Training) -> Objective:
-    """Return the config's objective at these noise levels.
+def objective(config: Config) -> Objective:
+    """Return the config's objective.
 
     Raises:
       UserError: if it is the user's own, and can't be imported.
     """
+    sigmas, training = config.model.noise_levels, config.training
+    noise = LogNormal(training.p_mean, training.p_std) if training.noise == "log_normal" else training.noise
     if is_import_path(training.objective):
         return imported("config.training.objective", training.objective)
     if training.objective == "denoising":
-        own = {name: getattr(training, name) for name in ("reduce_mean", "likelihood_weighting")}
-        return denoising_objective(sigmas, power=training.power, noise=training.noise, **own)
+        own: dict[str, Any] = {n: getattr(training, n) for n in ("reduce_mean", "likelihood_weighting")}
+        if training.weighting == "karras":
+            return denoising_objective(sigmas, noise=noise, data_std=config.model.measured_std, **own)
+        return denoising_objective(sigmas, power=training.power, noise=noise, **own)
     return sliced_objective(
         sigmas,
         power=training.power,
-        noise=training.noise,
+        noise=noise,
         num_projections=training.num_projections,
         projection=training.projection,
     )

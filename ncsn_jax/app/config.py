@@ -3,6 +3,7 @@
 The defaults are the paper's MNIST experiment; each file in `configs/` changes some of them.
 """
 
+import math
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -78,8 +79,19 @@ def _schedule(value: Any) -> Any:
     )
 
 
+def _std(value: Any) -> Any:
+    """Return the setting `data_std`; a number from the command line is a string."""
+    try:
+        std = value if value == "auto" else float(value)
+    except (TypeError, ValueError):
+        std = 0.0
+    if std == "auto" or 0 < std < math.inf:
+        return std
+    raise ValueError(f"found {str(value)[:80]!r}; accepted: 'auto' or a positive number")
+
+
 class NoiseLevels(StrictSettings):
-    """Noise levels that the score network is trained on."""
+    """Noise levels of the score network, and its preconditioning."""
 
     sigmas: Annotated[Literal["geometric", "auto"] | tuple[float, ...], BeforeValidator(_schedule)] = (
         "geometric"
@@ -94,6 +106,13 @@ class NoiseLevels(StrictSettings):
     """σ_L, the smallest noise level."""
     num_scales: PositiveInt = 10
     """L, the number of noise levels."""
+    preconditioning: Literal["none", "karras"] = "none"
+    """`karras` makes the network the F of `Preconditioned`; it needs a network for any σ that doesn't divide
+    by it (`scale_by_sigma=False`)."""
+    data_std: Annotated[Literal["auto"] | float, BeforeValidator(_std)] = "auto"
+    """σ_d, the standard deviation of the data's elements, in the units of the network's x; `auto` measures
+    the training examples when the run begins, and config.json then holds the number. Read by
+    `preconditioning=karras` and `training.weighting=karras`."""
 
     @property
     def is_discrete(self) -> bool:
@@ -106,11 +125,34 @@ class NoiseLevels(StrictSettings):
             geometric_levels(self.sigma_begin, self.sigma_end, self.num_scales)
         return self
 
+    @model_validator(mode="after")
+    def _can_be_preconditioned(self) -> "NoiseLevels":
+        if self.preconditioning == "none":
+            return self
+        if getattr(self, "scale_by_sigma", False):
+            raise ValueError(
+                "preconditioning='karras' would divide by the noise level twice, found scale_by_sigma=True; "
+                "accepted: False"
+            )
+        if self.is_discrete or isinstance(self, Ncsnv2Model) or getattr(self, "process", "ve") != "ve":
+            raise ValueError(
+                "preconditioning='karras' needs a network that takes any label, found one that embeds levels "
+                "or divides by σ; accepted: 'none', or model.name='ncsnpp' with embedding='fourier'"
+            )
+        return self
+
+    @property
+    def measured_std(self) -> float:
+        """σ_d. With `auto`, `ncsn_jax.app.from_data.resolved` has to measure it first."""
+        if self.data_std == "auto":
+            raise ValueError("data_std='auto': it isn't measured yet; call from_data.resolved first")
+        return self.data_std
+
     @property
     def noise_levels(self) -> tuple[float, ...]:
-        """σ₁ > … > σ_L. With `auto`, `ncsn_jax.app.suggest_noise.resolved` has to choose them first."""
+        """σ₁ > … > σ_L. With `auto`, `ncsn_jax.app.from_data.resolved` has to choose them first."""
         if self.sigmas == "auto":
-            raise ValueError("sigmas='auto': the levels aren't chosen yet; call suggest_noise.resolved first")
+            raise ValueError("sigmas='auto': the levels aren't chosen yet; call from_data.resolved first")
         if not isinstance(self.sigmas, str):
             return self.sigmas
         return tuple(geometric_levels(self.sigma_begin, self.sigma_end, self.num_scales).tolist())
@@ -280,10 +322,12 @@ class MlpModel(NoiseLevels):
     """Width of each hidden layer."""
     num_layers: PositiveInt = 3
     """Number of hidden layers."""
+    scale_by_sigma: bool = True
+    """Whether the output is divided by σ."""
 
     def build(self, *, rescaled: bool) -> MLP:
         """Return the network; it ignores `rescaled`."""
-        return MLP(num_features=self.num_features, num_layers=self.num_layers)
+        return MLP(self.num_features, self.num_layers, scale_by_sigma=self.scale_by_sigma)
 
 
 class OwnModel(NoiseLevels):
@@ -331,16 +375,23 @@ class Training(RunSettings):
     num_projections: PositiveInt = 1
     """Projection directions per example; read by `objective=sliced`."""
     power: float = 2.0
-    """Exponent of the loss weight λ(σ) = σ^power."""
+    """Exponent of the loss weight λ(σ) = σ^power; read by `weighting=power`."""
     reduce_mean: bool = False
     """Whether squares are averaged over an example's elements, instead of ½ of their sum; read by
     `objective=denoising`."""
     likelihood_weighting: bool = False
     """Whether the loss bounds the negative log-likelihood, 2 log(σ₁/σ_L) times the loss with `power=2`; read
     by `objective=denoising`."""
-    noise: Literal["discrete", "continuous"] = "discrete"
-    """Distribution of an example's noise level: `discrete`, uniform over the model's levels, or `continuous`,
-    log-uniform between the smallest and the largest, for networks that take any σ."""
+    weighting: Literal["power", "karras"] = "power"
+    """Loss weight: `power`, σ^power, or `karras`, σ² (1 + σ²/σ_d²), which gives the output of a network with
+    `model.preconditioning=karras` the weight 1. Read by `objective=denoising`."""
+    noise: Literal["discrete", "continuous", "log_normal"] = "discrete"
+    """Distribution of an example's noise level: `discrete`, uniform over the model's levels; or, for networks
+    that take any σ, `continuous`, log-uniform between the smallest and the largest, or `log_normal`."""
+    p_mean: float = -1.2
+    """P_mean, the mean of log σ; read by `noise=log_normal`."""
+    p_std: PositiveFloat = 1.2
+    """P_std, the standard deviation of log σ; read by `noise=log_normal`."""
 
     optimizer: Annotated[str, AfterValidator(_word_or_path("adam", "adamw"))] = "adam"
     """`adam`, or `adamw` with weight decay; or the import path of your own, a function of the learning rate's
@@ -480,12 +531,17 @@ class Config(StrictSettings):
             raise ValueError(
                 f"sampling.method={method!r} needs at least two noise levels, found one; accepted: 'annealed'"
             )
-        if is_discrete and self.training.noise == "continuous":
+        if is_discrete and self.training.noise != "discrete":
             raise ValueError(
-                f"training.noise='continuous' needs a network for any σ, found model.name={name!r}, which "
-                "embeds discrete levels; accepted: a model for any σ, such as 'ncsnv2'"
+                f"training.noise={self.training.noise!r} needs a network for any σ, found model.name="
+                f"{name!r}, which embeds discrete levels; accepted: a model for any σ, such as 'ncsnv2'"
             )
         return self
+
+    @property
+    def reads_data_std(self) -> bool:
+        """Whether the network or the objective needs σ_d."""
+        return "karras" in (self.model.preconditioning, self.training.weighting)
 
 
 def parse(settings: Any) -> Config:

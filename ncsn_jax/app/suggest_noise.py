@@ -1,8 +1,7 @@
 """Noise levels and a step size chosen from data, by NCSNv2's Techniques 1, 2 and 4."""
 
 import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -10,8 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ncsn_jax import data
-from ncsn_jax.app.config import Config, Sampling
-from ncsn_jax.app.trained import load_run
+from ncsn_jax.app.config import Config
 from ncsn_jax.noise import EXACT_UP_TO, geometric_sigmas, largest_distance, num_scales_for, step_size_for
 from ncsn_jax.runtime.errors import UserError
 
@@ -64,49 +62,21 @@ def for_config(config: Config, dataset: data.Dataset) -> Suggestion:
     Raises:
       UserError: if the data allow no suggestion.
     """
-    count = min(len(dataset.train), MAX_BYTES // (4 * math.prod(dataset.info.shape)))
-    chosen = np.sort(np.random.default_rng(0).permutation(len(dataset.train))[:count])
-    examples = [dataset.train[int(i)] for i in chosen]
-    stored = np.stack([e["x"] if isinstance(e, Mapping) else e for e in examples])
-    preprocess = jax.jit(jax.vmap(data.preprocessing(dataset.info)))
-    x = np.asarray(preprocess(jax.random.split(jax.random.key(0), count), stored))
+    x = training_examples(dataset)
     try:
         return suggest_noise(x, config.model.sigma_end, config.sampling.steps_per_scale)
     except ValueError as error:
         raise UserError(f"config.data.name={config.data.name!r} suggests no noise levels: {error}") from error
 
 
-def resolved(config: Config, workdir: Path, load_dataset: Callable[[], data.Dataset]) -> Config:
-    """Return the config with noise levels instead of "auto": the workdir's, or else levels for the data.
-
-    A `sampling.step_size` other than the default is kept.
-
-    Args:
-      config: the run's settings.
-      workdir: the run's directory.
-      load_dataset: a function that loads the config's dataset; called only if necessary.
-
-    Raises:
-      UserError: if the data aren't available, or allow no suggestion.
-    """
-    if config.model.sigmas != "auto":
-        return config
-    if (workdir / "config.json").exists():
-        run = load_run(workdir)
-        levels = {name: getattr(run.model, name) for name in ("sigmas", "sigma_begin", "num_scales")}
-        step_size = run.sampling.step_size
-    else:
-        suggestion = for_config(config, load_dataset())
-        levels = {
-            "sigmas": "geometric",
-            "sigma_begin": suggestion.sigma_begin,
-            "num_scales": suggestion.num_scales,
-        }
-        step_size = suggestion.step_size
-    sampling = config.sampling
-    if sampling.step_size == Sampling().step_size:
-        sampling = sampling.model_copy(update={"step_size": step_size})
-    return config.model_copy(update={"model": config.model.model_copy(update=levels), "sampling": sampling})
+def training_examples(dataset: data.Dataset) -> Float[np.ndarray, "n ..."]:
+    """Return training examples in the network's space: all, or a random subset that fits in 1 GiB."""
+    count = min(len(dataset.train), MAX_BYTES // (4 * math.prod(dataset.info.shape)))
+    chosen = np.sort(np.random.default_rng(0).permutation(len(dataset.train))[:count])
+    examples = [dataset.train[int(i)] for i in chosen]
+    stored = np.stack([e["x"] if isinstance(e, Mapping) else e for e in examples])
+    preprocess = jax.jit(jax.vmap(data.preprocessing(dataset.info)))
+    return np.asarray(preprocess(jax.random.split(jax.random.key(0), count), stored))
 
 
 def report(config: Config, suggestion: Suggestion, dataset: data.Dataset) -> str:

@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 from ncsn_jax.app.build import build, described, load_dataset, settings_of_network
 from ncsn_jax.app.config import Config, Training, parse
 from ncsn_jax.app.flags import flagged
+from ncsn_jax.app.from_data import resolved
 from ncsn_jax.app.methods import recipe_of, sampler_of
 from ncsn_jax.app.sample import preview
-from ncsn_jax.app.suggest_noise import resolved
 from ncsn_jax.data import Data, Dataset, DatasetInfo
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.runtime import processes, viz
@@ -38,7 +38,7 @@ def train_and_evaluate(config: Config | ConfigDict, workdir: str | PathLike[str]
     workdir = Path(expanded(workdir))
     processes.require_equal(_agreed(config))
     load = functools.cache(functools.partial(load_dataset, config))
-    config = _with_levels_of_first(config, workdir, load)
+    config = _resolved_by_first(config, workdir, load)
     processes.by_first(load)  # one process prepares the data for all that see its disk
     dataset = processes.together(load)
     with settings_of_network(config), flagged("config.data.", Data), flagged("config.training.", Training):
@@ -61,8 +61,8 @@ def _agreed(config: Config) -> dict[str, Any]:
     return content | {f"version of {name}": version for name, version in versions().items()}
 
 
-def _with_levels_of_first(config: Config, workdir: Path, load: Callable[[], Dataset]) -> Config:
-    """Return the config with noise levels resolved by the first process, which owns the workdir."""
+def _resolved_by_first(config: Config, workdir: Path, load: Callable[[], Dataset]) -> Config:
+    """Return the config with its `auto` settings resolved by the first process, which owns the workdir."""
 
     def resolve() -> str:
         chosen = resolved(config, workdir, load)

@@ -18,11 +18,13 @@ class MLP(nn.Module):
       num_features: the width of each hidden layer.
       num_layers: the number of hidden layers.
       act: the activation; sliced and implicit score matching need a smooth one.
+      scale_by_sigma: whether the output is divided by σ; `Preconditioned` takes a network without it.
     """
 
     num_features: int = 128
     num_layers: int = 3
     act: Activation = swish
+    scale_by_sigma: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch D"], sigma: Float[Array, " batch"]) -> Float[Array, "batch D"]:
@@ -44,4 +46,5 @@ class MLP(nn.Module):
         h = jnp.concatenate([x / jnp.sqrt(1.0 + jnp.square(sigma)), jnp.log(sigma)], axis=1)
         for _ in range(self.num_layers):
             h = self.act(nn.Dense(self.num_features)(h))
-        return nn.Dense(x.shape[1])(h) / sigma
+        h = nn.Dense(x.shape[1])(h)
+        return h / sigma if self.scale_by_sigma else h

@@ -15,7 +15,7 @@ from ncsn_jax.extras import require_app
 if TYPE_CHECKING:
     from ncsn_jax.training.experiment import Experiment
     from ncsn_jax.training.loop import train
-    from ncsn_jax.training.objective import Objective, denoising_objective, sliced_objective
+    from ncsn_jax.training.objective import LogNormal, Objective, denoising_objective, sliced_objective
     from ncsn_jax.training.optimizers import adam
     from ncsn_jax.training.settings import Settings
     from ncsn_jax.training.state import TrainState, create_state
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Experiment",
+    "LogNormal",
     "Objective",
     "Settings",
     "TrainState",
@@ -40,6 +41,7 @@ __all__ = [
 
 OF_APP = {"Experiment": "experiment", "Settings": "settings", "train": "loop"}
 OF_CORE = {
+    "LogNormal": "objective",
     "Objective": "objective",
     "TrainState": "state",
     "adam": "optimizers",

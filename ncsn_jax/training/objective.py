@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +10,24 @@ from jax import Array
 from jaxtyping import Float
 
 from ncsn_jax.losses import Projection, denoising_score_matching, sliced_score_matching
-from ncsn_jax.noise import log_uniform_sigma
+from ncsn_jax.noise import log_normal_sigma, log_uniform_sigma
 from ncsn_jax.runtime.errors import ArgumentError
 from ncsn_jax.typing import PRNGKey, ScoreFn
 
 Objective = Callable[[PRNGKey, ScoreFn, Any], Float[Array, ""]]
 """The loss of one clean example; its noise level and all other randomness come from its key."""
 
-Noise = Literal["discrete", "continuous"]
-"""Distribution of an example's noise level: uniform over the given levels, or log-uniform between the first
-and the last of them."""
+
+class LogNormal(NamedTuple):
+    """The distribution exp(P_mean + P_std z) of noise levels, with z ~ N(0, 1)."""
+
+    p_mean: float = -1.2
+    p_std: float = 1.2
+
+
+Noise = Literal["discrete", "continuous"] | LogNormal
+"""Distribution of an example's noise level: uniform over the given levels, log-uniform between the first and
+the last of them, or log-normal whatever the levels are."""
 
 
 def denoising_objective(
@@ -29,30 +37,38 @@ def denoising_objective(
     noise: Noise = "discrete",
     reduce_mean: bool = False,
     likelihood_weighting: bool = False,
+    data_std: float = math.inf,
 ) -> Objective:
     """Return denoising score matching at a random noise level; with discrete levels, it is `ncsn_loss`.
 
     Args:
       sigmas: the noise levels, descending.
-      power: the exponent of the weight λ(σ) = σ^power.
+      power: the exponent of the weight λ(σ) = σ^power (1 + σ²/σ_d²).
       noise: the distribution of the noise level.
       reduce_mean: an argument of `loss_scale`, like the next.
       likelihood_weighting: whether the loss bounds the negative log-likelihood; `power` must be 2 then.
+      data_std: σ_d in the weight. With the data's standard deviation and `power=2` it is the weight of Karras
+        et al., which is 1 for the output of a `Preconditioned` network; with ∞ it is σ^power.
 
     Reference:
       Song & Ermon 2019 (arXiv:1907.05600), equation 6; Song et al. 2021 (arXiv:2011.13456), equation 7, and
-      "Maximum likelihood training" (arXiv:2101.09258), equation 7, for the likelihood's weight.
+      "Maximum likelihood training" (arXiv:2101.09258), equation 7, for the likelihood's weight; Karras et al.
+      2022 (arXiv:2206.00364), table 1.
     """
-    if likelihood_weighting and (power != 2 or len(sigmas) < 2):
+    is_of_levels = noise in ("discrete", "continuous") and math.isinf(data_std)
+    if likelihood_weighting and (power != 2 or len(sigmas) < 2 or not is_of_levels):
         raise ArgumentError(
-            f"likelihood_weighting=True: found power={power} and {len(sigmas)} noise levels; accepted: "
-            "power=2 and at least two levels"
+            f"likelihood_weighting=True: found power={power}, noise={noise!r}, data_std={data_std} and "
+            f"{len(sigmas)} noise levels; accepted: power=2, noise from at least two levels, data_std=inf"
         )
     draw_sigma = _sigma(sigmas, noise)
 
     def objective(key, score_fn, x):
         level_key, noise_key = jax.random.split(key)
-        loss = denoising_score_matching(noise_key, score_fn, x, draw_sigma(level_key), power=power)
+        sigma = draw_sigma(level_key)
+        loss = denoising_score_matching(noise_key, score_fn, x, sigma, power=power)
+        if math.isfinite(data_std):
+            loss = loss * (1.0 + jnp.square(sigma / data_std)).astype(loss.dtype)
         scale = loss_scale(sigmas, x.size, reduce_mean=reduce_mean, likelihood_weighting=likelihood_weighting)
         return loss if scale == 1 else scale * loss
 
@@ -112,6 +128,8 @@ def sliced_objective(
 
 
 def _sigma(sigmas: tuple[float, ...], noise: Noise) -> Callable[[PRNGKey], Array]:
+    if isinstance(noise, LogNormal):
+        return lambda key: log_normal_sigma(key, *noise)
     levels = jnp.asarray(sigmas)
     return {
         "discrete": lambda key: jax.random.choice(key, levels),

@@ -289,6 +289,30 @@ def test_every_config_field_can_be_overridden():
             r"config: training\.noise='continuous' needs a network for any σ, found model\.name='ncsn'",
         ),
         (
+            {"training": {"noise": "log_normal"}},
+            r"config: training\.noise='log_normal' needs a network for any σ, found model\.name='ncsn'",
+        ),
+        *(
+            (
+                {"model": {"preconditioning": "karras", **model}},
+                rf"config\.model: preconditioning='karras' {why}",
+            )
+            for model, why in (
+                ({"name": "ncsn"}, "needs a network that takes any label"),
+                ({"name": "ncsnv2"}, "needs a network that takes any label"),
+                ({"name": "ncsnpp"}, "would divide .* found scale_by_sigma=True; accepted: False"),
+                ({"name": "mlp"}, "would divide"),
+                (
+                    {"name": "ncsnpp", "scale_by_sigma": False, "embedding": "positional"},
+                    "needs a network that takes any label",
+                ),
+            )
+        ),
+        *(
+            ({"model": {"data_std": std}}, r"config\.model\.data_std: found '.*'; accepted: 'auto' or a pos")
+            for std in (0.0, "-1", "wide", [0.5])
+        ),
+        (
             {"sampling": {"method": "heun"}},
             r"config: sampling\.method='heun' needs scores at any σ, found model\.name='ncsn'",
         ),

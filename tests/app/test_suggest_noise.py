@@ -1,9 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from ncsn_jax import data
-from ncsn_jax.app import suggest_noise
-from ncsn_jax.app.config import Config, Data, NcsnModel, Ncsnv2Model, Sampling
+from ncsn_jax.app import from_data, suggest_noise
+from ncsn_jax.app.config import Config, Data, MlpModel, NcsnModel, Ncsnv2Model, Sampling, Training
 from ncsn_jax.runtime.errors import UserError
 
 
@@ -65,25 +67,57 @@ def test_auto_noise_levels_are_chosen_once_and_then_kept(config, digits, tmp_pat
         loads.append(1)
         return digits
 
-    resolved = suggest_noise.resolved(config, tmp_path, load)
+    resolved = from_data.resolved(config, tmp_path, load)
     assert resolved.model == Ncsnv2Model(
         num_filters=2, sigma_begin=found.sigma_begin, num_scales=found.num_scales
     )
     assert resolved.sampling == Sampling(steps_per_scale=5, step_size=found.step_size)
     (tmp_path / "config.json").write_text(resolved.model_dump_json())
-    assert suggest_noise.resolved(config, tmp_path, load) == resolved
-    assert suggest_noise.resolved(resolved, tmp_path / "elsewhere", load) is resolved
+    assert from_data.resolved(config, tmp_path, load) == resolved
+    assert from_data.resolved(resolved, tmp_path / "elsewhere", load) is resolved
     assert len(loads) == 1
 
 
 def test_a_given_step_size_is_kept_when_levels_are_auto(config, digits, tmp_path):
     given = Sampling(step_size=1e-3)
     config = config.model_copy(update={"sampling": given})
-    resolved = suggest_noise.resolved(config, tmp_path, lambda: digits)
+    resolved = from_data.resolved(config, tmp_path, lambda: digits)
     assert resolved.sampling == given
     (tmp_path / "config.json").write_text(resolved.model_dump_json())
     other = config.model_copy(update={"sampling": Sampling(step_size=2e-3)})
-    assert suggest_noise.resolved(other, tmp_path, lambda: digits).sampling.step_size == 2e-3
+    assert from_data.resolved(other, tmp_path, lambda: digits).sampling.step_size == 2e-3
+
+
+def test_the_standard_deviation_is_measured_once_and_then_kept(digits, tmp_path):
+    model = MlpModel(preconditioning="karras", scale_by_sigma=False)
+    config = Config(model=model)
+    loads = []
+
+    def load():
+        loads.append(1)
+        return digits
+
+    resolved = from_data.resolved(config, tmp_path, load)
+    pixels = np.stack([digits.train[i] for i in range(len(digits.train))])
+    variance = np.var((pixels + 0.5) / 17) + 1 / (12 * 17**2)  # of uniformly dequantized pixels
+    assert resolved.model.measured_std == pytest.approx(np.sqrt(variance), rel=2e-3)
+    (tmp_path / "config.json").write_text(resolved.model_dump_json())
+    assert from_data.resolved(config, tmp_path, load) == resolved
+    weighted = Config(training=Training(weighting="karras"))
+    assert from_data.resolved(weighted, tmp_path / "other", load).model.data_std == resolved.model.data_std
+    assert len(loads) == 2
+    unread = Config()
+    assert from_data.resolved(unread, tmp_path / "other", load) is unread
+    with pytest.raises(ValueError, match="isn't measured yet"):
+        assert unread.model.measured_std
+
+
+def test_data_without_variance_have_no_preconditioning(digits, tmp_path):
+    same = dataclasses.replace(digits, info=dataclasses.replace(digits.info, dequantization="none"))
+    same = dataclasses.replace(same, train=np.zeros_like(np.stack([digits.train[0]] * 4)))
+    config = Config(model=MlpModel(preconditioning="karras", scale_by_sigma=False))
+    with pytest.raises(UserError, match=r"training examples have a standard deviation of 0\.0; accepted"):
+        from_data.resolved(config, tmp_path, lambda: same)
 
 
 def test_data_that_suggest_no_noise_levels_are_named_in_the_error(config, digits):

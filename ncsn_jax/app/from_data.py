@@ -1,0 +1,61 @@
+"""Settings `auto`, which the data decide when a run begins."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ncsn_jax import data
+from ncsn_jax.app.config import Config, Sampling
+from ncsn_jax.app.suggest_noise import for_config, training_examples
+from ncsn_jax.app.trained import load_run
+from ncsn_jax.runtime.errors import UserError
+
+
+def resolved(config: Config, workdir: Path, load_dataset: Callable[[], data.Dataset]) -> Config:
+    """Return the config with numbers instead of "auto": the workdir's, or else numbers for the data.
+
+    Args:
+      config: the run's settings.
+      workdir: the run's directory.
+      load_dataset: a function that loads the config's dataset; called only if necessary.
+
+    Raises:
+      UserError: if the data aren't available, or don't decide the numbers.
+    """
+    run = load_run(workdir) if (workdir / "config.json").exists() else None
+    if config.reads_data_std and config.model.data_std == "auto":
+        std = _data_std(config, load_dataset()) if run is None else run.model.data_std
+        config = config.model_copy(update={"model": config.model.model_copy(update={"data_std": std})})
+    return _with_levels(config, run, load_dataset) if config.model.sigmas == "auto" else config
+
+
+def _data_std(config: Config, dataset: data.Dataset) -> float:
+    """Return the standard deviation of all elements of the training examples, to six digits."""
+    std = float(np.std(training_examples(dataset), dtype=np.float64))
+    if not 0 < std < np.inf:
+        raise UserError(
+            f"config.data.name={config.data.name!r}: its training examples have a standard deviation of {std}"
+            "; accepted: a positive number"
+        )
+    return float(f"{std:.6g}")
+
+
+def _with_levels(config: Config, run: Config | None, load_dataset: Callable[[], data.Dataset]) -> Config:
+    """Return the config with noise levels; a `sampling.step_size` other than the default is kept."""
+    if run is not None:
+        levels: dict[str, Any] = {n: getattr(run.model, n) for n in ("sigmas", "sigma_begin", "num_scales")}
+        step_size = run.sampling.step_size
+    else:
+        suggestion = for_config(config, load_dataset())
+        levels = {
+            "sigmas": "geometric",
+            "sigma_begin": suggestion.sigma_begin,
+            "num_scales": suggestion.num_scales,
+        }
+        step_size = suggestion.step_size
+    sampling = config.sampling
+    if sampling.step_size == Sampling().step_size:
+        sampling = sampling.model_copy(update={"step_size": step_size})
+    return config.model_copy(update={"model": config.model.model_copy(update=levels), "sampling": sampling})
