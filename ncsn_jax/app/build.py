@@ -37,6 +37,7 @@ MAY_CHANGE = (
     "sampling.",
     "training.checkpoint_dir",
     "training.checkpoint_every",
+    "training.ema_snapshot_every",
     "training.eval_every",
     "training.eval_examples",
     "training.keep_best",

@@ -72,7 +72,11 @@ def train(workdir: Path, values: flags.FlagValues) -> None:
 
     def draw_of_state() -> None:
         trained = load_run(workdir)  # with the noise levels that training chose
-        draw(workdir, trained, as_score_fn(network(trained), {"params": jax.device_get(state.ema_params)}))
+        if trained.sampling.ema_length is None:
+            score_fn = as_score_fn(network(trained), {"params": jax.device_get(state.ema_params)})
+        else:
+            score_fn = restored_score(workdir, trained)
+        draw(workdir, trained, score_fn)
 
     processes.by_first(draw_of_state)
 

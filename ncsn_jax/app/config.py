@@ -434,6 +434,10 @@ class Sampling(StrictSettings):
     device."""
     seed: Seed = 0
     """Seed of the samples and restorations."""
+    ema_length: PositiveFloat | None = None
+    """Length σ_rel of the average by a power function whose network draws, made of the run's two averages and
+    their snapshots; None is the run's own average. Evaluation has its own lengths, and pictures in training
+    have None."""
 
     method: Literal["annealed", "consistent", "pc", "ode", "heun"] = "annealed"
     """Annealed Langevin dynamics, consistent annealed sampling, predictor-corrector, the probability-flow ODE

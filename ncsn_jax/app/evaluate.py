@@ -73,5 +73,5 @@ def generator(config: Config, info: DatasetInfo) -> Generator:
         atol=sampling.atol,
         seed=config.seed,
         model_identity=config.model.model_dump(),
-        sampler_identity=sampling.model_dump(exclude={"num_samples", "batch_size"}),
+        sampler_identity=sampling.model_dump(exclude={"num_samples", "batch_size", "ema_length"}),
     )

@@ -24,11 +24,15 @@ def resolved(config: Config, workdir: Path, load_dataset: Callable[[], data.Data
     Raises:
       UserError: if the data aren't available, or don't decide the numbers.
     """
+    has_no_std = config.reads_data_std and config.model.data_std == "auto"
+    has_no_levels = config.model.sigmas == "auto"
+    if not (has_no_std or has_no_levels):
+        return config
     run = load_run(workdir) if (workdir / "config.json").exists() else None
-    if config.reads_data_std and config.model.data_std == "auto":
+    if has_no_std:
         std = _data_std(config, load_dataset()) if run is None else run.model.data_std
         config = config.model_copy(update={"model": config.model.model_copy(update={"data_std": std})})
-    return _with_levels(config, run, load_dataset) if config.model.sigmas == "auto" else config
+    return _with_levels(config, run, load_dataset) if has_no_levels else config
 
 
 def _data_std(config: Config, dataset: data.Dataset) -> float:

@@ -14,7 +14,7 @@ from ncsn_jax.samplers import Sampler, denoising
 from ncsn_jax.samplers.process import Event
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn
 
-OF_CALLERS = {"num_samples": 1, "batch_size": None, "seed": 0}
+OF_CALLERS = {"num_samples": 1, "batch_size": None, "seed": 0, "ema_length": None}
 """Settings that no sampler reads."""
 
 

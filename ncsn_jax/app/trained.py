@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ncsn_jax.app.build import described, network
-from ncsn_jax.app.config import Config, parse
+from ncsn_jax.app.config import Config, Sampling, parse
 from ncsn_jax.app.flags import flagged
 from ncsn_jax.app.imports import is_import_path
 from ncsn_jax.models import as_score_fn
@@ -48,6 +48,7 @@ def restore(
     *,
     step: int | None = None,
     ema: bool = True,
+    ema_length: float | None = None,
     model: nn.Module | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Restore a trained model: `ncsn_jax.training.restore`."""
@@ -70,7 +71,7 @@ def restore(
                 )
             model = network(config)
     place = checkpoint_dir(workdir, given)
-    variables, record = restored_variables(place, step=step, ema=ema)
+    variables, record = restored_variables(place, step=step, ema=ema, ema_length=ema_length)
     if config is not None:
         require_same_run(f"{place}/{record['step']}", record, config)
     _require_fit(model, variables, record)
@@ -80,7 +81,8 @@ def restore(
 def restored_score(workdir: Path, config: Config) -> NetworkScore:
     """Return the score of the newest checkpoint in a run's directory, computed as the config says."""
     place = checkpoint_dir(workdir, config.training.checkpoint_dir)
-    variables, record = restored_variables(place)
+    with flagged("config.sampling.", Sampling):
+        variables, record = restored_variables(place, ema_length=config.sampling.ema_length)
     require_same_run(f"{place}/{record['step']}", record, load_run(workdir))
     model = network(config)
     with flagged("config."):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -122,11 +123,11 @@ def evaluate(
         subject = Subject(name=name, images=str(path))
         measured.append(_measure(directory, subject, of_samples(name, samples), chosen))
     of_run = _with_batch_size(generator) if steps else None
-    for step in steps:
+    for step, length in itertools.product(steps, settings.ema_lengths or [None]):
         assert of_run is not None
-        name = f"step_{step:08d}"
+        name = f"step_{step:08d}" + ("" if length is None else f"_ema_{length:g}")
         try:
-            variables, _ = restored_variables(checkpoints, step=step)
+            variables, _ = restored_variables(checkpoints, step=step, ema_length=length)
         except DamagedCheckpointError as error:
             if is_named:
                 raise
@@ -139,7 +140,8 @@ def evaluate(
             count = settings.num_samples
             samples = drawn_samples(parts, score_fn, of_network, of_run, dataset, count, name)
             measures |= of_samples(name, samples)
-        measured.append(_measure(directory, Subject(name=name, step=step), measures, chosen))
+        subject = Subject(name=name, step=step, ema_length=length)
+        measured.append(_measure(directory, subject, measures, chosen))
     if processes.is_first():
         figures.write_curves(directory, results.read_all(directory))
     return measured

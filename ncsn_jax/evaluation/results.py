@@ -67,6 +67,7 @@ class Subject(BaseModel):
     Attributes:
       name: the name of its file.
       step: the step of the checkpoint; None for images.
+      ema_length: the length of the average by a power function; None for the run's own average.
       images: the path of given images.
       metrics: the metrics by name.
     """
@@ -75,6 +76,7 @@ class Subject(BaseModel):
 
     name: str
     step: int | None = None
+    ema_length: float | None = None
     images: str | None = None
     metrics: dict[str, Measured] = {}
 
@@ -90,9 +92,9 @@ class Subject(BaseModel):
 
     @property
     def title(self) -> str:
-        """Name in a table: the step, or the last two parts of the path of the images."""
+        """Name in a table: the step and the average's length, or the last two parts of the images' path."""
         if self.step is not None:
-            return f"step {self.step:,}"
+            return f"step {self.step:,}" + ("" if self.ema_length is None else f", {self.ema_length:g}")
         return self.name if self.images is None else "/".join(Path(self.images).parts[-2:])
 
 
@@ -193,8 +195,11 @@ def curves(subjects: Sequence[Subject]) -> Figure | None:
 
 
 def over_steps(subjects: Sequence[Subject]) -> dict[str, list[tuple[int, Result]]]:
-    """Return the steps and values of every result that checkpoints of two steps or more have, by name."""
-    trained = [(s.step, s.results) for s in subjects if s.step is not None]
+    """Return the steps and values of every result that checkpoints of two steps or more have, by name.
+
+    They are of the run's own average.
+    """
+    trained = [(s.step, s.results) for s in subjects if s.step is not None and s.ema_length is None]
     found = {name: [(step, r[name]) for step, r in trained if name in r] for name in names(subjects)}
     return {name: rows for name, rows in found.items() if len(rows) > 1}
 

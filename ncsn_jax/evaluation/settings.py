@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveInt
 
 from ncsn_jax.runtime.settings import Place, StrictSettings
+from ncsn_jax.training.settings import Lengths
 
 METRICS = (
     "frechet",
@@ -36,6 +37,9 @@ class Evaluation(StrictSettings):
     """Metrics to compute: `frechet` and `kernel` distance, `coverage` (with precision, recall and density),
     `inception_score`, the histogram of `classes`, the nearest training `neighbours`, the `likelihood` and the
     `loss` of test examples; `all` is every metric that the data and the network allow."""
+    ema_lengths: Lengths = ()
+    """Lengths σ_rel of averages by power functions, such as 0.05,0.1,0.15, with which each checkpoint is
+    measured, made of the run's two averages and their snapshots; empty for the run's own average alone."""
     num_samples: Annotated[int, Field(ge=2)] = 10_000
     """Number of samples per checkpoint; the metrics' names contain this number."""
     features: Literal["auto", "classifier", "inception", "pixels"] = "auto"

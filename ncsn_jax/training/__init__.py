@@ -92,6 +92,7 @@ def restore(
     *,
     step: int | None = None,
     ema: bool = True,
+    ema_length: float | None = None,
     model: nn.Module | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Restore a trained model.
@@ -99,7 +100,11 @@ def restore(
     Args:
       workdir: the directory of a run.
       step: the step of the checkpoint; None for the newest intact one.
-      ema: whether to return the moving average of the parameters, instead of the parameters themselves.
+      ema: whether to return the moving average of the parameters, instead of the parameters themselves; of
+        two averages by power functions, the first.
+      ema_length: the length σ_rel of an average by a power function, relative to the updates made. It is made
+        of the run's two averages and of their snapshots, and its residual is printed (Karras et al. 2024,
+        arXiv:2312.02696, section 3.2). None is the run's own average.
       model: the network, if it isn't one of this package; None builds the network of the run's config, and
         imports nothing that the config names.
 
@@ -108,8 +113,9 @@ def restore(
 
     Raises:
       UserError: if there is no run, no intact checkpoint, or no checkpoint of that step; if the step is not
-        an int; or if the model is missing, or doesn't fit the checkpoint.
+        an int; if the run has no averages by power functions, or the length is out of their reach; or if the
+        model is missing, or doesn't fit the checkpoint.
     """
     from ncsn_jax.app.trained import restore
 
-    return restore(workdir, step=step, ema=ema, model=model)
+    return restore(workdir, step=step, ema=ema, ema_length=ema_length, model=model)

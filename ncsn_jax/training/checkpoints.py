@@ -20,7 +20,7 @@ from ncsn_jax.runtime import processes
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.runtime.paths import FOR_BUCKETS, absolute
 from ncsn_jax.training.manifest import Record, checksums, is_whole
-from ncsn_jax.training.state import TrainState
+from ncsn_jax.training.state import Averages, TrainState
 
 STATE, RECORD = "state", "record"
 
@@ -102,10 +102,10 @@ class Checkpoints:
         """The saved steps, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: TrainState, record: Record) -> None:
+    def save(self, step: int, state: TrainState | Averages, record: Record) -> None:
         """Start to save a state and its record, unless this step is already saved."""
         if step not in self.steps:
-            items = {STATE: ocp.args.StandardSave(state), RECORD: ocp.args.JsonSave(record)}
+            items = {STATE: ocp.args.StandardSave(_parts(state)), RECORD: ocp.args.JsonSave(record)}
             self._manager.save(step, args=ocp.args.Composite(**items))
 
     def wait(self) -> None:
@@ -145,15 +145,15 @@ class Checkpoints:
         Raises:
           DamagedError: if an array doesn't match the record.
         """
-        args = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(like)})
+        args = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(_parts(like))})
         try:
-            state = self._manager.restore(step, args=args)[STATE]
+            state = type(like)(**self._manager.restore(step, args=args)[STATE])
         except Exception as error:  # Orbax raises many types
             raise DamagedError(f"its arrays can't be read ({type(error).__name__})") from error
         for found, expected in zip(checksums(state), record["leaves"], strict=True):
             if found != expected:
                 raise DamagedError(f"the array {found[0]} doesn't match its checksum")
-        return cast(TrainState, state)
+        return state
 
     def restore_part(self, step: int, name: str, record: Record, sharding: Sharding) -> dict[str, Any]:
         """Return one part of the state of a step, such as `params`: a nested dictionary of arrays.
@@ -203,6 +203,11 @@ class Checkpoints:
 
     def __exit__(self, *_) -> None:
         self._manager.close()  # waits for the save in the background
+
+
+def _parts(state: TrainState | Averages) -> dict[str, Any]:
+    """Return the parts of a state by name, without missing ones, which older checkpoints don't know."""
+    return {name: part for name, part in vars(state).items() if part is not None}
 
 
 def _keys(path: str) -> tuple[str, ...]:

@@ -94,7 +94,7 @@ class Experiment:
     def initial_state(self) -> TrainState:
         """Draw the state before the first step, on one device."""
         _, draw = self._beginning
-        return first_state(draw(stream(self.settings.seed, "initialization")), self.optimizer)
+        return self._first_state(draw(stream(self.settings.seed, "initialization")))
 
     def abstract_state(self) -> TrainState:
         """Return the shapes and dtypes of the run's state; compute nothing.
@@ -129,7 +129,10 @@ class Experiment:
         """The first state's shapes and dtypes, and a function that draws its parameters; traces once."""
         x, condition = self.inputs
         params, draw = fitting_params(self.model, x, condition)
-        return jax.eval_shape(functools.partial(first_state, optimizer=self.optimizer), params), draw
+        return jax.eval_shape(self._first_state, params), draw
+
+    def _first_state(self, params: Any) -> TrainState:
+        return first_state(params, self.optimizer, has_two_averages=bool(self.settings.ema_lengths))
 
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -30,7 +30,8 @@ from ncsn_jax.training.parallel import PmapStep, pmap_step, replicate, replicate
 from ncsn_jax.training.preemption import Notice
 from ncsn_jax.training.resume import restored
 from ncsn_jax.training.retrying_saver import Saver
-from ncsn_jax.training.state import TrainState
+from ncsn_jax.training.snapshots import KEEP_ALL, snapshots_in
+from ncsn_jax.training.state import Averages, TrainState
 from ncsn_jax.typing import PRNGKey
 
 
@@ -119,18 +120,19 @@ def _check_batches(experiment: Experiment) -> None:
 def _train(experiment: Experiment, workdir: Path, callbacks: Sequence[Callback]) -> TrainState:
     settings, described = experiment.settings, experiment.described
     data = None if experiment.train is None else fingerprint(experiment.train, experiment.test)
-    facts = run_facts(described.content, data, _inputs(experiment))
+    facts = run_facts(described.content, data, _inputs(experiment), settings.ema_lengths)
     processes.require_equal({"data": facts["data"]} | facts["jax"])
     step_fn = pmap_step(
         loss=experiment.loss(training=True),
         optimizer=experiment.optimizer,
         ema_rate=settings.ema_rate,
         ema_warmup=settings.ema_warmup,
+        ema_lengths=settings.ema_lengths,
     )
     train_key = stream(settings.seed, "training")
 
-    def due(step: int, every: int) -> bool:
-        return step > 0 and (step % every == 0 or step == settings.num_steps)
+    def due(step: int, every: int | None) -> bool:
+        return step > 0 and every is not None and (step % every == 0 or step == settings.num_steps)
 
     with contextlib.ExitStack() as stack:
         directory = workdirs.checkpoint_dir(workdir, settings.checkpoint_dir)
@@ -157,7 +159,12 @@ def _train(experiment: Experiment, workdir: Path, callbacks: Sequence[Callback])
             MetricsWriter(workdir, first_step) if processes.is_first() else NoMetrics()
         )
         notice = stack.enter_context(Notice())
-        saver = Saver(checkpoints, settings.max_failed_saves, facts, metrics.sync, notice.has_come)
+        of_run = (settings.max_failed_saves, facts, metrics.sync, notice.has_come)
+        saver = Saver(checkpoints, *of_run)
+        snapshots, snapshot_every = None, settings.ema_snapshot_every
+        if snapshot_every is not None:
+            place = Checkpoints(snapshots_in(directory), keep=KEEP_ALL)
+            snapshots = Saver(stack.enter_context(place), *of_run)
         progress = stack.enter_context(
             tqdm(
                 initial=first_step,
@@ -201,6 +208,11 @@ def _train(experiment: Experiment, workdir: Path, callbacks: Sequence[Callback])
                         metrics.scalars(step, **scalars)
                         test_loss = scalars.get("test_loss", test_loss)
                 num_run += 1
+            if snapshots is not None and (
+                due(step, snapshot_every) or (due(step, settings.log_every) and snapshots.is_behind())
+            ):
+                averages = Averages(state.ema_params, state.second_ema_params)
+                snapshots.save(step, averages, num_updates=_num_updates(state))
             if is_restored:
                 continue
 
@@ -212,9 +224,11 @@ def _train(experiment: Experiment, workdir: Path, callbacks: Sequence[Callback])
                 or (due(step, settings.log_every) and saver.is_behind())
             ):
                 log.write()
+                if snapshots is not None:
+                    snapshots.settle()  # a run that resumes from this checkpoint has the snapshots before it
                 is_last = is_over or step == settings.num_steps
                 save = saver.finish if is_last else saver.save
-                save(step, state, test_loss=test_loss, callbacks=num_run)
+                save(step, state, test_loss=test_loss, callbacks=num_run, num_updates=_num_updates(state))
             if is_over:
                 raise PreemptedError(_saved(step))
     return state
@@ -226,12 +240,16 @@ def _inputs(experiment: Experiment) -> list[int] | None:
     return list(x.shape) if condition is None else None
 
 
+def _num_updates(state: TrainState) -> int:
+    return int(state.step) - int(state.num_skipped)
+
+
 def _leave(
     log: StepLog, saver: Saver, step: int, state: TrainState, num_run: int, test_loss: float | None
 ) -> None:
     """Save a state in the middle of a callback."""
     log.write()
-    saver.finish(step, state, test_loss=test_loss, callbacks=num_run)
+    saver.finish(step, state, test_loss=test_loss, callbacks=num_run, num_updates=_num_updates(state))
     processes.say(_saved(step))
 
 

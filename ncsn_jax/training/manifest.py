@@ -8,6 +8,7 @@ import concurrent.futures
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ from ncsn_jax.runtime.determinism import recorded
 
 Record = dict[str, Any]
 """JSON: `step`, `config`, `data`, `inputs`, `topology`, `versions`, `jax` (its settings), `test_loss`,
-`callbacks`, `leaves`;
-`sha256` of all these."""
+`callbacks`, `ema_lengths`, `num_updates`, `leaves`; `sha256` of all these."""
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def run_facts(
-    content: dict[str, Any], data: dict[str, Any] | None, inputs: list[int] | None = None
+    content: dict[str, Any],
+    data: dict[str, Any] | None,
+    inputs: list[int] | None = None,
+    ema_lengths: Sequence[float] = (),
 ) -> Record:
     """Return the part of the record that all checkpoints of a run share.
 
@@ -33,11 +36,13 @@ def run_facts(
       content: the content of the run's `config.json`.
       data: the dataset's fingerprint, if known.
       inputs: the shape of the network's x, if it takes nothing else but σ.
+      ema_lengths: the lengths of the averages by power functions.
     """
     return {
         "config": content,
         "data": data,
         "inputs": inputs,
+        "ema_lengths": list(ema_lengths),
         "topology": {
             "processes": jax.process_count(),
             "devices": jax.device_count(),
@@ -49,7 +54,12 @@ def run_facts(
 
 
 def make_record(
-    facts: Record, step: int, state: Any, test_loss: float | None = None, callbacks: int = 0
+    facts: Record,
+    step: int,
+    state: Any,
+    test_loss: float | None = None,
+    callbacks: int = 0,
+    num_updates: int | None = None,
 ) -> Record:
     """Return the record of a state.
 
@@ -59,11 +69,13 @@ def make_record(
       state: the arrays.
       test_loss: the held-out loss, if known.
       callbacks: number of callbacks of this step that have run; a resumed run runs the others.
+      num_updates: number of steps that weren't skipped.
     """
     record = facts | {
         "step": step,
         "test_loss": test_loss,
         "callbacks": callbacks,
+        "num_updates": num_updates,
         "leaves": checksums(state),
     }
     return record | {"sha256": _sha256(record)}

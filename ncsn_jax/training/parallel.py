@@ -69,6 +69,7 @@ def pmap_step(
     optimizer: optax.GradientTransformation,
     ema_rate: float,
     ema_warmup: bool = False,
+    ema_lengths: Sequence[float] = (),
     devices: Devices | None = None,
 ) -> PmapStep:
     """Return `train_step` on all devices, with this loss, optimizer and moving average."""
@@ -81,7 +82,13 @@ def pmap_step(
             devices=devices,
         ),
         jax.jit(
-            functools.partial(update, optimizer=optimizer, ema_rate=ema_rate, ema_warmup=ema_warmup),
+            functools.partial(
+                update,
+                optimizer=optimizer,
+                ema_rate=ema_rate,
+                ema_warmup=ema_warmup,
+                ema_lengths=ema_lengths,
+            ),
             donate_argnums=0,
             out_shardings=replicated(devices),
         ),

@@ -11,7 +11,7 @@ from ncsn_jax.runtime.errors import PreemptedError, UserError
 from ncsn_jax.training.checkpoints import Checkpoints
 from ncsn_jax.training.manifest import Record, make_record
 from ncsn_jax.training.parallel import as_global
-from ncsn_jax.training.state import TrainState
+from ncsn_jax.training.state import Averages, TrainState
 
 OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 """The operating system's error code in TensorStore's errors, which are all of one type."""
@@ -71,7 +71,7 @@ class Saver:
         if self._pending is not None:
             self._pending, self._failures = None, 0
 
-    def save(self, step: int, state: TrainState, **facts: Any) -> None:
+    def save(self, step: int, state: TrainState | Averages, **facts: Any) -> None:
         """Start to save a state, after the previous save has ended.
 
         Args:
@@ -98,7 +98,7 @@ class Saver:
             error = caught
         self._take(error)
 
-    def finish(self, step: int, state: TrainState, **facts: Any) -> None:
+    def finish(self, step: int, state: TrainState | Averages, **facts: Any) -> None:
         """Save a state and wait for it; retry failures, with growing pauses.
 
         Raises:

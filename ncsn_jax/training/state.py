@@ -22,8 +22,9 @@ class TrainState(struct.PyTreeNode):
       step: the number of steps made, an int32 scalar.
       params: the network's parameters.
       opt_state: the optimizer's state.
-      ema_params: the exponential moving average of the parameters, for evaluation and sampling.
+      ema_params: the moving average of the parameters, for evaluation and sampling.
       num_skipped: the number of steps without an update, because loss or gradient wasn't finite; int32.
+      second_ema_params: a second moving average, if averages are power functions; otherwise None.
     """
 
     step: Any
@@ -31,6 +32,18 @@ class TrainState(struct.PyTreeNode):
     opt_state: optax.OptState
     ema_params: Any
     num_skipped: Any
+    second_ema_params: Any = None
+
+
+class Averages(struct.PyTreeNode):
+    """The moving averages of a state by power functions: the arrays of a snapshot."""
+
+    ema_params: Any
+    second_ema_params: Any
+
+
+AVERAGES = ("ema_params", "second_ema_params")
+"""Names of the two averages, in the order of their lengths."""
 
 
 def create_state(
@@ -52,7 +65,9 @@ def create_state(
     return first_state(draw(key), optimizer)
 
 
-def first_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+def first_state(
+    params: Any, optimizer: optax.GradientTransformation, *, has_two_averages: bool = False
+) -> TrainState:
     """Return the state before the first step, with these parameters."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -60,6 +75,7 @@ def first_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSt
         opt_state=optimizer.init(params),
         ema_params=jax.tree.map(jnp.copy, params),
         num_skipped=jnp.zeros((), jnp.int32),
+        second_ema_params=jax.tree.map(jnp.copy, params) if has_two_averages else None,
     )
 
 

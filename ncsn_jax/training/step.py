@@ -1,6 +1,6 @@
 """The training step and the held-out loss: pure functions of one device's share of a batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from ncsn_jax.models import as_score_fn
 from ncsn_jax.models.layers import FROZEN
 from ncsn_jax.runtime.errors import ArgumentError
 from ncsn_jax.training.objective import Objective
+from ncsn_jax.training.power_averages import retention
 from ncsn_jax.training.state import TrainState
 from ncsn_jax.typing import PRNGKey
 
@@ -87,6 +88,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     ema_rate: float,
     ema_warmup: bool = False,
+    ema_lengths: Sequence[float] = (),
 ) -> tuple[TrainState, dict[str, Array]]:
     """Make one update from one device's share of the batch; run it under an axis named `DEVICES`.
 
@@ -100,13 +102,20 @@ def train_step(
       optimizer: the gradient transformation.
       ema_rate: r in ema ← r·ema + (1−r)·params.
       ema_warmup: whether r is at most (1 + n)/(10 + n) in the n-th update.
+      ema_lengths: the lengths σ_rel of two averages by power functions, instead of the exponential one
+        (`ncsn_jax.training.power_averages`).
 
     Returns:
       The next state; the mean `loss` and the global `gradient_norm` of the step; and `num_skipped`, the
       number of steps skipped so far.
     """
     value, gradient = loss_and_gradient(state.params, state.step, batch, key, loss=loss)
-    return update(state, value, gradient, optimizer=optimizer, ema_rate=ema_rate, ema_warmup=ema_warmup)
+    averaging: dict[str, Any] = {
+        "ema_rate": ema_rate,
+        "ema_warmup": ema_warmup,
+        "ema_lengths": ema_lengths,
+    }
+    return update(state, value, gradient, optimizer=optimizer, **averaging)
 
 
 def loss_and_gradient(
@@ -141,6 +150,7 @@ def update(
     optimizer: optax.GradientTransformation,
     ema_rate: float,
     ema_warmup: bool = False,
+    ema_lengths: Sequence[float] = (),
 ) -> tuple[TrainState, dict[str, Array]]:
     """Return the state after a step with this loss and gradient, and the values that `train_step` returns.
 
@@ -156,9 +166,16 @@ def update(
         )
         params = optax.apply_updates(state.params, updates)
         count = state.step - state.num_skipped + 1
-        rate = jnp.minimum(ema_rate, (1 + count) / (10 + count)) if ema_warmup else ema_rate
-        ema_params = moving_average(params, state.ema_params, rate)
-        return state.replace(params=params, opt_state=opt_state, ema_params=ema_params)
+        state = state.replace(params=params, opt_state=opt_state)
+        if ema_lengths:
+            first, second = (retention(count, length) for length in ema_lengths)
+            averages = moving_average(params, state.second_ema_params, second)
+            state = state.replace(second_ema_params=averages)
+        elif ema_warmup:
+            first = jnp.minimum(ema_rate, (1 + count) / (10 + count))
+        else:
+            first = ema_rate
+        return state.replace(ema_params=moving_average(params, state.ema_params, first))
 
     # XLA for CPUs updates in place in a branch; a `where` between old and new values would copy the state.
     state = jax.lax.cond(is_finite, updated, lambda state: state, state)
