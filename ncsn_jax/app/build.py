@@ -16,7 +16,7 @@ from ncsn_jax.app.flags import flagged
 from ncsn_jax.app.imports import called, hashable, imported, is_import_path
 from ncsn_jax.data import Dataset, DatasetInfo
 from ncsn_jax.data.datasets import OF_FOLDERS, OF_IMAGES, TRANSFORMS, refuse
-from ncsn_jax.models import Preconditioned
+from ncsn_jax.models import Patches, Preconditioned
 from ncsn_jax.runtime.errors import ArgumentError, UserError
 from ncsn_jax.training import (
     Experiment,
@@ -27,7 +27,7 @@ from ncsn_jax.training import (
     sliced_objective,
 )
 from ncsn_jax.training.description import Description, flatten, is_by_identity
-from ncsn_jax.training.optimizers import adam, clipped, decays, learning_rate_schedule
+from ncsn_jax.training.optimizers import adam, clipped, decays, learning_rate_schedule, muon
 from ncsn_jax.training.step import Map
 
 MAY_CHANGE = (
@@ -85,7 +85,9 @@ def network(config: Config) -> nn.Module:
         model = _own_network(config.model)
     else:
         model = config.model.build(rescaled=is_preconditioned or config.data.transform != "none")
-    return Preconditioned(model, config.model.measured_std) if is_preconditioned else model
+    model = Preconditioned(model, config.model.measured_std) if is_preconditioned else model
+    patch_size = getattr(config.model, "patch_size", 1)
+    return Patches(model, patch_size) if patch_size > 1 else model
 
 
 def _own_network(settings: OwnModel) -> nn.Module:
@@ -214,6 +216,9 @@ def optimizer(training: Training) -> optax.GradientTransformation:
     if training.optimizer == "adamw":
         decay = {"weight_decay": training.weight_decay, "mask": decays}
         return clipped(optax.adamw(schedule, *moments.values(), **decay), training.gradient_clip)
+    if training.optimizer == "muon":
+        found = muon(schedule, beta1=training.beta1, beta2=training.beta2, weight_decay=training.weight_decay)
+        return clipped(found, training.gradient_clip)
     found = called("config.training.optimizer", training.optimizer, schedule)
     if not isinstance(found, optax.GradientTransformation):
         raise UserError(

@@ -240,7 +240,9 @@ class NcsnppModel(NoiseLevels):
     attention_resolutions: Annotated[tuple[PositiveInt, ...], FROM_JSON] = (16,)
     """Sizes image_size/2ⁱ of the levels i that have attention (attn_resolutions)."""
     image_size: PositiveInt = 32
-    """Size of the images that `attention_resolutions` refers to."""
+    """Size of the images that `attention_resolutions` refers to; with patches, the number of patches."""
+    patch_size: PositiveInt = 1
+    """P: each patch of P×P pixels is one pixel of the network, with P² times the channels."""
     block: Literal["biggan", "ddpm"] = "biggan"
     """Residual blocks (resblock_type)."""
     fir: bool = True
@@ -393,9 +395,9 @@ class Training(RunSettings):
     p_std: PositiveFloat = 1.2
     """P_std, the standard deviation of log σ; read by `noise=log_normal`."""
 
-    optimizer: Annotated[str, AfterValidator(_word_or_path("adam", "adamw"))] = "adam"
-    """`adam`, or `adamw` with weight decay; or the import path of your own, a function of the learning rate's
-    schedule to an optax transformation, such as `optax:lion`."""
+    optimizer: Annotated[str, AfterValidator(_word_or_path("adam", "adamw", "muon"))] = "adam"
+    """`adam`; `adamw`, with weight decay; or `muon` for kernels, and Adam for the rest. Or the import path of
+    your own, a function of the learning rate's schedule to an optax transformation, such as `optax:lion`."""
     learning_rate: PositiveFloat = 1e-3
     """Learning rate after the warm-up."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -410,7 +412,7 @@ class Training(RunSettings):
     """Adam's ε, which is added to the denominator."""
     weight_decay: NonNegativeFloat = 0.0
     """Rate at which weights decay, relative to the learning rate; biases, scales and embeddings don't. Read
-    by adamw."""
+    by adamw and muon."""
     gradient_clip: PositiveFloat | None = None
     """Largest global norm of a gradient; larger gradients are scaled down to it. None doesn't clip."""
 

@@ -4,8 +4,9 @@ from ncsn_jax.models.mlp import MLP
 from ncsn_jax.models.ncsn import NCSN
 from ncsn_jax.models.ncsnpp import NCSNpp
 from ncsn_jax.models.ncsnv2 import NCSNv2
+from ncsn_jax.models.patches import Patches
 from ncsn_jax.models.preconditioning import Preconditioned
 from ncsn_jax.models.score_fn import as_score_fn
 from ncsn_jax.models.vp import VPScore
 
-__all__ = ["MLP", "NCSN", "NCSNpp", "NCSNv2", "Preconditioned", "VPScore", "as_score_fn"]
+__all__ = ["MLP", "NCSN", "NCSNpp", "NCSNv2", "Patches", "Preconditioned", "VPScore", "as_score_fn"]

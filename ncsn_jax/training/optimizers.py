@@ -63,6 +63,43 @@ def adam(
     return clipped(optax.adam(rate, beta1, beta2, epsilon), gradient_clip)
 
 
+def muon(
+    schedule: optax.Schedule, *, beta1: float, beta2: float, weight_decay: float = 0.0
+) -> optax.GradientTransformation:
+    """Return Muon for kernels, and Adam for biases, scales and tables of embeddings.
+
+    A kernel's momentum is made nearly orthogonal, as a matrix of all inputs by the outputs. It is scaled to a
+    root mean square of 0.2, as in typical steps of Adam, so both share one learning rate. Both use
+    Nesterov's momentum.
+
+    Args:
+      schedule: the learning rate by the number of steps made.
+      beta1: the decay of Adam's first moment.
+      beta2: the decay of Adam's second moment.
+      weight_decay: the rate at which kernels decay, relative to the learning rate.
+
+    Reference:
+      Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et al. 2025
+      (arXiv:2502.16982), equation 4, for the scale.
+    """
+
+    def matrices(params: Any) -> Any:
+        def of(leaf: Any, is_kernel: bool) -> Any:
+            axes = tuple(range(jnp.ndim(leaf)))
+            return optax.contrib.MuonDimensionNumbers(axes[:-1], axes[-1]) if is_kernel else None
+
+        return jax.tree.map(of, params, decays(params))
+
+    return optax.contrib.muon(
+        schedule,
+        weight_decay=weight_decay,
+        adam_b1=beta1,
+        adam_b2=beta2,
+        muon_weight_dimension_numbers=matrices,
+        consistent_rms=0.2,
+    )
+
+
 def decays(params: Any) -> Any:
     """Return which parameters weight decay applies to: not to biases, scales and tables of embeddings.
 

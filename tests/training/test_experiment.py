@@ -10,12 +10,14 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from benchmarks.processes import ROOT, _unused_port
 from ncsn_jax import as_score_fn
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.training import Settings, restore, train
+from ncsn_jax.training.optimizers import muon
 from tests.own_run import EXAMPLES, POINTS, Plane, experiment
 
 
@@ -57,6 +59,14 @@ def test_a_run_of_own_objects_resumes_with_the_bits_of_a_whole_run(whole, tmp_pa
     assert found == steps == [20, 40, 60]
     for name in ("noted", "test_loss"):
         assert lines(tmp_path / "run", name) == lines(workdir, name) == [20, 40, 60]
+
+
+def test_a_run_of_muon_resumes_with_the_bits_of_a_whole_run(tmp_path):
+    optimizer = muon(optax.constant_schedule(1e-2), beta1=0.9, beta2=0.999)
+    whole = train(experiment(30, optimizer=optimizer), tmp_path / "whole")
+    for num_steps in (20, 30):
+        state = train(experiment(num_steps, optimizer=optimizer), tmp_path / "halves")
+    assert_equal(state, whole)
 
 
 def test_conditions_reach_the_network_and_weights_the_objective(whole, tmp_path):
