@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 from ncsn_jax import as_score_fn
 from ncsn_jax.app.build import build, dataset_info
 from ncsn_jax.app.config import Config, parse
+from ncsn_jax.app.from_data import resolved
 from ncsn_jax.app.methods import recipe_of
 from ncsn_jax.data import Batch, Dataset, training_batches
 from ncsn_jax.runtime import chains
@@ -59,7 +61,8 @@ def of_noise(run: Config) -> Experiment:
     rng, shape = np.random.default_rng(0), (2 * run.training.batch_size, *info.shape)
     images = info.num_values is not None
     examples = rng.integers(0, 256, shape, np.uint8) if images else rng.normal(size=shape).astype(np.float32)
-    return build(run, Dataset("noise", info, examples, examples))
+    dataset = Dataset("noise", info, examples, examples)
+    return build(resolved(run, Path("no run"), lambda: dataset), dataset)
 
 
 def training(experiment: Experiment) -> tuple[PmapStep, Iterator[Batch]]:

@@ -47,6 +47,19 @@ TRAINING = Training(
 )
 
 
+NCSNPP = NcsnppModel(
+    num_filters=16,
+    multipliers=(1, 2),
+    num_res_blocks=1,
+    attention_resolutions=(4,),
+    image_size=8,
+    sigma_begin=4.0,
+    num_scales=16,
+    fourier_scale=1.0,
+)
+HEUN = Sampling(num_samples=100, batch_size=100, method="heun", num_levels=25, s_churn=25.0)
+
+
 def get_config(network: str = "ncsn"):
     networks = {
         "ncsn": Config(
@@ -76,20 +89,31 @@ def get_config(network: str = "ncsn"):
         ),
         "ncsnpp": Config(
             data=Data(name="digits"),
-            model=NcsnppModel(
-                num_filters=16,
-                multipliers=(1, 2),
-                num_res_blocks=1,
-                attention_resolutions=(4,),
-                image_size=8,
-                sigma_begin=4.0,
-                num_scales=16,
-                fourier_scale=1.0,
-            ),
+            model=NCSNPP,
             training=TRAINING.model_copy(
                 update={"num_steps": 3000, "learning_rate": 2e-3, "noise": "continuous", "ema_warmup": True}
             ),
-            sampling=Sampling(num_samples=100, batch_size=100, method="heun", num_levels=25, s_churn=25.0),
+            sampling=HEUN,
+            evaluation=Evaluation(num_samples=1000),
+        ),
+        "best": Config(
+            data=Data(name="digits"),
+            model=NCSNPP.model_copy(
+                update={"preconditioning": "karras", "scale_by_sigma": False, "sigma_begin": 8.0}
+            ),
+            training=TRAINING.model_copy(
+                update={
+                    "num_steps": 2600,
+                    "weighting": "karras",
+                    "noise": "log_normal",
+                    "p_mean": -1.0,
+                    "p_std": 1.3,
+                    "optimizer": "muon",
+                    "learning_rate": 5e-3,
+                    "ema_warmup": True,
+                }
+            ),
+            sampling=HEUN,
             evaluation=Evaluation(num_samples=1000),
         ),
     }

@@ -1,51 +1,84 @@
 """NCSN on MNIST.
 
     python main.py --config configs/mnist.py          # the paper's experiment
-    python main.py --config configs/mnist.py:small    # a small network, for two CPU cores
+    python main.py --config configs/mnist.py:small    # a small preconditioned NCSN++, for two CPU cores
+    python main.py --config configs/mnist.py:hour     # a larger one, for an hour of two CPU cores
     python main.py --config configs/mnist.py:ncsnv2   # the network of 2020
 
 The first is Song & Ermon 2019, section 5 and appendix B: F = 64, ten levels from 1 to 0.01, Adam at 1e-3,
 200,000 steps of 128 images, T = 100, ε = 2e-5. It needs an accelerator.
 
-The second takes 24 minutes on two CPU cores and ends at a held-out loss of 37.2; README.md shows its
-samples.
+The second and the third see patches of 2×2 pixels and are trained as Karras et al. 2022, with Muon.
+docs/results.md has their results, and docs/notes/small-networks.md the other trials.
 
-The third, NCSNv2 with F = 64, has no published result. Its noise levels and step size are the output of
+The last, NCSNv2 with F = 64, has no published result. Its noise levels and step size are the output of
 `python main.py --mode suggest_noise` for MNIST and T = 5. It needs an accelerator.
 
 MNIST is downloaded and prepared at first use (TensorFlow isn't needed); --config.data.data_dir names a
 directory that holds it already.
 """
 
-from ncsn_jax.app.config import Config, Data, Evaluation, NcsnModel, Ncsnv2Model, Sampling, Training
+from ncsn_jax.app.config import (
+    Config,
+    Data,
+    Evaluation,
+    NcsnppModel,
+    Ncsnv2Model,
+    Sampling,
+    Training,
+)
 from ncsn_jax.app.overridable import overridable
+
+
+def small(num_filters: int, num_steps: int) -> Config:
+    """Return the settings of a small preconditioned NCSN++ on patches."""
+    return Config(
+        data=Data(name="mnist"),
+        model=NcsnppModel(
+            num_filters=num_filters,
+            multipliers=(1, 2),
+            num_res_blocks=1,
+            attention_resolutions=(7,),
+            image_size=14,
+            patch_size=2,
+            fir=False,
+            progressive_input="none",
+            fourier_scale=1.0,
+            num_groups=8,
+            scale_by_sigma=False,
+            preconditioning="karras",
+            sigma_begin=20.0,
+            sigma_end=0.005,
+        ),
+        training=Training(
+            num_steps=num_steps,
+            batch_size=32,
+            weighting="karras",
+            noise="log_normal",
+            p_mean=-0.2,
+            p_std=1.0,
+            optimizer="muon",
+            learning_rate=1e-2,
+            warmup_steps=100,
+            schedule="cosine",
+            ema_rate=0.998,
+            log_every=100,
+            eval_every=1000,
+            eval_examples=256,
+            checkpoint_every=500,
+            preview_every=2000,
+            preview_samples=16,
+        ),
+        sampling=Sampling(num_samples=64, method="heun", num_levels=24, s_churn=8.0),
+        evaluation=Evaluation(num_samples=1000),
+    )
 
 
 def get_config(size: str = "paper"):
     sizes = {
         "paper": Config(data=Data(name="mnist")),
-        "small": Config(
-            data=Data(name="mnist"),
-            model=NcsnModel(num_filters=32),
-            training=Training(
-                num_steps=4800,
-                batch_size=8,
-                learning_rate=4e-3,
-                schedule="cosine",
-                warmup_steps=100,
-                ema_rate=0.998,
-                log_every=100,
-                eval_every=800,
-                eval_examples=256,
-                checkpoint_every=400,
-                preview_every=1600,
-                preview_samples=16,
-            ),
-            sampling=Sampling(
-                num_samples=64, batch_size=64, step_size=2e-5, steps_per_scale=20, denoise=True
-            ),
-            evaluation=Evaluation(num_samples=1000),
-        ),
+        "small": small(num_filters=32, num_steps=5600),
+        "hour": small(num_filters=48, num_steps=10_000),
         "ncsnv2": Config(
             data=Data(name="mnist", dequantization="none"),
             model=Ncsnv2Model(num_filters=64, sigma_begin=16.9, num_scales=96),

@@ -249,7 +249,7 @@ BAD_INPUT = {
     "a config that is a directory": Bad("--config=configs", "configs"),
     "no such variant": Bad("--config=configs/mnist.py:tiny", "tiny: accepted: paper, small"),
     "no such network": Bad(
-        "--config=configs/digits.py:v3", "ValueError: configs/digits.py:v3: accepted: ncsn, v2, ncsnpp"
+        "--config=configs/digits.py:v3", "ValueError: configs/digits.py:v3: accepted: ncsn, v2, ncsnpp, best"
     ),
     "no variants": Bad("--config=configs/svhn.py:small", "get_config() takes 0 positional arguments"),
     "no such points": Bad("--config=configs/toy.py:moons", "moons: accepted: two_gaussians, eight_gaussians"),

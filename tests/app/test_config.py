@@ -22,9 +22,11 @@ CONFIGS = [
     ("digits", "digits", ()),
     ("digits", "digits", ("v2",)),
     ("digits", "digits", ("ncsnpp",)),
+    ("digits", "digits", ("best",)),
     ("mnist", "mnist", ()),
     ("mnist", "mnist", ("paper",)),
     ("mnist", "mnist", ("small",)),
+    ("mnist", "mnist", ("hour",)),
     ("mnist", "mnist", ("ncsnv2",)),
     ("two_gaussians", "toy", ()),
     *((name, "toy", (name,)) for name in POINTS),
@@ -77,7 +79,7 @@ def step_at_reduced_width(config):
     if config.model.name == "ncsnpp":
         levels = (1,) * len(config.model.multipliers)  # the coarsest has attention
         width = {"num_filters": 4, "num_groups": None, "num_res_blocks": 1, "multipliers": levels}
-    narrow = config.model.model_copy(update=width | {"sigmas": "geometric"})
+    narrow = config.model.model_copy(update=width | {"sigmas": "geometric", "data_std": 0.5})
     # The first step of a warm-up has a learning rate of zero.
     training = config.training.model_copy(update={"warmup_steps": 0})
     config = config.model_copy(update={"model": narrow, "training": training})
@@ -101,6 +103,7 @@ def step_at_reduced_width(config):
         ("toy", ()),
         ("cifar10", ("ncsnv2",)),
         ("cifar10", ("ddpm",)),
+        ("mnist", ("small",)),
         *(
             pytest.param(file, arguments, marks=pytest.mark.slow)
             for file, arguments in (

@@ -347,3 +347,28 @@ def test_digits_classifier_is_accurate_and_trained_only_once(digits, tmp_path, m
     monkeypatch.setattr("ncsn_jax.evaluation.classifier._trained", None)
     (again,) = evaluate(chosen, tmp_path / "b", images=images)
     assert again == subject
+
+
+def test_checkpoints_are_measured_with_averages_of_several_lengths(trained, tmp_path):
+    _, config = trained
+    averages = {"ema_lengths": (0.05, 0.1), "ema_rate": 0.0, "ema_snapshot_every": 2, "keep_checkpoints": 1}
+    config = config.model_copy(update={"training": config.training.model_copy(update=averages)})
+    state = training.train_and_evaluate(config, tmp_path / "run")
+    config = changed(config, metrics=("loss",), ema_lengths=(0.1, 0.07))
+    subjects = evaluate(config, tmp_path / "run")
+    names = ["step_00000040_ema_0.07.json", "step_00000040_ema_0.1.json"]
+    assert sorted(results(tmp_path / "run")) == names
+    assert [subject.title for subject in subjects] == ["step 40, 0.1", "step 40, 0.07"]
+    own = as_score_fn(
+        generator(config, data.describe(config.data)).model, {"params": state.second_ema_params}
+    )
+    x, sigma = jnp.asarray(data.load(config.data).test[:6]), config.model.noise_levels[0]
+    keys = jax.vmap(
+        lambda i: jax.random.split(
+            jax.random.fold_in(jax.random.fold_in(stream(config.seed, "levels"), 0), i)
+        )[1]
+    )(jnp.arange(6))
+    losses = jax.vmap(lambda k, x: denoising_score_matching(k, own, x, sigma))(keys, x)
+    found = [subject.metrics["loss"].details["loss"][0] for subject in subjects]
+    np.testing.assert_allclose(found[0], losses.mean(), rtol=1e-4)
+    assert abs(found[1] - found[0]) > 1e-4 * found[0]
