@@ -14,6 +14,8 @@ MAX_REFERENCE = 10_000
 """Largest number of training examples, drawn at random, in metrics that compare every pair."""
 MAX_NEIGHBOURS = 1_000
 """Largest number of samples whose nearest training examples are computed."""
+SURE = 0.9
+"""Probability of a class above which the classifier is sure of it."""
 
 Results = dict[str, Result]
 
@@ -96,15 +98,20 @@ def inception_score(real: Real, samples: Extracted) -> Found:
 
 
 def classes(real: Real, samples: Extracted) -> Found:
-    """Compute the class shares and their total variation ½ Σ |pₖ − qₖ| from the training examples' shares."""
-    expected, name = class_shares(real.train), "class shares, total variation"
+    """Compute the class shares and their total variation ½ Σ |pₖ − qₖ| from the training examples' shares.
+
+    The share of examples that the classifier is sure of, with a class of probability above `SURE`, comes with
+    it.
+    """
+    expected, names = class_shares(real.train), ("class shares, total variation", f"class with p > {SURE}")
 
     def measure(x):
-        distance = 0.5 * np.abs(class_shares(x) - expected).sum()
-        return {name: Result(value=float(distance), better="lower")}
+        distance, sure = 0.5 * np.abs(class_shares(x) - expected).sum(), x.probabilities.max(axis=1) > SURE
+        values = (Result(value=float(distance), better="lower"), Result(value=sure.mean(), better="higher"))
+        return dict(zip(names, values, strict=True))
 
     shares = {"samples": class_shares(samples).tolist(), "training data": expected.tolist()}
-    return dataclasses.replace(_beside_real(real, samples, (name,), measure), details=shares)
+    return dataclasses.replace(_beside_real(real, samples, names, measure), details=shares)
 
 
 def class_shares(extracted: Extracted) -> Float[np.ndarray, " K"]:

@@ -71,9 +71,17 @@ def test_class_shares_are_counted_and_a_missing_class_is_detected():
     assert shares["samples"] == [0.5, 0.5, 0.0]
     expected = np.bincount(TRAIN.probabilities.argmax(1), minlength=3) / 2000
     np.testing.assert_allclose(shares["training data"], expected)
-    (result,) = results.values()
+    result, _ = results.values()
     assert result.value == pytest.approx(0.5 * np.abs(np.array([0.5, 0.5, 0]) - expected).sum())
     assert result.real < 0.15 < result.value
+
+
+def test_the_share_of_sure_classes_counts_the_probabilities_above_the_bound():
+    probabilities = np.repeat([[0.95, 0.05, 0.0], [0.0, 0.15, 0.85]], [225, 75], axis=0)
+    found = against_real.classes(REAL, gaussian(300)._replace(probabilities=probabilities)).results
+    result = found["class with p > 0.9-300 (classifier)"]
+    assert result.value == 0.75
+    assert result.real == np.mean(TEST.probabilities.max(1) > 0.9)
 
 
 def test_neighbour_distance_detects_copies_of_training_examples():
