@@ -5,7 +5,8 @@
 
 Trains 200 steps, on one process of four devices and on two of two; kills it equally often while it compiles,
 makes steps, saves, evaluates and draws samples; reruns the command each time; and compares the results: every
-array of the last state, bit for bit, the losses of the metrics file, and the samples.
+array of the last state and of the snapshots of averages, bit for bit, the losses of the metrics file, and
+the samples.
 """
 
 import argparse
@@ -92,7 +93,7 @@ def _is_drawing(workdir: Path) -> bool:
 MOMENTS: dict[str, tuple[Callable[[Path], bool], float]] = {
     "compiling": (lambda workdir: (workdir / "config.json").exists(), 4.0),
     "stepping": (lambda workdir: len(lines(workdir)) > 0 and "loss" in lines(workdir)[-1], 0.2),
-    "saving": (lambda workdir: any(workdir.glob("checkpoints/*.orbax-checkpoint-tmp")), 0.05),
+    "saving": (lambda workdir: any(workdir.rglob("*.orbax-checkpoint-tmp")), 0.05),
     "evaluating": (_is_evaluating, 0.1),
     "sampling": (_is_drawing, 0.3),
 }
@@ -150,6 +151,8 @@ def differences(whole: Path, killed: Path) -> list[str]:
     states = [_last_state(workdir) for workdir in (whole, killed)]
     pairs = zip(*map(jax.tree_util.tree_leaves_with_path, states), strict=True)
     found += [jax.tree_util.keystr(path) for (path, a), (_, b) in pairs if not np.array_equal(a, b)]
+    if _snapshots(whole) != _snapshots(killed):
+        found.append("checkpoints/averages")
     if measured(whole) != measured(killed):
         found.append("metrics.jsonl")
     for name in ("samples/samples.npy", f"samples/step_{OPTIONS['training.num_steps']:08d}.png"):
@@ -168,6 +171,12 @@ def _last_state(workdir: Path) -> TrainState:
     step = config.training.num_steps
     with Checkpoints(checkpoint_dir(workdir, config.training.checkpoint_dir)) as checkpoints:
         return jax.device_get(checkpoints.restore(step, like, checkpoints.read_record(step)))
+
+
+def _snapshots(workdir: Path) -> dict[int, list]:
+    """Return the checksums of the arrays in each snapshot."""
+    with Checkpoints(workdir / "checkpoints" / "averages") as snapshots:
+        return {step: snapshots.read_record(step)["leaves"] for step in snapshots.steps}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

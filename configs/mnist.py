@@ -30,25 +30,25 @@ from ncsn_jax.app.config import (
 from ncsn_jax.app.overridable import overridable
 
 
-def small(num_filters: int, num_steps: int) -> Config:
+def small(num_res_blocks: int, num_steps: int) -> Config:
     """Return the settings of a small preconditioned NCSN++ on patches."""
     return Config(
         data=Data(name="mnist"),
         model=NcsnppModel(
-            num_filters=num_filters,
+            num_filters=32,
             multipliers=(1, 2),
-            num_res_blocks=1,
+            num_res_blocks=num_res_blocks,
             attention_resolutions=(7,),
             image_size=14,
             patch_size=2,
             fir=False,
             progressive_input="none",
             fourier_scale=1.0,
-            num_groups=8,
             scale_by_sigma=False,
             preconditioning="karras",
             sigma_begin=20.0,
             sigma_end=0.005,
+            num_scales=100,
         ),
         training=Training(
             num_steps=num_steps,
@@ -69,7 +69,15 @@ def small(num_filters: int, num_steps: int) -> Config:
             preview_every=2000,
             preview_samples=16,
         ),
-        sampling=Sampling(num_samples=64, method="heun", num_levels=24, s_churn=8.0),
+        sampling=Sampling(
+            num_samples=64,
+            method="heun",
+            num_levels=24,
+            s_churn=8.0,
+            step_size=2.9e-6,
+            steps_per_scale=5,
+            denoise=True,
+        ),
         evaluation=Evaluation(num_samples=1000),
     )
 
@@ -77,8 +85,8 @@ def small(num_filters: int, num_steps: int) -> Config:
 def get_config(size: str = "paper"):
     sizes = {
         "paper": Config(data=Data(name="mnist")),
-        "small": small(num_filters=32, num_steps=5600),
-        "hour": small(num_filters=48, num_steps=10_000),
+        "small": small(num_res_blocks=1, num_steps=5600),
+        "hour": small(num_res_blocks=2, num_steps=12_500),
         "ncsnv2": Config(
             data=Data(name="mnist", dequantization="none"),
             model=Ncsnv2Model(num_filters=64, sigma_begin=16.9, num_scales=96),

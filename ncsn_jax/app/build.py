@@ -217,7 +217,7 @@ def optimizer(training: Training) -> optax.GradientTransformation:
         decay = {"weight_decay": training.weight_decay, "mask": decays}
         return clipped(optax.adamw(schedule, *moments.values(), **decay), training.gradient_clip)
     if training.optimizer == "muon":
-        found = muon(schedule, beta1=training.beta1, beta2=training.beta2, weight_decay=training.weight_decay)
+        found = muon(schedule, **moments, weight_decay=training.weight_decay)
         return clipped(found, training.gradient_clip)
     found = called("config.training.optimizer", training.optimizer, schedule)
     if not isinstance(found, optax.GradientTransformation):

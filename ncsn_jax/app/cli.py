@@ -72,11 +72,7 @@ def train(workdir: Path, values: flags.FlagValues) -> None:
 
     def draw_of_state() -> None:
         trained = load_run(workdir)  # with the noise levels that training chose
-        if trained.sampling.ema_length is None:
-            score_fn = as_score_fn(network(trained), {"params": jax.device_get(state.ema_params)})
-        else:
-            score_fn = restored_score(workdir, trained)
-        draw(workdir, trained, score_fn)
+        draw(workdir, trained, as_score_fn(network(trained), {"params": jax.device_get(state.ema_params)}))
 
     processes.by_first(draw_of_state)
 

@@ -42,6 +42,7 @@ from ncsn_jax.noise import geometric_levels
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.runtime.paths import expanded
 from ncsn_jax.runtime.settings import Fraction, Seed, StrictSettings, one_line
+from ncsn_jax.training.power_averages import LONGEST
 from ncsn_jax.training.settings import RunSettings
 
 IMPORT_PATH = r"^[\w.]+:[\w.]+$"
@@ -137,7 +138,7 @@ class NoiseLevels(StrictSettings):
         if self.is_discrete or isinstance(self, Ncsnv2Model) or getattr(self, "process", "ve") != "ve":
             raise ValueError(
                 "preconditioning='karras' needs a network that takes any label, found one that embeds levels "
-                "or divides by σ; accepted: 'none', or model.name='ncsnpp' with embedding='fourier'"
+                "or divides by σ; accepted: 'none', or 'ncsnpp' of embedding='fourier', 'mlp', or your own"
             )
         return self
 
@@ -405,7 +406,7 @@ class Training(RunSettings):
     warmup_steps: NonNegativeInt = 0
     """Steps over which the learning rate grows linearly from 0."""
     beta1: Fraction = 0.9
-    """Adam's decay rate of the gradient's mean."""
+    """Adam's decay rate of the gradient's mean; Muon's is 0.95."""
     beta2: Fraction = 0.999
     """Adam's decay rate of the squared gradient's mean."""
     epsilon: PositiveFloat = 1e-8
@@ -436,10 +437,10 @@ class Sampling(StrictSettings):
     device."""
     seed: Seed = 0
     """Seed of the samples and restorations."""
-    ema_length: PositiveFloat | None = None
+    ema_length: Annotated[float, Field(gt=0, le=LONGEST)] | None = None
     """Length σ_rel of the average by a power function whose network draws, made of the run's two averages and
-    their snapshots; None is the run's own average. Evaluation has its own lengths, and pictures in training
-    have None."""
+    their snapshots; None is the run's own average. Not read by training, nor by evaluation, which has lengths
+    of its own."""
 
     method: Literal["annealed", "consistent", "pc", "ode", "heun"] = "annealed"
     """Annealed Langevin dynamics, consistent annealed sampling, predictor-corrector, the probability-flow ODE
@@ -541,6 +542,16 @@ class Config(StrictSettings):
             raise ValueError(
                 f"training.noise={self.training.noise!r} needs a network for any σ, found model.name="
                 f"{name!r}, which embeds discrete levels; accepted: a model for any σ, such as 'ncsnv2'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lengths_need_averages(self) -> "Config":
+        lengths = (self.sampling.ema_length, *self.evaluation.ema_lengths)
+        if set(lengths) != {None} and not self.training.ema_lengths:
+            raise ValueError(
+                f"sampling.ema_length={lengths[0]}, evaluation.ema_lengths={lengths[1:]}: found no "
+                "training.ema_lengths, the averages that others are made of; accepted: None and none"
             )
         return self
 

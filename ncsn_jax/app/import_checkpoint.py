@@ -122,6 +122,7 @@ def import_run(official: OfficialRun, settings: Config, workdir: Path) -> None:
         )
     if settings.model.sigmas == "auto":
         raise UserError("config.model.sigmas='auto': a trained network already has noise levels; omit this")
+    _require_importable(settings)
     if settings.training.num_steps < official.step:
         raise UserError(
             f"config.training.num_steps={settings.training.num_steps}: "
@@ -162,6 +163,25 @@ def import_run(official: OfficialRun, settings: Config, workdir: Path) -> None:
             facts = run_facts(own.content, data=None)
             checkpoints.save(official.step, state, make_record(facts, official.step, state))
         description.write(workdir, own)
+
+
+def _require_importable(settings: Config) -> None:
+    """Refuse settings that an official checkpoint has no arrays or numbers for."""
+    training = settings.training
+    if training.ema_lengths:
+        raise UserError(
+            f"config.training.ema_lengths={training.ema_lengths}: an official checkpoint has one average at "
+            "most; accepted: none"
+        )
+    if training.optimizer == "muon":
+        raise UserError(
+            "config.training.optimizer='muon': an official checkpoint has the state of Adam; accepted: "
+            "'adam', 'adamw', or your own"
+        )
+    if settings.reads_data_std and settings.model.data_std == "auto":
+        raise UserError(
+            "config.model.data_std='auto': an import reads no data to measure; accepted: a positive number"
+        )
 
 
 def report(official: OfficialRun, settings: Config, workdir: Path) -> str:

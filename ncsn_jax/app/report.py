@@ -324,8 +324,10 @@ def _picture(path: Path, alt: str) -> Picture | None:
 
 
 def _step_name(name: str) -> str:
-    step = name.removeprefix("step_")
-    return f"step {int(step):,}" if step.isdecimal() else name
+    step, _, length = name.removeprefix("step_").partition("_ema_")
+    if not step.isdecimal():
+        return name
+    return f"step {int(step):,}" + (f", EMA {length}" if length else "")
 
 
 def _table(subjects: Sequence[Subject]) -> list[Row]:
@@ -383,7 +385,7 @@ def _class_charts(subjects: Sequence[Subject]) -> list[Chart]:
     """Plot class shares of the newest checkpoint's samples and of given images, with the training data's."""
     found = [(s, s.metrics["classes"].details) for s in subjects if "classes" in s.metrics]
     found = [(s, details) for s, details in found if "samples" in details]
-    newest = [(s, details) for s, details in found if s.step is not None][-1:]
+    newest = [(s, details) for s, details in found if s.step is not None and s.ema_length is None][-1:]
     charts: list[Chart] = []
     for subject, details in newest + [(s, details) for s, details in found if s.step is None]:
         with _drawn(charts, f"Classes: {subject.title}") as axes:

@@ -94,7 +94,7 @@ class Subject(BaseModel):
     def title(self) -> str:
         """Name in a table: the step and the average's length, or the last two parts of the images' path."""
         if self.step is not None:
-            return f"step {self.step:,}" + ("" if self.ema_length is None else f", {self.ema_length:g}")
+            return f"step {self.step:,}" + ("" if self.ema_length is None else f", EMA {self.ema_length:g}")
         return self.name if self.images is None else "/".join(Path(self.images).parts[-2:])
 
 
@@ -197,7 +197,7 @@ def curves(subjects: Sequence[Subject]) -> Figure | None:
 def over_steps(subjects: Sequence[Subject]) -> dict[str, list[tuple[int, Result]]]:
     """Return the steps and values of every result that checkpoints of two steps or more have, by name.
 
-    They are of the run's own average.
+    Averages of other lengths are left out.
     """
     trained = [(s.step, s.results) for s in subjects if s.step is not None and s.ema_length is None]
     found = {name: [(step, r[name]) for step, r in trained if name in r] for name in names(subjects)}

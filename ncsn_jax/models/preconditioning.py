@@ -1,5 +1,6 @@
 """Preconditioning, which gives any network inputs and targets of unit variance at every noise level."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jaxtyping import Float
 
 from ncsn_jax.models.layers import sigma_of_batch
 from ncsn_jax.models.ncsnv2 import NCSNv2
+from ncsn_jax.models.patches import Patches
 from ncsn_jax.models.vp import VPScore
 
 
@@ -64,14 +66,18 @@ class Preconditioned(nn.Module):
         return (self.data_std / (sigma * root) * output - x / jnp.square(root)).astype(x.dtype)
 
     def _check(self) -> None:
-        kind = type(self.network).__name__
-        if not self.data_std > 0:
+        network = self.network
+        while isinstance(network, Patches):
+            network = network.network
+        kind = type(network).__name__
+        if not 0 < self.data_std < math.inf:
             raise ValueError(f"data_std={self.data_std}: accepted: a positive number")
-        if getattr(self.network, "scale_by_sigma", False):
+        if getattr(network, "scale_by_sigma", False):
             raise ValueError(
                 f"network={kind}: it would be divided by the noise level twice; use scale_by_sigma=False"
             )
-        if getattr(self.network, "sigmas", None) is not None or isinstance(self.network, NCSNv2 | VPScore):
+        of_scores = isinstance(network, NCSNv2 | VPScore | Preconditioned)
+        if of_scores or getattr(network, "sigmas", None) is not None:
             raise ValueError(
                 f"network={kind}: it divides by the noise level, or embeds fixed levels; accepted: a network "
                 "for any label, such as NCSNpp with scale_by_sigma=False"

@@ -106,7 +106,8 @@ class Checkpoints:
         """Start to save a state and its record, unless this step is already saved."""
         if step not in self.steps:
             items = {STATE: ocp.args.StandardSave(_parts(state)), RECORD: ocp.args.JsonSave(record)}
-            self._manager.save(step, args=ocp.args.Composite(**items))
+            # Forced, because Orbax would skip a step before the newest one, such as a missing snapshot.
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def wait(self) -> None:
         """Wait until the save in the background has finished; raise its error, if any."""

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
@@ -164,7 +165,7 @@ def _train(experiment: Experiment, workdir: Path, callbacks: Sequence[Callback])
         snapshots, snapshot_every = None, settings.ema_snapshot_every
         if snapshot_every is not None:
             place = Checkpoints(snapshots_in(directory), keep=KEEP_ALL)
-            snapshots = Saver(stack.enter_context(place), *of_run)
+            snapshots = Saver(stack.enter_context(place), math.inf, *of_run[1:], what="the averages")
         progress = stack.enter_context(
             tqdm(
                 initial=first_step,
@@ -197,7 +198,7 @@ def _train(experiment: Experiment, workdir: Path, callbacks: Sequence[Callback])
                     if notice.has_come():
                         break
                     log.check()
-                    leave = functools.partial(_leave, log, saver, step, state, num_run, test_loss)
+                    leave = functools.partial(_leave, log, saver, snapshots, step, state, num_run, test_loss)
                     try:
                         with log.paused(), notice.leaving_by(leave):
                             returned = run(step, state, callback_log) or {}
@@ -211,6 +212,7 @@ def _train(experiment: Experiment, workdir: Path, callbacks: Sequence[Callback])
             if snapshots is not None and (
                 due(step, snapshot_every) or (due(step, settings.log_every) and snapshots.is_behind())
             ):
+                saver.settle()  # Orbax's barriers allow one save at a time
                 averages = Averages(state.ema_params, state.second_ema_params)
                 snapshots.save(step, averages, num_updates=_num_updates(state))
             if is_restored:
@@ -225,7 +227,7 @@ def _train(experiment: Experiment, workdir: Path, callbacks: Sequence[Callback])
             ):
                 log.write()
                 if snapshots is not None:
-                    snapshots.settle()  # a run that resumes from this checkpoint has the snapshots before it
+                    snapshots.settle()  # a run that resumes from this checkpoint won't make them again
                 is_last = is_over or step == settings.num_steps
                 save = saver.finish if is_last else saver.save
                 save(step, state, test_loss=test_loss, callbacks=num_run, num_updates=_num_updates(state))
@@ -245,10 +247,18 @@ def _num_updates(state: TrainState) -> int:
 
 
 def _leave(
-    log: StepLog, saver: Saver, step: int, state: TrainState, num_run: int, test_loss: float | None
+    log: StepLog,
+    saver: Saver,
+    snapshots: Saver | None,
+    step: int,
+    state: TrainState,
+    num_run: int,
+    test_loss: float | None,
 ) -> None:
     """Save a state in the middle of a callback."""
     log.write()
+    if snapshots is not None:
+        snapshots.settle()
     saver.finish(step, state, test_loss=test_loss, callbacks=num_run, num_updates=_num_updates(state))
     processes.say(_saved(step))
 

@@ -64,18 +64,24 @@ def adam(
 
 
 def muon(
-    schedule: optax.Schedule, *, beta1: float, beta2: float, weight_decay: float = 0.0
+    schedule: optax.Schedule,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+    weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
     """Return Muon for kernels, and Adam for biases, scales and tables of embeddings.
 
     A kernel's momentum is made nearly orthogonal, as a matrix of all inputs by the outputs. It is scaled to a
     root mean square of 0.2, as in typical steps of Adam, so both share one learning rate. Both use
-    Nesterov's momentum.
+    Nesterov's momentum; Muon's decay is 0.95.
 
     Args:
       schedule: the learning rate by the number of steps made.
       beta1: the decay of Adam's first moment.
       beta2: the decay of Adam's second moment.
+      epsilon: the number added to the denominators of both.
       weight_decay: the rate at which kernels decay, relative to the learning rate.
 
     Reference:
@@ -92,6 +98,7 @@ def muon(
 
     return optax.contrib.muon(
         schedule,
+        eps=epsilon,
         weight_decay=weight_decay,
         adam_b1=beta1,
         adam_b2=beta2,

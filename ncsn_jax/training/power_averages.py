@@ -55,9 +55,9 @@ def exponent(length: float) -> float:
     return max(0.0, float(np.max(roots.real)))
 
 
-def retention(num_updates: Int[Array, ""] | int, length: float) -> Float[Array, ""]:
-    """Return β = (1 − 1/t)^(γ+1) of the t-th update, average ← β·average + (1 − β)·θ."""
-    return jnp.power(1.0 - 1.0 / num_updates, exponent(length) + 1.0)
+def update_size(num_updates: Int[Array, ""] | int, length: float) -> Float[Array, ""]:
+    """Return 1 − (1 − 1/t)^(γ+1), the weight of the parameters in the t-th update of the average."""
+    return -jnp.expm1((exponent(length) + 1.0) * jnp.log1p(-1.0 / num_updates))
 
 
 def synthesis(wanted: Profile, stored: Sequence[Profile]) -> Synthesis:

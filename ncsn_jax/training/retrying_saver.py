@@ -26,25 +26,28 @@ class Saver:
 
     Args:
       checkpoints: the run's checkpoints.
-      max_failed_saves: the largest number of failures in a row.
+      max_failed_saves: the largest number of failures in a row; infinity for no limit.
       facts: the run's `run_facts`, for the records.
       write_metrics: a function that writes the metrics, which must reach the disk before a checkpoint does.
       is_preempted: a function that returns whether the process was told to end; retries then stop early.
+      what: the name of the saved arrays, in messages.
     """
 
     def __init__(
         self,
         checkpoints: Checkpoints,
-        max_failed_saves: int,
+        max_failed_saves: int | float,
         facts: Record,
         write_metrics: Callable[[], None],
         is_preempted: Callable[[], bool] = lambda: False,
+        what: str = "the state",
     ):
         self._checkpoints = checkpoints
         self._limit = max_failed_saves
         self._facts = facts
         self._write_metrics = write_metrics
         self._is_preempted = is_preempted
+        self._what = what
         self._pending: int | None = None
         self._failures = 0
 
@@ -126,8 +129,8 @@ class Saver:
         if self._failures > self._limit:
             newest = self._checkpoints.steps[-1:]
             raise UserError(
-                f"{place}: the state of step {step} can't be saved ({reason}), failure {self._failures} in a "
-                f"row with max_failed_saves={self._limit}; "
+                f"{place}: {self._what} of step {step} can't be saved ({reason}), failure {self._failures} "
+                f"in a row with max_failed_saves={self._limit}; "
                 + (
                     f"the newest checkpoint is of step {newest[0]}; "
                     if newest
@@ -136,8 +139,8 @@ class Saver:
                 + "fix this, then rerun"
             ) from error
         processes.say(
-            f"{place}: the state of step {step} can't be saved ({reason}); training continues and will retry "
-            f"(failure {self._failures} of at most {self._limit})"
+            f"{place}: {self._what} of step {step} can't be saved ({reason}); training continues and will "
+            f"retry (failure {self._failures} of at most {self._limit})"
         )
 
 

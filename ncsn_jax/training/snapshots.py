@@ -88,7 +88,8 @@ def _of_snapshots(snapshots: Checkpoints, record: Record) -> list[Source]:
         except DamagedError as error:
             processes.say(f"{snapshots.directory}/{step} is damaged ({error}): it is left out")
             continue
-        if all(own[name] == record[name] for name in ("ema_lengths", "data", "inputs")):
+        is_of_run = all(own[name] == record[name] for name in ("ema_lengths", "data", "inputs"))
+        if is_of_run and own["num_updates"]:
             found += _of_checkpoint(snapshots, own)
     return found
 

@@ -1,5 +1,6 @@
 """The training step and the held-out loss: pure functions of one device's share of a batch."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from ncsn_jax.models import as_score_fn
 from ncsn_jax.models.layers import FROZEN
 from ncsn_jax.runtime.errors import ArgumentError
 from ncsn_jax.training.objective import Objective
-from ncsn_jax.training.power_averages import retention
+from ncsn_jax.training.power_averages import update_size
 from ncsn_jax.training.state import TrainState
 from ncsn_jax.typing import PRNGKey
 
@@ -168,14 +169,12 @@ def update(
         count = state.step - state.num_skipped + 1
         state = state.replace(params=params, opt_state=opt_state)
         if ema_lengths:
-            first, second = (retention(count, length) for length in ema_lengths)
-            averages = moving_average(params, state.second_ema_params, second)
-            state = state.replace(second_ema_params=averages)
-        elif ema_warmup:
-            first = jnp.minimum(ema_rate, (1 + count) / (10 + count))
-        else:
-            first = ema_rate
-        return state.replace(ema_params=moving_average(params, state.ema_params, first))
+            sizes = (update_size(count, length) for length in ema_lengths)
+            averages = (state.ema_params, state.second_ema_params)
+            first, second = map(functools.partial(moved_towards, params), averages, sizes)
+            return state.replace(ema_params=first, second_ema_params=second)
+        rate = jnp.minimum(ema_rate, (1 + count) / (10 + count)) if ema_warmup else ema_rate
+        return state.replace(ema_params=moving_average(params, state.ema_params, rate))
 
     # XLA for CPUs updates in place in a branch; a `where` between old and new values would copy the state.
     state = jax.lax.cond(is_finite, updated, lambda state: state, state)
@@ -193,6 +192,11 @@ def moving_average(params: Any, ema_params: Any, rate: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, new, old: old if is_frozen(path) else new, average, ema_params
     )
+
+
+def moved_towards(params: Any, average: Any, size: Float[Array, ""]) -> Any:
+    """Return average + size·(params − average), whose weights sum to 1 for any small size."""
+    return jax.tree.map(lambda new, old: old + size * (new - old), params, average)
 
 
 def is_frozen(path: Any) -> bool:

@@ -38,7 +38,11 @@ def restored_variables(
         variables, record = _restored(checkpoints, step, name)
         if ema_length is None:
             return variables, record
-        return {"params": average_of_length(checkpoints, record, ema_length)}, record
+        try:
+            return {"params": average_of_length(checkpoints, record, ema_length)}, record
+        except DamagedError as error:
+            place = f"{checkpoints.directory}/{record['step']}"
+            raise DamagedCheckpointError(f"{place} is damaged: {error}") from error
 
 
 def _restored(checkpoints: Checkpoints, step: int | None, name: str) -> tuple[dict[str, Any], Record]:

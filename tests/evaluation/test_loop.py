@@ -358,7 +358,7 @@ def test_checkpoints_are_measured_with_averages_of_several_lengths(trained, tmp_
     subjects = evaluate(config, tmp_path / "run")
     names = ["step_00000040_ema_0.07.json", "step_00000040_ema_0.1.json"]
     assert sorted(results(tmp_path / "run")) == names
-    assert [subject.title for subject in subjects] == ["step 40, 0.1", "step 40, 0.07"]
+    assert [subject.title for subject in subjects] == ["step 40, EMA 0.1", "step 40, EMA 0.07"]
     own = as_score_fn(
         generator(config, data.describe(config.data)).model, {"params": state.second_ema_params}
     )

@@ -62,7 +62,7 @@ def test_a_run_of_own_objects_resumes_with_the_bits_of_a_whole_run(whole, tmp_pa
 
 
 def test_a_run_of_muon_resumes_with_the_bits_of_a_whole_run(tmp_path):
-    optimizer = muon(optax.constant_schedule(1e-2), beta1=0.9, beta2=0.999)
+    optimizer = muon(optax.constant_schedule(1e-2))
     whole = train(experiment(30, optimizer=optimizer), tmp_path / "whole")
     for num_steps in (20, 30):
         state = train(experiment(num_steps, optimizer=optimizer), tmp_path / "halves")

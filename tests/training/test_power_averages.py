@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from ncsn_jax.training.power_averages import LONGEST, Profile, exponent, retention, synthesis
+from ncsn_jax.training.power_averages import LONGEST, Profile, exponent, synthesis, update_size
 from ncsn_jax.training.state import first_state
 from ncsn_jax.training.step import update
 
@@ -75,7 +75,13 @@ def test_updates_keep_both_averages_and_leave_out_skipped_steps():
         state = step(state, jnp.float32(0), {"w": state.params["w"] - jnp.float32(value)})
     for found, length in zip((state.ema_params, state.second_ema_params), lengths, strict=True):
         assert float(found["w"]) == pytest.approx(average(Profile(60, length)), rel=1e-5)
-    assert float(retention(1, 0.05)) == 0.0
+    assert float(update_size(1, 0.05)) == 1.0
+
+
+@pytest.mark.parametrize("count", [2, 100, 10_000, 1_000_000, 10_000_000])
+def test_small_updates_keep_their_digits_in_single_precision(count):
+    expected = -math.expm1((exponent(0.05) + 1) * math.log1p(-1 / count))
+    assert float(update_size(jnp.int32(count), 0.05)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_stored_average_is_reproduced_exactly():

@@ -10,7 +10,7 @@ import pytest
 
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.training import restore, train
-from ncsn_jax.training.checkpoints import Checkpoints
+from ncsn_jax.training.checkpoints import Checkpoints, DamagedCheckpointError, DamagedError
 from ncsn_jax.training.manifest import make_record
 from ncsn_jax.training.power_averages import Profile, exponent, synthesis
 from tests import own_run
@@ -88,14 +88,37 @@ def test_a_resumed_run_has_the_same_snapshots_and_state(whole, tmp_path):
             assert found.read_record(step)["leaves"] == of_whole.read_record(step)["leaves"]
 
 
-def test_a_damaged_snapshot_is_left_out(whole, tmp_path, caplog):
+def test_a_missing_snapshot_before_the_newest_is_made_again(tmp_path):
+    run(tmp_path / "run", 40, checkpoint_every=20)
+    place = tmp_path / "run" / "checkpoints"
+    shutil.rmtree(place / "averages" / "40")
+    shutil.copytree(place / "averages" / "35", place / "averages" / "55")  # of a checkpoint that is lost
+    run(tmp_path / "run", 60)
+    assert steps_of(place / "averages") == list(range(5, 61, 5))
+
+
+@pytest.mark.parametrize("part", ["record", "state"])
+def test_a_damaged_snapshot_is_left_out(whole, tmp_path, caplog, part):
     shutil.copytree(whole[0], tmp_path / "run")
-    for path in (tmp_path / "run" / "checkpoints" / "averages" / "30" / "record").rglob("*"):
+    for path in (tmp_path / "run" / "checkpoints" / "averages" / "30" / part).rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
     restore(tmp_path / "run", model=MODEL, ema_length=0.07)
     assert "averages/30 is damaged" in caplog.text
     assert "is made from 22 of 22 stored averages" in caplog.text
+
+
+def test_a_checkpoint_whose_second_average_is_damaged_is_named(whole, monkeypatch):
+    original = Checkpoints.restore_part
+
+    def restore_part(self, step, name, *others):
+        if name == "second_ema_params":
+            raise DamagedError("it is torn")
+        return original(self, step, name, *others)
+
+    monkeypatch.setattr(Checkpoints, "restore_part", restore_part)
+    with pytest.raises(DamagedCheckpointError, match=r"checkpoints/60 is damaged: it is torn"):
+        restore(whole[0], model=MODEL, ema_length=0.1)
 
 
 @pytest.mark.parametrize(

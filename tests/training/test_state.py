@@ -104,7 +104,7 @@ def test_muon_makes_kernels_orthogonal_and_leaves_the_rest_to_adam():
     params = {"conv": {"kernel": jnp.ones((2, 2, 3, 4)), "bias": jnp.ones(4)}, "embedding": jnp.ones((5, 4))}
     keys = iter(jax.random.split(jax.random.key(0), 3))
     gradient = jax.tree.map(lambda leaf: jax.random.normal(next(keys), leaf.shape), params)
-    optimizer = muon(optax.constant_schedule(1e-3), beta1=0.9, beta2=0.999)
+    optimizer = muon(optax.constant_schedule(1e-3))
     made, _ = optimizer.update(gradient, optimizer.init(params), params)
     singular = np.linalg.svd(made["conv"]["kernel"].reshape(12, 4), compute_uv=False) / (2e-4 * np.sqrt(12))
     assert np.all((singular > 0.6) & (singular < 1.3))
@@ -112,7 +112,7 @@ def test_muon_makes_kernels_orthogonal_and_leaves_the_rest_to_adam():
     expected, _ = nadam.update(gradient, nadam.init(params), params)
     np.testing.assert_allclose(made["conv"]["bias"], expected["conv"]["bias"], rtol=1e-6)
     np.testing.assert_allclose(made["embedding"], expected["embedding"], rtol=1e-6)
-    decayed, _ = muon(optax.constant_schedule(1e-3), beta1=0.9, beta2=0.999, weight_decay=0.5).update(
+    decayed, _ = muon(optax.constant_schedule(1e-3), weight_decay=0.5).update(
         gradient, optimizer.init(params), params
     )
     change = jax.tree.map(lambda a, b: a - b, decayed, made)
