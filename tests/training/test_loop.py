@@ -77,7 +77,7 @@ def test_each_function_compiles_once_in_a_run(uninterrupted, traces):
 
 def test_a_run_writes_its_config_checkpoints_curves_and_pictures(uninterrupted, tiny_config):
     _, workdir = uninterrupted
-    assert json.loads((workdir / "config.json").read_text()) == tiny_config.model_dump()
+    assert json.loads((workdir / "config.json").read_text()) == tiny_config.model_dump(mode="json")
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["30", "40"]
     assert [p.name for p in (workdir / "tensorboard").iterdir()]
     for step in (20, 40):
