@@ -89,6 +89,12 @@ def imported_config(official: OfficialRun, given: Config) -> Config:
         training["ema_rate"] = official.ema_rate
     elif official.ema_params is not None and given.training.ema_rate == 0.0:
         training["ema_rate"] = 0.999  # the official rate; 0 would discard the average at the next step
+    # The file has one average and Adam's state at most, and no network that is preconditioned.
+    training |= {"ema_lengths": (), "ema_snapshot_every": None, "weighting": "power"}
+    if given.training.optimizer == "muon":
+        training["optimizer"] = "adam"
+    if given.training.noise == "log_normal":
+        training["noise"] = "discrete"
     settings = given.model_dump()
     settings["model"] = _model_settings(official, given)
     if settings["model"].get("process", "ve") != "ve":  # as all published experiments of the VP processes

@@ -237,9 +237,21 @@ def test_importing_refuses_a_dataset_of_other_channels_or_odd_size(tmp_path, off
     assert not (tmp_path / "run").exists()
 
 
+def test_an_import_has_adams_state_and_one_average_whatever_the_config(tmp_path, official):
+    found = read(tmp_path, official_checkpoint(official))
+    given = {"optimizer": "muon", "ema_lengths": (0.05, 0.1), "ema_snapshot_every": 9, "weighting": "karras"}
+    model = MlpModel(preconditioning="karras", scale_by_sigma=False)
+    config = Config(model=model, training=Training(**given, noise="log_normal"))
+    own = importing.imported_config(found, config).training
+    assert (own.optimizer, own.ema_lengths, own.weighting, own.noise) == ("adam", (), "power", "discrete")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"training": {"ema_lengths": (0.05, 0.1)}}, "an official checkpoint has one average at most"),
+        ({"training": {"optimizer": "muon"}}, "an official checkpoint has the state of Adam"),
+        ({"training": {"weighting": "karras"}}, r"config\.model\.data_std='auto': an import reads no data"),
         ({"model": {"num_filters": 4}}, r"config\.model\.num_filters=4: the checkpoint's network has 8"),
         ({"model": {"depth": 5}}, r"config\.model\.depth=5: the checkpoint's network has 4"),
         ({"model": {"num_scales": 4}}, r"config\.model\.num_scales=4: the checkpoint's network has 10"),
