@@ -199,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"differ in {', '.join(wrong)}" if wrong else "equal the uninterrupted run's, bit for bit"
             )
             print(f"{name}: {sum(kills.values())} kills ({where}), {len(workdirs)} runs:")
-            print(f"  their last states, metrics and samples {verdict}")
+            print(f"  their last states, snapshots, metrics and samples {verdict}")
 
 
 if __name__ == "__main__":
