@@ -550,8 +550,8 @@ class Config(StrictSettings):
         lengths = (self.sampling.ema_length, *self.evaluation.ema_lengths)
         if set(lengths) != {None} and not self.training.ema_lengths:
             raise ValueError(
-                f"sampling.ema_length={lengths[0]}, evaluation.ema_lengths={lengths[1:]}: found no "
-                "training.ema_lengths, the averages that others are made of; accepted: None and none"
+                f"sampling.ema_length={lengths[0]}, evaluation.ema_lengths={lengths[1:]}: other lengths are "
+                "made of training.ema_lengths, found none; leave both out, or train with two lengths"
             )
         return self
 

@@ -30,7 +30,8 @@ def resolved(config: Config, workdir: Path, load_dataset: Callable[[], data.Data
         return config
     run = load_run(workdir) if (workdir / "config.json").exists() else None
     if has_no_std:
-        std = _data_std(config, load_dataset()) if run is None else run.model.data_std
+        std = "auto" if run is None else run.model.data_std
+        std = _data_std(config, load_dataset()) if std == "auto" else std
         config = config.model_copy(update={"model": config.model.model_copy(update={"data_std": std})})
     return _with_levels(config, run, load_dataset) if has_no_levels else config
 

@@ -312,6 +312,10 @@ def test_every_config_field_can_be_overridden():
             )
         ),
         *(
+            (settings, r"config: .* are made of training\.ema_lengths, found none; leave both out")
+            for settings in ({"sampling": {"ema_length": 0.1}}, {"evaluation": {"ema_lengths": (0.1,)}})
+        ),
+        *(
             ({"model": {"data_std": std}}, r"config\.model\.data_std: found '.*'; accepted: 'auto' or a pos")
             for std in (0.0, "-1", "wide", [0.5])
         ),

@@ -106,6 +106,9 @@ def test_the_standard_deviation_is_measured_once_and_then_kept(digits, tmp_path)
     weighted = Config(training=Training(weighting="karras"))
     assert from_data.resolved(weighted, tmp_path / "other", load).model.data_std == resolved.model.data_std
     assert len(loads) == 2
+    (tmp_path / "unmeasured").mkdir()
+    (tmp_path / "unmeasured" / "config.json").write_text(Config(model=model).model_dump_json())
+    assert from_data.resolved(config, tmp_path / "unmeasured", load) == resolved
     unread = Config()
     assert from_data.resolved(unread, tmp_path / "other", load) is unread
     with pytest.raises(ValueError, match="isn't measured yet"):
