@@ -17,6 +17,7 @@ from jax.scipy.stats import norm
 from jaxtyping import Float
 
 from ncsn_jax.dtypes import floating, wide
+from ncsn_jax.operators import Compose, frequency_axes
 from ncsn_jax.typing import PRNGKey, Scalar
 
 Point = Float[Array, " D"]
@@ -101,6 +102,116 @@ class GaussianMixture(struct.PyTreeNode):
         log_weights = jax.nn.log_softmax(jnp.log(jnp.asarray(self.weights, dtype)))
         means, variances = self._moments(sigma, dtype)
         return log_weights + jnp.sum(norm.logpdf(x[None], means, jnp.sqrt(variances)), axis=1)
+
+
+class GaussianField(struct.PyTreeNode):
+    """A stationary Gaussian image of mean 0 with periodic boundaries, x ~ N(0, C).
+
+    The covariance is C = Fᴴ diag(P) F with the unitary Fourier transform F: amplitudes of different
+    frequencies are independent, and P(k) is their variance. A pixel's variance is the mean of P over all
+    frequencies. Channels are independent of each other. Noise adds σ² to every P(k).
+
+    Attributes:
+      shape: the shape of x, `(height, width)`, `(height, width, channels)`, or `(D,)`.
+      power_spectrum: P, a function of |k| in cycles per pixel; or its values, `(height, width)` or `(D,)`, in
+        the order of `numpy.fft` and with P(k) = P(−k).
+
+    Its methods raise a ValueError if x has another shape or no floating type.
+
+    >>> field = GaussianField((8, 8), lambda k: 1.0 / (0.1 + k) ** 2)
+    >>> field.sample(jax.random.key(0)).shape
+    (8, 8)
+    """
+
+    shape: tuple[int, ...] = struct.field(pytree_node=False)
+    power_spectrum: Any
+
+    @property
+    def power(self) -> Float[Array, "..."]:
+        """The values of P, with an axis of length 1 for the channels."""
+        axes = frequency_axes(self.shape)
+        power = self.power_spectrum
+        if callable(power):
+            grid = jnp.meshgrid(*[jnp.fft.fftfreq(self.shape[axis]) for axis in axes], indexing="ij")
+            power = power(jnp.sqrt(sum(jnp.square(k) for k in grid)))
+        return jnp.reshape(
+            jnp.asarray(power), (*self.shape[: len(axes)], *[1] * (len(self.shape) - len(axes)))
+        )
+
+    def log_density(self, x: Float[Array, "*event"], sigma: Scalar = 0.0) -> Float[Array, ""]:
+        """log p_σ(x)."""
+        x = self._checked(x)
+        variances = self._variances(x, sigma)
+        whitened = self._filtered(x, jax.lax.rsqrt(variances))
+        log_volume = jnp.sum(jnp.log(2 * jnp.pi * jnp.broadcast_to(variances, x.shape)))
+        return (-(jnp.sum(jnp.square(whitened)) + log_volume) / 2).astype(x.dtype)
+
+    def score(self, x: Float[Array, "*event"], sigma: Scalar = 0.0) -> Float[Array, "*event"]:
+        """∇ₓ log p_σ(x) = −(C + σ²I)⁻¹ x."""
+        x = self._checked(x)
+        return -self._filtered(x, 1 / self._variances(x, sigma)).astype(x.dtype)
+
+    def sample(self, key: PRNGKey, sigma: Scalar = 0.0) -> Float[Array, "*event"]:
+        """Draw an image from p_σ, in the type of P."""
+        white = jax.random.normal(key, self.shape, jnp.result_type(self.power, float))
+        return self._filtered(white, jnp.sqrt(self._variances(white, sigma))).astype(white.dtype)
+
+    def posterior_mean(self, observation: Any) -> Float[Array, "*event"]:
+        """E[x | y] = C Aᵀ (A C Aᵀ + Σ_y)⁻¹ y, Wiener's filter.
+
+        Args:
+          observation: an `Observation` of x.
+        """
+        # With x = C^½ ξ and ξ ~ N(0, I) the mean of ξ is the pull of its observation on 0 at σ = 1.
+        white = jnp.zeros(self.shape, jnp.result_type(self.power, float))
+        root = jax.tree_util.Partial(GaussianField._coloured, self)
+        of_white = observation.replace(operator=Compose(observation.operator, root))
+        return self._coloured(of_white.pull(white, 1.0))
+
+    def posterior_sample(self, key: PRNGKey, observation: Any) -> Float[Array, "*event"]:
+        """Draw an image of p(x | y), a constrained realisation (Hoffman & Ribak 1991).
+
+        x′ + E[x | y − A x′ − n′], with a draw x′ of the field and n′ of the noise.
+
+        Args:
+          key: a key.
+          observation: an `Observation` of x, whose noise is a number or a map.
+
+        Raises:
+          ValueError: if the noise is a function: its covariance alone draws no noise.
+        """
+        if callable(observation.noise_std):
+            raise ValueError(
+                "noise_std must be a number or a map for a constrained realisation, found a function"
+            )
+        field_key, noise_key = jax.random.split(key)
+        x = self.sample(field_key)
+        y = jnp.asarray(observation.y)
+        # Infinite noise and NaN mean that nothing was measured.
+        std = jnp.where(jnp.isinf(jnp.asarray(observation.noise_std)), 0.0, observation.noise_std)
+        # Complex normal numbers have a variance of 1 in all, and the noise has one in each part.
+        std = std * jnp.sqrt(2.0) if jnp.iscomplexobj(y) else std
+        noise = std * jax.random.normal(noise_key, y.shape, y.dtype)
+        return x + self.posterior_mean(observation.replace(y=y - observation.operator(x) - noise))
+
+    def _coloured(self, white: Float[Array, "*event"]) -> Float[Array, "*event"]:
+        """C^½ ξ."""
+        return self._filtered(white, jnp.sqrt(self.power)).astype(white.dtype)
+
+    def _filtered(self, x, factors) -> Float[Array, "*event"]:
+        """Multiply frequencies by factors."""
+        axes = frequency_axes(self.shape)
+        return jnp.fft.ifftn(factors * jnp.fft.fftn(x, axes=axes), axes=axes).real
+
+    def _variances(self, x, sigma) -> Float[Array, "..."]:
+        dtype = wide(x, self.power)
+        return self.power.astype(dtype) + jnp.square(jnp.asarray(sigma, dtype))
+
+    def _checked(self, x) -> Float[Array, "*event"]:
+        x = floating(x)
+        if x.shape != self.shape:
+            raise ValueError(f"x must have the shape of the field, {self.shape}, found {x.shape}")
+        return x
 
 
 class BoxUniform(struct.PyTreeNode):

@@ -1,11 +1,11 @@
 """Samplers of one image given an observation of it.
 
-One mechanism undoes any linear loss of information. Given y = A x₀ + σ_y n and a state x = x₀ + σ z, both
-noises enter the likelihood, N(y; A x, σ_y² I + σ² A Aᵀ). `posterior_score` adds the gradient of its logarithm
-to the prior's score, without differentiating the network, and any sampler can use the sum as its score. As
-σ → 0 the sum becomes the posterior's own score, so Langevin dynamics, which equilibrate at the last level,
-draw from p(x₀ | y). Samplers that visit each level once only approximate it; docs/samplers.md says by how
-much.
+One mechanism undoes any linear loss of information. Given y = A x₀ + n, n ~ N(0, Σ_y), and a state
+x = x₀ + σ z, both noises enter the likelihood, N(y; A x, Σ_y + σ² A Aᵀ). `posterior_score` adds the gradient
+of its logarithm to the prior's score, without differentiating the network, and any sampler can use the sum as
+its score. As σ → 0 the sum becomes the posterior's own score, so Langevin dynamics, which equilibrate at the
+last level, draw from p(x₀ | y). Samplers that visit each level once only approximate it; docs/samplers.md
+says by how much.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
-from jax.scipy.sparse.linalg import cg
 from jaxtyping import Bool, Float
 
-from ncsn_jax.dtypes import floating, scalars, widened
+from ncsn_jax.dtypes import floating, scalars, wide
+from ncsn_jax.operators import BlockAverage, Compose, Convolution, FourierMask, Identity, Luma, Mask
+from ncsn_jax.pull import pull_of
 from ncsn_jax.samplers.langevin import (
     annealed,
     annealed_langevin_dynamics,
@@ -28,110 +29,107 @@ from ncsn_jax.samplers.langevin import (
 from ncsn_jax.samplers.sampler import run
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn, Sigmas
 
-
-class Mask(struct.PyTreeNode):
-    """Operator of inpainting: the known pixels, with 0 for the others.
-
-    Attributes:
-      mask: true where a pixel is known, shape `(*event,)`.
-    """
-
-    mask: Any
-
-    def __call__(self, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
-        return jnp.where(self.mask, x, 0.0)
-
-
-class Luma(struct.PyTreeNode):
-    """Operator of colorization: the grey 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601, as in Pillow)."""
-
-    def __call__(self, x: Float[Array, "height width 3"]) -> Float[Array, "height width 1"]:
-        return x @ jnp.array([[0.299], [0.587], [0.114]], x.dtype)
-
-
-class BlockAverage(struct.PyTreeNode):
-    """Operator of super-resolution: the averages of square blocks.
-
-    Attributes:
-      factor: the side of a block, in pixels; it must divide height and width.
-    """
-
-    factor: int = struct.field(pytree_node=False)
-
-    def __call__(self, x: Float[Array, "height width c"]) -> Float[Array, "rows columns c"]:
-        height, width, channels = x.shape
-        if self.factor < 1 or height % self.factor or width % self.factor:
-            raise ValueError(
-                f"blocks of {self.factor}×{self.factor} pixels don't tile {height}×{width}; accepted: a "
-                "factor that divides both"
-            )
-        blocks = x.reshape(height // self.factor, self.factor, width // self.factor, self.factor, channels)
-        return jnp.mean(blocks, axis=(1, 3))
-
-
-class Identity(struct.PyTreeNode):
-    """Operator of denoising: x itself."""
-
-    def __call__(self, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
-        return x
+__all__ = [
+    "BlockAverage",
+    "Compose",
+    "Convolution",
+    "FourierMask",
+    "Identity",
+    "Luma",
+    "Mask",
+    "Observation",
+    "PosteriorScore",
+    "inpaint",
+    "posterior_score",
+    "sample_posterior",
+]
 
 
 class Observation(struct.PyTreeNode):
-    """A linear observation y = A x₀ + σ_y n, n ~ N(0, I).
+    """A linear observation y = A x₀ + n, n ~ N(0, Σ_y).
 
-    It is a pytree if the operator is one, like the operators above; wrap a plain function in
-    `jax.tree_util.Partial`.
+    It is a pytree if its parts are, like the operators of this package; wrap a plain function in
+    `jax.tree_util.Partial`. The real and the imaginary part of a complex y are two measurements.
 
     Attributes:
-      y: the observed values, real, of the shape of A x; entries that A never sees, such as unknown pixels,
-        aren't read.
-      operator: A, any linear function of x to real numbers.
-      noise_std: σ_y, the standard deviation of the noise, in the units of y: one number.
+      y: the measured values, of the shape of A x. Entries that A never sees, such as unknown pixels, and
+        entries with infinite noise aren't read.
+      operator: A, any real-linear function of x to real or complex numbers.
+      noise_std: the noise: σ_y, the standard deviation of every measurement, in the units of y; a noise map,
+        one σ_y for each entry of y, infinite where nothing was measured; or a function v ↦ Σ_y v of an array
+        like y, the covariance. With σ_y = 0 the pull fits y by least squares.
 
-    `pull` and `project` raise a ValueError for a noise map, for complex numbers, for a y without the shape of
-    A x, and for an x without a floating type. They return NaN if a number that they read isn't finite.
+    `pull` and `project` raise a ValueError for a y or a noise map without the shape of A x, for complex y of
+    a real operator and the reverse, and for an x without a floating type. They return NaN if a number that
+    they read isn't finite.
+
+    Operators with orthogonal rows and independent noise, and periodic convolutions and masks of frequencies
+    with one σ_y, have closed forms. Others are solved by iteration (`ncsn_jax.pull`), in jax's default
+    floating type: for condition numbers of Σ_y + σ² A Aᵀ up to 1e3 the relative error of a pull is below 1e-4
+    in float32 and 1e-10 in float64. A pull that doesn't converge gives a warning; a larger condition number
+    costs digits without one.
     """
 
     y: Any
-    operator: Callable[[Array], Array]
+    operator: Callable[[Any], Any]
     noise_std: Any = 0.0
 
     def pull(self, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, "*event"]:
-        """The likelihood's gradient ∇ₓ log N(y; A x, σ_y² I + σ² A Aᵀ) = Aᵀ (σ_y² I + σ² A Aᵀ)⁻¹ (y − A x).
-
-        It equals (σ_y² I + σ² Aᵀ A)⁻¹ Aᵀ (y − A x) and is found by conjugate gradients; Aᵀ (y − A x) lies in
-        the subspace on which the matrix is invertible. If the rows of A are orthogonal and of equal length,
-        as for all operators of this module, one iteration is exact; other operators get up to 100.
-        """
+        """The likelihood's gradient ∇ₓ log N(y; A x, Σ_y + σ² A Aᵀ) = Aᵀ (Σ_y + σ² A Aᵀ)⁺ (y − A x)."""
         return self._solve(x, sigma, self.noise_std)
 
     def project(self, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
-        """The image nearest to x with A x = y, x + Aᵀ (A Aᵀ)⁻¹ (y − A x), up to rounding."""
+        """The image nearest to x with A x = y, x + Aᵀ (A Aᵀ)⁺ (y − A x), up to rounding."""
         return x + self._solve(x, 1.0, 0.0)
 
     def _solve(self, x, sigma, noise_std):
-        for name, value in {"noise_std": noise_std, "sigma": sigma}.items():
-            if jnp.ndim(value) != 0:
-                raise ValueError(f"{name} must be one number, found the shape {jnp.shape(value)}")
-        dtype, x = floating(x).dtype, widened(x)
-        sigma, noise_std = scalars(x, sigma, noise_std)
-        seen = self.operator(x)
-        if jnp.iscomplexobj(self.y) or jnp.iscomplexobj(seen):
-            raise ValueError(
-                "y and A x must be real, found complex numbers; observe real and imaginary parts, stacked"
-            )
-        if jnp.shape(self.y) != seen.shape:
-            raise ValueError(f"y must have the shape of A x, {seen.shape}, found {jnp.shape(self.y)}")
-        adjoint = jax.linear_transpose(self.operator, x)
+        if jnp.ndim(sigma) != 0:
+            raise ValueError(f"sigma must be one number, found the shape {jnp.shape(sigma)}")
+        dtype, x = floating(x).dtype, floating(x).astype(wide(x, float))
+        sigma = jnp.asarray(sigma, x.dtype)
+        seen = jax.eval_shape(self.operator, x)
+        _check(self.y, noise_std, seen)
+        is_complex = jnp.issubdtype(seen.dtype, jnp.complexfloating)
 
-        def precision(v):
-            return noise_std**2 * v + sigma**2 * adjoint(self.operator(v))[0]
+        def operator(x):
+            return _parts(self.operator(x)).astype(x.dtype)
 
-        (pulled,) = adjoint((self.y - seen).astype(seen.dtype))
-        solution = cg(precision, pulled, maxiter=100)[0]
-        # Given a NaN, the iteration would return its start, 0.
-        is_finite = jnp.isfinite(pulled).all() & jnp.isfinite(sigma) & jnp.isfinite(noise_std)
-        return jnp.where(is_finite, solution, jnp.nan).astype(dtype)
+        if callable(noise_std):
+            noise = _covariance_of_parts(noise_std) if is_complex else noise_std
+        else:
+            noise = jnp.asarray(noise_std, x.dtype)
+            noise = jnp.stack([noise, noise]) if is_complex and noise.ndim else noise
+        residual = _parts(jnp.asarray(self.y)) - operator(x)
+        return pull_of(x, operator, residual, noise, sigma, self.operator).astype(dtype)
+
+
+def _check(y, noise_std, seen: jax.ShapeDtypeStruct) -> None:
+    """Check that y and the noise fit A x."""
+    if jnp.shape(y) != seen.shape:
+        raise ValueError(f"y must have the shape of A x, {seen.shape}, found {jnp.shape(y)}")
+    found = "complex" if jnp.iscomplexobj(y) else "real"
+    expected = "complex" if jnp.issubdtype(seen.dtype, jnp.complexfloating) else "real"
+    if found != expected:
+        raise ValueError(f"y must be {expected}, like A x, found {found} numbers")
+    if callable(noise_std):
+        return
+    if jnp.shape(noise_std) not in ((), seen.shape):
+        raise ValueError(
+            f"noise_std must be one number, a function, or have the shape of y, {seen.shape}; found the "
+            f"shape {jnp.shape(noise_std)}"
+        )
+    if jnp.iscomplexobj(noise_std):
+        raise ValueError("noise_std must be real, found complex numbers")
+
+
+def _parts(v: Array) -> Array:
+    """Return the real and the imaginary parts of complex numbers, stacked; real numbers as they are."""
+    return jnp.stack([v.real, v.imag]) if jnp.iscomplexobj(v) else v
+
+
+def _covariance_of_parts(covariance: Callable[..., Any]) -> Callable[[Array], Array]:
+    """Return v ↦ Σ_y v for stacked parts."""
+    return lambda v: _parts(covariance(jax.lax.complex(v[0], v[1])))
 
 
 class PosteriorScore(struct.PyTreeNode):
@@ -151,14 +149,14 @@ class PosteriorScore(struct.PyTreeNode):
 
 
 def posterior_score(score_fn: ScoreFn, observation: Observation) -> PosteriorScore:
-    """The score of x given an observation: s(x, σ) + ∇ₓ log N(y; A x, σ_y² I + σ² A Aᵀ).
+    """The score of x given an observation: s(x, σ) + ∇ₓ log N(y; A x, Σ_y + σ² A Aᵀ).
 
     The second term assumes that x₀ and its noise z are independent given x, and that the prior of A x₀ is
     flat; as σ → 0, neither assumption is needed.
 
     Args:
       score_fn: s(x, σ), the prior's score.
-      observation: y, A and σ_y.
+      observation: y, A and the noise.
 
     Returns:
       A `ScoreFn`, for any sampler.
@@ -192,7 +190,7 @@ def sample_posterior(
       score_fn: s(x, σ), the prior's score.
       x: the initial state, shape `(*event,)`.
       sigmas: the noise levels, descending, shape `(num_scales,)`.
-      observation: y, A and σ_y.
+      observation: y, A and the noise.
       step_size: ε, the step size of the last level, in squared units of x.
       steps_per_scale: T, the number of updates at each level.
       temperature: the variance of the injected noise, relative to Langevin's.

@@ -257,15 +257,3 @@ def test_observations_of_another_shape_are_refused():
     grey = ncsn_jax.Observation(jnp.ones((2, 2, 1)), posterior.BlockAverage(2), 0.1)
     with pytest.raises(ValueError, match=r"y must have the shape of A x, \(2, 2, 3\), found \(2, 2, 1\)"):
         grey.pull(x, 1.0)
-
-
-def test_noise_std_maps_and_complex_observations_are_refused():
-    """They would be solved wrongly: a map with a blur by 34 to 70 %, a complex y by A's transpose."""
-    x = jnp.ones(2)
-    with pytest.raises(ValueError, match=r"noise_std must be one number, found the shape \(2,\)"):
-        observation(ncsn_jax, x, jnp.array([0.1, 0.2])).pull(x, 0.5)
-    for y, operator in ((x * 1j, posterior.Identity()), (x, lambda x: jnp.fft.fft(x))):
-        seen = ncsn_jax.Observation(y, operator, 0.1)
-        for run in (lambda seen=seen: seen.pull(x, 0.5), lambda seen=seen: seen.project(x)):
-            with pytest.raises(ValueError, match="y and A x must be real, found complex numbers"):
-                run()

@@ -20,6 +20,8 @@ FLOORS = (
         "losses",
         "samplers",
         "likelihood",
+        "operators",
+        "pull",
         "posterior",
         "interpolation",
     ),
