@@ -35,6 +35,19 @@ class Identity(struct.PyTreeNode):
         return x
 
 
+class Scale(struct.PyTreeNode):
+    """Operator that multiplies each channel by a number.
+
+    Attributes:
+      factors: the numbers, `(channels,)`.
+    """
+
+    factors: Any
+
+    def __call__(self, x: Float[Array, "*event"]) -> Float[Array, "*event"]:
+        return x * jnp.broadcast_to(jnp.asarray(self.factors, x.dtype), x.shape)
+
+
 class Mask(struct.PyTreeNode):
     """Operator of inpainting: the known pixels, with 0 for the others.
 

@@ -56,8 +56,9 @@ class Observation(struct.PyTreeNode):
         entries with infinite noise aren't read.
       operator: A, any real-linear function of x to real or complex numbers.
       noise_std: the noise: σ_y, the standard deviation of every measurement, in the units of y; a noise map,
-        one σ_y for each entry of y, infinite where nothing was measured; or a function v ↦ Σ_y v of an array
-        like y, the covariance. With σ_y = 0 the pull fits y by least squares.
+        one σ_y for each entry of y, infinite where nothing was measured, or with axes of length 1 where it
+        is the same; or a function v ↦ Σ_y v of an array like y, the covariance. With σ_y = 0 the pull fits y
+        by least squares.
 
     `pull` and `project` raise a ValueError for a y or a noise map without the shape of A x, for complex y of
     a real operator and the reverse, and for an x without a floating type. They return NaN if a number that
@@ -113,10 +114,12 @@ def _check(y, noise_std, seen: jax.ShapeDtypeStruct) -> None:
         raise ValueError(f"y must be {expected}, like A x, found {found} numbers")
     if callable(noise_std):
         return
-    if jnp.shape(noise_std) not in ((), seen.shape):
+    shape = jnp.shape(noise_std)
+    fits = len(shape) == len(seen.shape) and all(n in (1, m) for n, m in zip(shape, seen.shape, strict=True))
+    if shape != () and not fits:
         raise ValueError(
             f"noise_std must be one number, a function, or have the shape of y, {seen.shape}; found the "
-            f"shape {jnp.shape(noise_std)}"
+            f"shape {shape}"
         )
     if jnp.iscomplexobj(noise_std):
         raise ValueError("noise_std must be real, found complex numbers")

@@ -58,7 +58,8 @@ def pull_of(
       x: an array like the pull.
       operator: A, from x to real numbers.
       residual: r; values that A never sees, or with infinite noise, don't count.
-      noise: σ_y, one number or one for each residual, or a function v ↦ Σ_y v.
+      noise: σ_y, one number or one for each residual, some axes of which may have the length 1; or a function
+        v ↦ Σ_y v.
       sigma: σ.
       structure: the object that A belongs to, which may know a closed form (see `ncsn_jax.operators`).
     """
@@ -66,6 +67,8 @@ def pull_of(
     squared_row_length = None if noise_std is None else getattr(structure, "squared_row_length", None)
     seen = operator(_probe(x.shape, x.dtype)) if squared_row_length is None else squared_row_length
     measured = jnp.broadcast_to(jnp.asarray(seen) != 0, residual.shape)
+    is_equal = noise_std is not None and set(noise_std.shape[: len(frequency_axes(x.shape))]) <= {1}
+    equal_noise = noise_std if is_equal else None
     if noise_std is not None and noise_std.ndim > 0:
         measured &= ~jnp.isinf(noise_std)
         noise_std = jnp.where(measured, noise_std, 1.0)
@@ -81,8 +84,8 @@ def pull_of(
         pull = _by_conjugate_gradients(system, noise)
     elif squared_row_length is not None:
         pull = _by_rows(system, noise_std, squared_row_length)
-    elif noise_std.ndim == 0 and (eigenvalues := squared_spectrum(x.shape)) is not None:
-        pull = _by_frequencies(system, noise_std, eigenvalues)
+    elif equal_noise is not None and (eigenvalues := squared_spectrum(x.shape)) is not None:
+        pull = _by_frequencies(system, equal_noise, eigenvalues)
     else:
         pull = _by_least_squares(system, noise_std)
     return jnp.where(is_finite, pull, jnp.nan)
@@ -95,7 +98,7 @@ def _by_rows(system: System, noise_std: Array, squared_row_length: Any) -> Array
 
 
 def _by_frequencies(system: System, noise_std: Array, squared_spectrum: Array) -> Array:
-    """Return the pull of an operator with a circulant Aᵀ A; the noise is independent and equal."""
+    """Return the pull of an operator with a circulant Aᵀ A; the noise is independent, and equal in space."""
     axes = frequency_axes(system.shape)
     eigenvalues = jnp.square(noise_std) + jnp.square(system.sigma) * squared_spectrum
     # Smaller ones are rounding errors: A doesn't see these frequencies.
@@ -199,10 +202,13 @@ def _warn_of_largest(axis_size, is_batched, change, sigma):
 
 
 def _say(change, sigma) -> None:
-    warnings.warn(
+    # `warnings.warn` would add a line of jax's source code.
+    warnings.warn_explicit(
         f"the pull of an observation at σ={sigma:.3g} hasn't converged: its last change is {change:.1g} of "
         "its size; use float64, more noise, or an operator with a smaller condition number",
-        stacklevel=2,
+        UserWarning,
+        filename=__name__,
+        lineno=0,
     )
 
 

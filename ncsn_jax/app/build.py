@@ -15,7 +15,7 @@ from ncsn_jax.app.config import Config, OwnModel, Training, parse
 from ncsn_jax.app.flags import flagged
 from ncsn_jax.app.imports import called, hashable, imported, is_import_path
 from ncsn_jax.data import Dataset, DatasetInfo
-from ncsn_jax.data.datasets import OF_FOLDERS, OF_IMAGES, TRANSFORMS, refuse
+from ncsn_jax.data.datasets import OF_ARRAYS, OF_FOLDERS, OF_IMAGES, TRANSFORMS, refuse
 from ncsn_jax.models import Patches, Preconditioned
 from ncsn_jax.runtime.errors import ArgumentError, UserError
 from ncsn_jax.training import (
@@ -84,10 +84,17 @@ def network(config: Config) -> nn.Module:
     if isinstance(config.model, OwnModel):
         model = _own_network(config.model)
     else:
-        model = config.model.build(rescaled=is_preconditioned or config.data.transform != "none")
+        model = config.model.build(rescaled=is_preconditioned or _is_centred(config.data))
     model = Preconditioned(model, config.model.measured_std) if is_preconditioned else model
     patch_size = getattr(config.model, "patch_size", 1)
     return Patches(model, patch_size) if patch_size > 1 else model
+
+
+def _is_centred(settings: data.Data) -> bool:
+    """Return whether the network's space has 0 in its middle, unlike [0, 1]."""
+    if settings.name == data.ARRAYS and settings.num_values is None:
+        return settings.normalize != "range"
+    return settings.transform != "none"
 
 
 def _own_network(settings: OwnModel) -> nn.Module:
@@ -135,7 +142,7 @@ def load_dataset(config: Config) -> Dataset:
 
 def _own_dataset(settings: data.Data) -> Dataset:
     """Return the examples that the user's function returns: uint8 images, or examples of a floating type."""
-    refuse(settings, OF_FOLDERS, "is not a folder of images")
+    refuse(settings, OF_FOLDERS + OF_ARRAYS, "is not a folder of images, nor an array")
     refuse(settings, ("data_dir",), "gets its arguments from fields")
     found = called("config.data.name", settings.name, **settings.fields)
     if not isinstance(found, tuple | list) or len(found) != 2 or not all(map(_is_source, found)):

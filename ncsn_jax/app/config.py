@@ -41,12 +41,16 @@ from ncsn_jax.models.layers import (
 from ncsn_jax.noise import geometric_levels
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.runtime.paths import expanded
-from ncsn_jax.runtime.settings import Fraction, Seed, StrictSettings, one_line
+from ncsn_jax.runtime.settings import FROM_JSON, Fraction, Seed, StrictSettings, one_line
 from ncsn_jax.training.power_averages import LONGEST
 from ncsn_jax.training.settings import RunSettings
 
 IMPORT_PATH = r"^[\w.]+:[\w.]+$"
 """Pattern of an import path, `package.module:name`."""
+
+
+def _psf(value: str) -> str:
+    return value if value.startswith("gaussian:") else expanded(value)
 
 
 def _word_or_path(*words: str) -> Callable[[str], str]:
@@ -159,8 +163,6 @@ class NoiseLevels(StrictSettings):
         return tuple(geometric_levels(self.sigma_begin, self.sigma_end, self.num_scales).tolist())
 
 
-FROM_JSON = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-"""Conversion of JSON's lists to tuples."""
 ACTIVATIONS = {"elu": elu, "relu": relu, "leaky_relu": leaky_relu, "swish": swish}
 
 
@@ -441,6 +443,9 @@ class Sampling(StrictSettings):
     """Length σ_rel of the average by a power function whose network draws, made of the run's two averages and
     their snapshots; None is the run's own average. Not read by training, nor by evaluation, which has lengths
     of its own."""
+    shown_channels: Annotated[tuple[NonNegativeInt, ...] | None, FROM_JSON] = None
+    """Channels of arrays in pictures, one or three; None is all if there are one or three, and otherwise the
+    first. Not read by evaluation."""
 
     method: Literal["annealed", "consistent", "pc", "ode", "heun"] = "annealed"
     """Annealed Langevin dynamics, consistent annealed sampling, predictor-corrector, the probability-flow ODE
@@ -490,8 +495,9 @@ class Restoration(StrictSettings):
     """Number of restorations of each image; for interpolation through noise, number of rows."""
     given: Literal["originals", "observations"] = "originals"
     """Kind of the given images: originals, from which observations are made here, or observations."""
-    noise: NonNegativeFloat = 0.0
-    """σ_y, the standard deviation of the noise in an observation, in the units of images in [0, 1]."""
+    noise: NonNegativeFloat | Annotated[str, Field(min_length=1), AfterValidator(expanded)] = 0.0
+    """σ_y, the standard deviation of the noise in an observation, in the units of images in [0, 1] or of
+    arrays: a number, or a .npy file of one number for each value, infinite where nothing was measured."""
     mask: Annotated[str, Field(min_length=1), AfterValidator(expanded)] = "left"
     """Known pixels: the `left`, `right`, `top` or `bottom` half; all except a square in the `centre`, half as
     high and wide; `random` pixels; or the white pixels of a PNG file. Read by inpaint."""
@@ -499,6 +505,12 @@ class Restoration(StrictSettings):
     """Fraction of known pixels with the mask `random`; read by inpaint."""
     factor: Annotated[int, Field(ge=2)] = 2
     """Side of the blocks that are averaged, in pixels; read by superres."""
+    psf: Annotated[str, Field(min_length=1), AfterValidator(_psf)] = "gaussian:1.5"
+    """Point-spread function: `gaussian:` and its standard deviation in pixels, or a .npy file. Images are
+    taken for periodic. Read by deblur."""
+    operator: Annotated[str, Field(pattern=IMPORT_PATH)] | None = None
+    """Import path of a real-linear function of one image, or array, such as `my_package.telescope:operator`:
+    what observations see, in the units of the data. Read by restore."""
     through: Literal["noise", "latents"] = "noise"
     """Path of the interpolation: `noise`, between samples whose injected noise is interpolated (NCSNv2), or
     `latents`, between images through their latents of the probability flow. Read by interpolate."""

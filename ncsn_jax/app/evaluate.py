@@ -10,7 +10,7 @@ from etils import epath
 from ncsn_jax.app.build import load_dataset, network
 from ncsn_jax.app.config import Config
 from ncsn_jax.app.flags import flagged
-from ncsn_jax.app.methods import recipe_of
+from ncsn_jax.app.methods import OF_CALLERS, recipe_of
 from ncsn_jax.app.trained import load_run, require_same_run
 from ncsn_jax.data import Data, DatasetInfo
 from ncsn_jax.evaluation import Evaluation, Features, Generator, loop
@@ -73,5 +73,5 @@ def generator(config: Config, info: DatasetInfo) -> Generator:
         atol=sampling.atol,
         seed=config.seed,
         model_identity=config.model.model_dump(),
-        sampler_identity=sampling.model_dump(exclude={"num_samples", "batch_size", "ema_length"}),
+        sampler_identity=sampling.model_dump(exclude=set(OF_CALLERS) - {"seed"}),
     )

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1]
 CONFIGS = next(p / "configs" for p in (PACKAGE, PACKAGE.parent) if (p / "configs" / "digits.py").exists())
 """The directory of this project's configs: inside an installed package, or beside it in a checkout."""
 DEFAULT_CONFIG = "configs/digits.py"
-RESTORATIONS = ("inpaint", "colorize", "superres", "denoise", "interpolate")
+RESTORATIONS = ("inpaint", "colorize", "superres", "denoise", "deblur", "restore", "interpolate")
 """Modes that take `--images` and write a directory of their name."""
 
 

@@ -1,4 +1,4 @@
-"""Settings `auto`, which the data decide when a run begins."""
+"""Settings that the data decide when a run begins: `auto`, and the facts of arrays."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from ncsn_jax.runtime.errors import UserError
 
 
 def resolved(config: Config, workdir: Path, load_dataset: Callable[[], data.Dataset]) -> Config:
-    """Return the config with numbers instead of "auto": the workdir's, or else numbers for the data.
+    """Return the config with numbers for "auto" and the facts of arrays: the workdir's, or else the data's.
 
     Args:
       config: the run's settings.
@@ -24,11 +24,17 @@ def resolved(config: Config, workdir: Path, load_dataset: Callable[[], data.Data
     Raises:
       UserError: if the data aren't available, or don't decide the numbers.
     """
+    has_no_facts = config.data.name == data.ARRAYS and config.data.shape is None
     has_no_std = config.reads_data_std and config.model.data_std == "auto"
     has_no_levels = config.model.sigmas == "auto"
-    if not (has_no_std or has_no_levels):
+    if not (has_no_facts or has_no_std or has_no_levels):
         return config
     run = load_run(workdir) if (workdir / "config.json").exists() else None
+    if has_no_facts:
+        facts = load_dataset().facts if run is None else data.facts_of(run.data)
+        assert facts is not None  # true of arrays
+        settings = config.data.model_copy(update=facts._asdict())
+        config = config.model_copy(update={"data": settings})
     if has_no_std:
         std = "auto" if run is None else run.model.data_std
         std = _data_std(config, load_dataset()) if std == "auto" else std

@@ -20,6 +20,7 @@ def import_paths(config: Config) -> Iterator[tuple[str, str]]:
         "config.data.name": config.data.name,
         "config.training.objective": config.training.objective,
         "config.training.optimizer": config.training.optimizer,
+        "config.restoration.operator": config.restoration.operator or "",
     }
     return ((name, path) for name, path in settings.items() if is_import_path(path))
 

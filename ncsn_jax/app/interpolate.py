@@ -10,12 +10,10 @@ import numpy as np
 from ncsn_jax.app.build import dataset_info
 from ncsn_jax.app.config import Config
 from ncsn_jax.app.methods import interpolation_of, recipe_of, sampler_of
+from ncsn_jax.app.observations import chosen_images, require_images, restoration_key
 from ncsn_jax.app.restore import (
     MAX_IMAGES,
-    chosen_images,
     described_settings,
-    require_images,
-    restoration_key,
     write_rows,
 )
 from ncsn_jax.app.samples_file import SAMPLES, write_batches
@@ -44,7 +42,7 @@ def interpolate(directory: Path, score_fn: NetworkScore, config: Config, images:
       UserError: if the images or the settings don't fit.
     """
     info = dataset_info(config)
-    require_images("interpolate", config, info)
+    require_images("interpolate", info, config.data.name)
     if config.restoration.through == "noise":
         _through_noise(directory, score_fn, config, info, images)
     else:
@@ -84,7 +82,7 @@ def _through_noise(directory, score_fn, config, info, images) -> None:
         shown=np.arange(min(rows, MAX_IMAGES)),
     )
     (directory / "latents.npy").unlink(missing_ok=True)  # left by an earlier call with other settings
-    write_rows(directory, written.frames)
+    write_rows(directory, written.frames, info=info, channels=config.sampling.shown_channels)
     written.require_finite()
 
 
@@ -137,5 +135,6 @@ def _through_latents(directory, score_fn, config, info, images) -> None:
         transform.inverse,
         MAX_IMAGES * length,
     )
-    write_rows(directory, [frame.reshape(-1, length, *info.shape) for frame in written.frames])
+    frames = [frame.reshape(-1, length, *info.shape) for frame in written.frames]
+    write_rows(directory, frames, info=info, channels=config.sampling.shown_channels)
     written.require_finite()

@@ -14,7 +14,7 @@ from ncsn_jax.samplers import Sampler, denoising
 from ncsn_jax.samplers.process import Event
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn
 
-OF_CALLERS = {"num_samples": 1, "batch_size": None, "seed": 0, "ema_length": None}
+OF_CALLERS = {"num_samples": 1, "batch_size": None, "seed": 0, "ema_length": None, "shown_channels": None}
 """Settings that no sampler reads."""
 
 
@@ -56,7 +56,8 @@ def recipe_of(settings: Sampling, sigmas: tuple[float, ...], info: DatasetInfo) 
     """
     sampler = sampler_of(settings, sigmas)
     noise: Any = 0.0 if settings.method == "annealed" else sampler.levels[0]
-    return Recipe(sampler, info.shape, noise, info.transform, settings.seed)
+    is_image = info.num_values is not None
+    return Recipe(sampler, info.shape, noise, info.transform, settings.seed, is_image)
 
 
 def _annealing(settings: Sampling) -> dict[str, Any]:

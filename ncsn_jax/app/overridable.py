@@ -21,9 +21,19 @@ def _values(settings: BaseModel) -> dict[str, Any]:
         # A plain None can't be overridden: ml_collections needs its type.
         else _placeholder(type(settings), name)
         if value is None
+        else config_dict.FieldReference(value, field_type=object)
+        if _has_types(type(settings), name)
         else value
         for name, value in settings
     }
+
+
+def _has_types(settings: type[BaseModel], name: str) -> bool:
+    """Return whether a setting is a number or a string: ml_collections would take the default's type."""
+    kinds = {
+        getattr(kind, "__origin__", kind) for kind in typing.get_args(settings.model_fields[name].annotation)
+    }
+    return {float, str} <= kinds
 
 
 def _placeholder(settings: type[BaseModel], name: str) -> config_dict.FieldReference:

@@ -48,6 +48,8 @@ more, the page shows the first, the last and some in between."""
 
 RESTORATIONS = {
     "inpaint": "Inpainting",
+    "deblur": "Deblurring",
+    "restore": "Restoration",
     "superres": "Super-resolution",
     "colorize": "Colorization",
     "denoise": "Denoising",
@@ -138,6 +140,7 @@ def write_report(workdir: Path) -> Path:
         over_steps=_result_charts(subjects),
         details=_level_charts(subjects) + _class_charts(subjects),
         **_neighbours(workdir / "eval"),
+        spectra=_pictures(workdir / "eval", "_spectrum", "power spectra of {} and of data"),
         restorations=_restorations(workdir),
         cost=_cost(workdir, config, metrics),
     )
@@ -272,14 +275,19 @@ def _samples(directory: Path) -> dict[str, Any]:
 
 
 def _neighbours(directory: Path) -> dict[str, Any]:
-    paths = sorted(directory.glob("*_neighbours.png"))
-    named = [(path, _step_name(path.stem.removesuffix("_neighbours"))) for path in paths]
-    shown = [
+    shown = _pictures(directory, "_neighbours", "samples of {} and their nearest training images")
+    return {"neighbours": shown, "num_neighbours": len(list(directory.glob("*_neighbours.png")))}
+
+
+def _pictures(directory: Path, suffix: str, what: str) -> list[tuple[str, Picture]]:
+    """Return some of the subjects' pictures whose names end in a suffix, with the names of the subjects."""
+    paths = sorted(directory.glob(f"*{suffix}.png"))
+    named = [(path, _step_name(path.stem.removesuffix(suffix))) for path in paths]
+    return [
         (name, picture)
         for path, name in _spread(named, MAX_NEIGHBOURS)
-        if (picture := _picture(path, f"samples of {name} and their nearest training images"))
+        if (picture := _picture(path, what.format(name)))
     ]
-    return {"neighbours": shown, "num_neighbours": len(paths)}
 
 
 def _restorations(workdir: Path) -> list[tuple[str, str, Picture]]:
@@ -293,6 +301,7 @@ def _restorations(workdir: Path) -> list[tuple[str, str, Picture]]:
         if mode != "interpolate":
             columns = ["the original"] if (directory / "originals.npy").exists() else []
             columns += ["its observation" if columns else "the observation"]
+            columns[-1] += ", if it is an image" if mode == "restore" else ""
             columns += ["its expectation E[x₀ | y]"] if (directory / "means.npy").exists() else []
             caption = f"One image per row; columns: {', '.join(columns)}, then restorations."
         found.append((title, caption, picture))

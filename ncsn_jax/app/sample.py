@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from ncsn_jax.app.array_pictures import announced, as_images
 from ncsn_jax.app.config import Sampling
 from ncsn_jax.app.methods import recipe_of
 from ncsn_jax.app.samples_file import SAMPLES, write_batches
@@ -57,14 +58,22 @@ def write_samples(
         shape=info.shape,
         shown=np.arange(MAX_IMAGES if len(info.shape) in (2, 3) else MAX_POINTS),
     )
-    pictures = viz.pictures(written.frames)
+    frames = written.frames
+    if info.num_values is None and len(info.shape) == 3:
+        frames = announced(directory, frames, settings.shown_channels)
+    pictures = viz.pictures(frames)
     viz.save_png(directory / "grid.png", pictures[-1])
     viz.save_gif(directory / "annealing.gif", pictures)
     written.require_finite()
 
 
 def preview(
-    score_fn: NetworkScore, recipe: Recipe, count: int, *, after_step: Callable[[], None] = lambda: None
+    score_fn: NetworkScore,
+    recipe: Recipe,
+    count: int,
+    *,
+    channels: tuple[int, ...] | None = None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> viz.Picture:
     """Return a picture of the first `count` samples; `after_step` is called after each step."""
     (numbers,) = batches(count, count)
@@ -72,4 +81,7 @@ def preview(
     for x in draw(score_fn, recipe, numbers):
         last.append(jax.block_until_ready(x))
         after_step()
-    return viz.pictures([rows(last[0])[:count]])[0]
+    drawn = [rows(last[0])[:count]]
+    if not recipe.is_image and len(recipe.shape) == 3:
+        drawn, _ = as_images(drawn, channels)
+    return viz.pictures(drawn)[0]

@@ -38,7 +38,10 @@ def train_and_evaluate(config: Config | ConfigDict, workdir: str | PathLike[str]
     workdir = Path(expanded(workdir))
     processes.require_equal(_agreed(config))
     load = functools.cache(functools.partial(load_dataset, config))
-    config = _resolved_by_first(config, workdir, load)
+    chosen = _resolved_by_first(config, workdir, load)
+    if chosen.data != config.data:  # arrays are read with the facts that were measured
+        load = functools.cache(functools.partial(load_dataset, chosen))
+    config = chosen
     processes.by_first(load)  # one process prepares the data for all that see its disk
     dataset = processes.together(load)
     with settings_of_network(config), flagged("config.data.", Data), flagged("config.training.", Training):
@@ -73,7 +76,8 @@ def _resolved_by_first(config: Config, workdir: Path, load: Callable[[], Dataset
         return chosen.model_dump_json()
 
     chosen = parse(json.loads(processes.from_first(resolve)))
-    return chosen.model_copy(update={"data": config.data})  # data_dir may differ between hosts
+    own = chosen.data.model_copy(update={"data_dir": config.data.data_dir})  # may differ between hosts
+    return chosen.model_copy(update={"data": own})
 
 
 def previews(model: nn.Module, config: Config, info: DatasetInfo) -> Callback:
@@ -83,10 +87,11 @@ def previews(model: nn.Module, config: Config, info: DatasetInfo) -> Callback:
     """
     count = config.training.preview_samples
     recipe = recipe_of(config.sampling, config.model.noise_levels, info)
+    channels = config.sampling.shown_channels
 
     def run(step: int, state: TrainState, log: Log) -> None:
         score_fn = as_score_fn(model, {"params": jax.device_get(state.ema_params)})
-        picture = preview(score_fn, recipe, count, after_step=log.leave_if_preempted)
+        picture = preview(score_fn, recipe, count, channels=channels, after_step=log.leave_if_preempted)
         if not processes.is_first():
             return
         path = log.workdir / "samples" / f"step_{step:08d}.png"

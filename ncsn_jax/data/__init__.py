@@ -1,11 +1,11 @@
-"""Images and points: datasets by name, batches, and the preprocessing on the device."""
+"""Images, points and arrays: datasets by name, batches, and the preprocessing on the device."""
 
 # ruff: noqa: E402
 from ncsn_jax.extras import require_app
 
 require_app(__name__)
 
-from ncsn_jax.data.datasets import Dataset, Source, describe, load
+from ncsn_jax.data.datasets import ARRAYS, Dataset, Source, describe, facts_of, from_arrays, load
 from ncsn_jax.data.fingerprint import fingerprint
 from ncsn_jax.data.pipeline import Batch, evaluation_batches, given_batches, training_batches
 from ncsn_jax.data.preprocessing import (
@@ -21,6 +21,7 @@ from ncsn_jax.data.selected_images import chosen_images, stored_images
 from ncsn_jax.data.settings import Data
 
 __all__ = [
+    "ARRAYS",
     "Batch",
     "Data",
     "Dataset",
@@ -32,7 +33,9 @@ __all__ = [
     "describe",
     "evaluation_batches",
     "expected_image",
+    "facts_of",
     "fingerprint",
+    "from_arrays",
     "given_batches",
     "load",
     "preprocessing",

@@ -1,4 +1,4 @@
-"""Datasets by name: TensorFlow Datasets (without TensorFlow), folders of images, and toy points."""
+"""Datasets by name: TensorFlow Datasets (without TensorFlow), folders of images, arrays, and toy points."""
 
 import dataclasses
 import functools
@@ -11,10 +11,11 @@ import numpy as np
 import requests
 import tensorflow_datasets as tfds
 from grain.sources import RandomAccessDataSource
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from PIL import Image
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
+from ncsn_jax.data.arrays import Facts, Normalize, checked, measured, read_arrays, split_examples
 from ncsn_jax.data.celeb_a import CelebA
 from ncsn_jax.data.cifar10 import Cifar10
 from ncsn_jax.data.digits import Digits
@@ -60,6 +61,7 @@ class Dataset:
       test: the test examples.
       load_labels: a function that reads the classes of all images; None if the dataset has no classes.
       identity: the settings, as JSON, that the examples and their preprocessing depend on.
+      facts: the measured facts of arrays; None of other datasets.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Dataset:
     test: Source
     load_labels: Callable[[], Labels] | None = None
     identity: dict[str, Any] = dataclasses.field(default_factory=dict)
+    facts: Facts | None = None
 
 
 TRANSFORMS = {"none": IDENTITY, "rescale": RESCALE, "logit": LOGIT}
@@ -83,21 +86,29 @@ IMAGES = {
 }
 FOLDER = "folder"
 OF_IMAGES = ("crop", "image_size", "fit", "random_flip", "dequantization", "transform")
+ARRAYS = "arrays"
+FITTED = ("crop", "image_size", "fit")
 OF_FOLDERS = ("channels", "test_fraction", "corrupt")
 """Settings that apply only to folders, as `OF_IMAGES` apply only to images."""
+OF_ARRAYS = ("normalize", "shape", "num_values", "offset", "scale")
+"""Settings that apply only to arrays."""
 
 
 def describe(settings: Data) -> DatasetInfo:
-    """Return the facts about a dataset, cropped and resized; read no files.
+    """Return the facts about a dataset, cropped and resized; read no files but arrays not measured before.
 
     Args:
-      settings: the dataset; its name is one of `IMAGES`, `POINTS`, or `folder`.
+      settings: the dataset; its name is one of `IMAGES`, `POINTS`, `folder`, or `arrays`.
 
     Raises:
       ArgumentError: if the name is unknown, or a setting doesn't apply to the dataset.
     """
     name = settings.name
     refuse(settings, ("fields",), "is a dataset of this package")
+    if name == ARRAYS:
+        facts = facts_of(settings)
+        return load(settings).info if facts is None else _info_of_arrays(settings, facts)
+    refuse(settings, OF_ARRAYS, "is not an array")
     if name in POINTS:
         refuse(settings, OF_IMAGES + OF_FOLDERS, "are points, not images")
         return DatasetInfo((2,), num_values=None)
@@ -115,7 +126,7 @@ def describe(settings: Data) -> DatasetInfo:
         size = settings.image_size or settings.crop
         shape = shape if size is None else (size, size, shape[2])
     else:
-        accepted = ", ".join((*IMAGES, FOLDER, *POINTS))
+        accepted = ", ".join((*IMAGES, FOLDER, ARRAYS, *POINTS))
         raise ArgumentError(f"name={name!r}: unknown dataset; accepted: {accepted}")
     return DatasetInfo(shape, num_values, settings.dequantization, TRANSFORMS[settings.transform])
 
@@ -141,6 +152,8 @@ def load(settings: Data) -> Dataset:
       UserError: if the dataset is neither prepared nor available for download; or if a folder has no images,
         or images that can't be decoded.
     """
+    if settings.name == ARRAYS:
+        return _arrays(settings)
     info, name = describe(settings), settings.name
     load_labels = None
     if name in POINTS:
@@ -151,8 +164,78 @@ def load(settings: Data) -> Dataset:
         train, test = _tfds(settings, info)
         if has_labels(settings):
             load_labels = functools.partial(_all_labels, settings)
-    identity = settings.model_dump(exclude={"data_dir", "fields"})
+    identity = settings.model_dump(exclude={"data_dir", "fields", *OF_ARRAYS})
     return Dataset(name, info, train, test, load_labels, identity)
+
+
+def from_arrays(
+    train: Shaped[np.ndarray, "n *event"],
+    test: Shaped[np.ndarray, "m *event"] | None = None,
+    *,
+    normalize: Normalize = "standard",
+    test_fraction: float = 0.1,
+) -> Dataset:
+    """Return arrays in memory as a dataset, such as for an `Experiment`.
+
+    `preprocessing(dataset.info)` maps its examples to the network's space, and
+    `dataset.info.transform.inverse` maps samples back to the units of the data.
+
+    Args:
+      train: the training examples, `(n, height, width, channels)`, `(n, height, width)` or `(n, D)`.
+      test: the test examples; None splits `train` by a hash of an example's place.
+      normalize: the normalisation of each channel (see `Data.normalize`).
+      test_fraction: the approximate fraction of test examples in `train`, if `test` is None.
+
+    Raises:
+      UserError: if numbers aren't finite, a channel is constant, or the shapes don't fit.
+    """
+    settings = Data(name=ARRAYS, normalize=normalize, test_fraction=test_fraction)
+    arrays = {"train": train} if test is None else {"train": train, "test": test}
+    return _dataset_of(settings, {name: checked(name, np.asarray(array)) for name, array in arrays.items()})
+
+
+def facts_of(settings: Data) -> Facts | None:
+    """Return the facts of arrays that were measured before; None if there are none."""
+    if settings.shape is None:
+        return None
+    return Facts(settings.shape, settings.num_values, settings.offset, settings.scale)
+
+
+def _arrays(settings: Data) -> Dataset:
+    refuse(settings, ("fields",), "is a dataset of this package")
+    refuse(settings, ("channels", "corrupt"), "is not a folder of images")
+    if settings.data_dir is None:
+        raise ArgumentError("data_dir=None: 'arrays' needs the directory or the file of the arrays")
+    if is_url(settings.data_dir):
+        raise ArgumentError(
+            f"data_dir={settings.data_dir!r}: 'arrays' reads local files; copy the arrays to a directory"
+        )
+    return _dataset_of(settings, read_arrays(Path(settings.data_dir)))
+
+
+def _dataset_of(settings: Data, arrays: dict[str, Any]) -> Dataset:
+    train, test = split_examples(arrays, normalize=settings.normalize, test_fraction=settings.test_fraction)
+    facts = facts_of(settings) or measured(train, test, settings.normalize)
+    if train[0].shape != facts.shape:
+        raise UserError(
+            f"train: found examples of the shape {train[0].shape}; accepted: {facts.shape}, as before"
+        )
+    info = _info_of_arrays(settings, facts)
+    kept = [part.in_memory_if_small(IN_MEMORY_BYTES) for part in (train, test)]
+    identity = settings.model_copy(update=facts._asdict()).model_dump(
+        mode="json", exclude={"data_dir", "fields"}
+    )
+    return Dataset(ARRAYS, info, kept[0], kept[1], None, identity, facts)
+
+
+def _info_of_arrays(settings: Data, facts: Facts) -> DatasetInfo:
+    refuse(settings, FITTED, "are arrays of their final size")
+    if facts.num_values is None:
+        refuse(settings, ("dequantization", "transform"), "are images only of 8 bits with normalize='none'")
+        if len(facts.shape) == 1:
+            refuse(settings, ("random_flip",), "are vectors, not images")
+    images = {"dequantization": settings.dequantization, "transform": TRANSFORMS[settings.transform]}
+    return facts.info(**images)
 
 
 def _folder(settings: Data, info: DatasetInfo) -> tuple[Source, Source]:

@@ -21,10 +21,10 @@ class DatasetInfo:
     """The facts about a dataset that are known without its files.
 
     Attributes:
-      shape: the shape of one example: (height, width, channels) of an image, (D,) of a point.
+      shape: the shape of one example: (height, width, channels) of an image, (D,) of a vector.
       num_values: n, the number of values of a pixel, 0 … n − 1; None for real numbers.
       dequantization: the map from pixels to numbers (see `Data.dequantization`).
-      transform: the map from images in [0, 1] to the network's space.
+      transform: the map from images in [0, 1], or from real numbers, to the network's space.
     """
 
     shape: tuple[int, ...]
@@ -103,9 +103,9 @@ def as_bytes(pixels: UInt8[np.ndarray, "*b"], info: DatasetInfo) -> UInt8[np.nda
 
 
 def preprocessing(info: DatasetInfo) -> Callable[[PRNGKey, Shaped[Array, "*event"]], Float[Array, "*event"]]:
-    """Return a function that dequantizes and transforms a stored image, and keeps a point unchanged."""
+    """Return a function that dequantizes and transforms a stored image, and transforms real numbers."""
     if info.num_values is None:
-        return lambda key, point: point
+        return lambda key, x: info.transform.forward(x)
     dequantization = functools.partial(
         {"uniform": dequantize, "gaussian": add_gaussian, "none": normalize}[info.dequantization],
         num_values=info.num_values,

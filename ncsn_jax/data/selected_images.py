@@ -13,6 +13,7 @@ from ncsn_jax.data.folder import read_images
 from ncsn_jax.data.preprocessing import quantize
 from ncsn_jax.runtime.errors import ArgumentError, UserError
 
+ARRAYS = (".npy", ".npz")
 NUMBERS = re.compile(r"\d+(:\d+)?(,\d+(:\d+)?)*")
 
 
@@ -23,11 +24,12 @@ def chosen_images(
     load_dataset: Callable[[], Dataset],
     fitted: Mapping[str, Any] | None = None,
 ) -> Float[np.ndarray, "n height width channels"]:
-    """Return the chosen pictures, float32, 0 black and 1 white.
+    """Return the chosen pictures, float32, 0 black and 1 white; of arrays, their numbers.
 
     Args:
-      images: a directory of images, one image file, or, if no file has that name, numbers such as
-        `0,3,8:12` (8 to 11); None for the first eight of the test split.
+      images: a directory of images, one image file, an array of such numbers in a `.npy` or `.npz` file, or,
+        if no file has that name, numbers of test images such as `0,3,8:12` (8 to 11); None for the first
+        eight of the test split.
       shape: the shape that they must have.
       load_dataset: a function that loads the dataset; called only for test images.
       fitted: the arguments `crop` and `fit` of `read_images`, which fit image files to the shape; None if
@@ -46,14 +48,16 @@ def chosen_images(
         count = len(dataset.test)
         numbers = range(min(8, count)) if images is None else _numbers(images, count)
         examples = [dataset.test[number] for number in numbers]
-        pixels = np.stack([e["x"] if isinstance(e, Mapping) else e for e in examples])
-        assert dataset.info.num_values is not None  # true of all images
-        return pixels.astype(np.float32) / (dataset.info.num_values - 1)
+        pixels = np.stack([e["x"] if isinstance(e, Mapping) else e for e in examples]).astype(np.float32)
+        n = dataset.info.num_values
+        return pixels if n is None else pixels / (n - 1)
     if not Path(images).exists():
         raise ArgumentError(
             f"images={images}: no such file or directory; accepted: a path, or numbers of test images such "
             "as 0,3,8:12"
         )
+    if images.endswith(ARRAYS):
+        return _numbers_of(Path(images), shape)
     height, width, channels = shape
     size = {} if fitted is None or height != width else {"size": height, **fitted}
     pixels = read_images(images, channels=1 if channels == 1 else 3, **size)
@@ -76,8 +80,8 @@ def stored_images(path: str | Path, dataset: Dataset) -> UInt8[np.ndarray, "n he
       UserError: if there are no images, their shape differs, or numbers are far outside of [0, 1].
     """
     path, info = Path(path), dataset.info
-    if path.suffix in (".npz", ".npy"):
-        pixels = _array(path)
+    if path.suffix in ARRAYS:
+        pixels = _pixels(path)
     else:
         pixels = read_images(path, channels=1 if info.shape[2] == 1 else 3)
     if pixels.shape[1:] != info.shape:
@@ -98,7 +102,12 @@ def stored_images(path: str | Path, dataset: Dataset) -> UInt8[np.ndarray, "n he
     return quantize(info)(pixels)
 
 
-def _array(path: Path) -> np.ndarray:
+def read_array(path: Path) -> np.ndarray:
+    """Return the array of a `.npy` file, or the only array, or `arr_0`, of a `.npz` file.
+
+    Raises:
+      UserError: if it can't be read, or holds something else.
+    """
     try:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
@@ -108,10 +117,31 @@ def _array(path: Path) -> np.ndarray:
             array = loaded if not names else loaded["arr_0" if "arr_0" in names else names[0]]
     except Exception as error:  # damaged files raise many types
         raise UserError(f"{path}: can't be read as an array ({' '.join(str(error).split())})") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 4 or not len(array) or array.dtype.kind not in "uf":
-        found = f"{getattr(array, 'dtype', '?')} of the shape {np.shape(array)}"
-        raise UserError(f"{path}: found {found}; accepted: (n, height, width, channels), uint8 or floating")
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "buifc" or not array.size:
+        raise UserError(f"{path}: found {_found(array)}; accepted: an array of numbers")
+    return array
+
+
+def _found(array: Any) -> str:
+    return f"{getattr(array, 'dtype', '?')} of the shape {np.shape(array)}"
+
+
+def _pixels(path: Path) -> np.ndarray:
+    array = read_array(path)
+    if array.ndim != 4 or array.dtype.kind not in "uf":
+        raise UserError(
+            f"{path}: found {_found(array)}; accepted: (n, height, width, channels), uint8 or floating"
+        )
     return array if array.dtype == np.uint8 else array.astype(np.float32)
+
+
+def _numbers_of(path: Path, shape: tuple[int, ...]) -> Float[np.ndarray, "n *event"]:
+    """Return examples of an array's file, with an axis of channels."""
+    array = read_array(path)
+    array = array[..., None] if array.ndim == 3 and len(shape) == 3 else array
+    if array.shape[1:] != shape or array.dtype.kind == "c":
+        raise UserError(f"{path}: found {_found(array)}; accepted: real numbers of the shape (n, *{shape})")
+    return array.astype(np.float32)
 
 
 def _numbers(images: str, count: int) -> list[int]:

@@ -2,23 +2,24 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from ncsn_jax.runtime.settings import Place, StrictSettings
+from ncsn_jax.runtime.settings import FROM_JSON, Place, StrictSettings
 
 
 class Data(StrictSettings):
-    """Dataset, images or points of the plane, and its preprocessing."""
+    """Dataset of images, points or arrays of numbers, and its preprocessing."""
 
     name: str = "mnist"
-    """Name of a dataset that `ncsn_jax.data.load` knows; `folder` is your own directory of images. The
-    program also accepts the import path of a function that returns your own training and test examples, such
-    as `my_package.data:load`."""
+    """Name of a dataset that `ncsn_jax.data.load` knows; `folder` is your own directory of images, `arrays`
+    are your own arrays of numbers. The program also accepts the import path of a function that returns your
+    own training and test examples, such as `my_package.data:load`."""
     fields: dict[str, Any] = Field(default_factory=dict)
     """Arguments of that function, by name, as JSON; read by import paths."""
     data_dir: Place | None = None
-    """Directory of the prepared datasets; None is TFDS's default. For `folder`, the directory of images.
-    Point sets don't read it."""
+    """Directory of the prepared datasets; None is TFDS's default. For `folder`, the directory of images;
+    for `arrays`, the directory of train.npy and test.npy, or a .npz or .h5 file with the arrays train and
+    test. Point sets don't read it."""
 
     crop: PositiveInt | None = None
     """Side of the square that is cut from the centre of every image before resizing, in pixels; None cuts
@@ -31,10 +32,26 @@ class Data(StrictSettings):
     channels: Literal[1, 3] = 3
     """Channels of the images, 1 (grey) or 3 (colour); read by `folder`."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Fraction of the files that are test images, chosen by a hash of their names; read by `folder`."""
+    """Fraction of the examples in the test split: files by a hash of their names, or, if there is no test
+    array, examples by a hash of their place. Read by `folder` and `arrays`."""
     corrupt: Literal["error", "skip"] = "error"
     """Treatment of a file that can't be decoded: `error` stops, `skip` warns and leaves the file out. Both
     name the file. Read by `folder`."""
+
+    normalize: Literal["standard", "range", "none"] = "standard"
+    """Map from each channel to the network's numbers, from the training examples: `standard`, mean 0 and
+    standard deviation 1; `range`, smallest 0 and largest 1; or `none`. With `none`, arrays of 8 bits are
+    images of n values, n − 1 the largest in the data, which `dequantization` and `transform` apply to.
+    Read by `arrays`."""
+    shape: Annotated[tuple[PositiveInt, ...] | None, FROM_JSON] = None
+    """Shape of an example, with its channels; measured when a run begins. Read by `arrays`."""
+    num_values: Annotated[int, Field(ge=2, le=256)] | None = None
+    """Number n of values of a pixel of 8 bits with `normalize=none`; measured when a run begins. Read by
+    `arrays`."""
+    offset: Annotated[tuple[float, ...], FROM_JSON] = ()
+    """Number that becomes 0, for each channel; measured when a run begins. Read by `arrays`."""
+    scale: Annotated[tuple[PositiveFloat, ...], FROM_JSON] = ()
+    """Difference that becomes 1, for each channel; measured when a run begins. Read by `arrays`."""
 
     random_flip: bool = False
     """Whether training images are flipped left to right with probability ½."""

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -14,7 +15,7 @@ from etils import epath
 
 from ncsn_jax import data
 from ncsn_jax.data import Dataset
-from ncsn_jax.evaluation import against_real, figures, model_metrics, results
+from ncsn_jax.evaluation import against_real, array_metrics, figures, model_metrics, results
 from ncsn_jax.evaluation.against_real import Real
 from ncsn_jax.evaluation.cached_parts import fingerprint
 from ncsn_jax.evaluation.features import Features
@@ -43,7 +44,11 @@ from ncsn_jax.training.resume import require_same_data
 from ncsn_jax.training.variables import restored_variables
 
 OF_CLASSES = ("inception_score", "classes")
+OF_FEATURES = ("frechet", "kernel", "coverage", "neighbours")
+OF_ARRAYS = ("moments", "spectrum")
 OF_NETWORKS = ("likelihood", "loss")
+MAX_FEATURES = 2**14
+"""Largest number of numbers in an array whose numbers are features: distances need their covariance."""
 
 
 class Measure(NamedTuple):
@@ -139,7 +144,9 @@ def evaluate(
         if set(chosen) - set(OF_NETWORKS):
             count = settings.num_samples
             samples = drawn_samples(parts, score_fn, of_network, of_run, dataset, count, name)
-            measures |= of_samples(name, samples)
+            measures |= _measures_of_arrays(directory, dataset, of_dataset, samples, name)
+            if set(chosen) - set(OF_NETWORKS) - set(OF_ARRAYS):
+                measures |= of_samples(name, samples)
         subject = Subject(name=name, step=step, ema_length=length)
         measured.append(_measure(directory, subject, measures, chosen))
     if processes.is_first():
@@ -206,14 +213,20 @@ def _chosen_metrics(
 ) -> tuple[str, ...]:
     """Return the chosen metrics; for `all`, every metric that is possible."""
     is_image = dataset.info.num_values is not None
-    impossible = {}
+    impossible, kind = {}, "points" if len(dataset.info.shape) == 1 else "arrays"
     if not is_image and settings.features not in ("auto", "pixels"):
         raise ArgumentError(
-            f"features={settings.features!r}: {dataset.name!r} are points, compared by their coordinates; "
+            f"features={settings.features!r}: {dataset.name!r} are {kind}, compared by their numbers; "
             "accepted: 'auto' or 'pixels'"
         )
     if not is_image and of_images:
-        raise UserError(f"images can't be compared with {dataset.name!r}, which are points")
+        raise UserError(f"images can't be compared with {dataset.name!r}, which are {kind}")
+    if is_image or len(dataset.info.shape) != 3:
+        impossible |= dict.fromkeys(OF_ARRAYS, "it measures arrays with a height and a width")
+    size = math.prod(dataset.info.shape)
+    if not is_image and not given and size > MAX_FEATURES:
+        reason = f"it compares at most {MAX_FEATURES} numbers, found {size} in an example"
+        impossible |= dict.fromkeys(OF_FEATURES, reason)
     if not given and settings.features == "pixels":
         impossible |= dict.fromkeys(OF_CLASSES, "pixels and points have no classes")
     if of_images:
@@ -260,6 +273,17 @@ def _measures_of_samples(
         if metric in settings.metrics:
             raise ArgumentError(f"metrics: {metric}: {real.features.name!r} has no classes")
     return {metric: measure for metric, measure in measures.items() if metric not in OF_CLASSES}
+
+
+def _measures_of_arrays(
+    directory: Path, dataset: Dataset, of_dataset: dict[str, Any], samples: Samples, name: str
+) -> dict[str, Measure]:
+    of, (train, test) = fingerprint(samples.of, samples.count, of_dataset), (dataset.train, dataset.test)
+    path = directory / f"{name}_spectrum.png"
+    return {
+        "moments": Measure(of, lambda: array_metrics.moments(samples, train, test)),
+        "spectrum": Measure(of, lambda: array_metrics.spectra(samples, train, test, path)),
+    }
 
 
 def _measures_of_network(

@@ -1,6 +1,7 @@
 """Samples to evaluate: samples of a checkpoint, drawn in parts, or given images."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ class Samples:
     of: str
     count: int
     parts: Parts
+
+    def chunks(self) -> Iterator[Shaped[np.ndarray, "n *event"]]:
+        """Yield the samples part by part."""
+        left = self.count
+        for number in range(len(self.parts)):
+            x = self.parts[number]["x"][:left]
+            left -= len(x)
+            if len(x):
+                yield x
 
     def first(self, count: int) -> Shaped[np.ndarray, "n *event"]:
         """Return the first `count` samples, or all if there are fewer."""

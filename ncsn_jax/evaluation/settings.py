@@ -14,6 +14,8 @@ METRICS = (
     "inception_score",
     "classes",
     "neighbours",
+    "moments",
+    "spectrum",
     "likelihood",
     "loss",
 )
@@ -35,8 +37,9 @@ class Evaluation(StrictSettings):
 
     metrics: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_metrics)] = "all"
     """Metrics to compute: `frechet` and `kernel` distance, `coverage` (with precision, recall and density),
-    `inception_score`, the histogram of `classes`, the nearest training `neighbours`, the `likelihood` and the
-    `loss` of test examples; `all` is every metric that the data and the network allow."""
+    `inception_score`, the histogram of `classes`, the nearest training `neighbours`; of arrays, the
+    `moments` of each channel and the power `spectrum`; the `likelihood` and the `loss` of test examples;
+    `all` is every metric that the data and the network allow."""
     ema_lengths: Lengths = ()
     """Lengths σ_rel of averages by power functions, such as 0.05,0.1,0.15, with which each checkpoint is
     measured, made of the run's two averages and their snapshots; empty for the run's own average alone."""
@@ -45,8 +48,8 @@ class Evaluation(StrictSettings):
     features: Literal["auto", "classifier", "inception", "pixels"] = "auto"
     """Features in which images are compared: the last layer of a small classifier, trained once on the
     dataset's labels; the last layer of Inception-v3 (needs the extra `fid`); or the pixels. `auto` is the
-    classifier if images have labels, otherwise Inception if it is installed, otherwise the pixels. Points are
-    compared by their coordinates."""
+    classifier if images have labels, otherwise Inception if it is installed, otherwise the pixels. Points
+    and arrays are compared by their numbers."""
     inception_weights: Place | None = None
     """File of Inception-v3's weights in torch-fidelity's format; None downloads it."""
     num_neighbours: PositiveInt = 5

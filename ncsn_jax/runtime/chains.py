@@ -41,8 +41,10 @@ class Recipe(NamedTuple):
       sampler: the sampler.
       shape: the shape of one sample, (height, width, channels) or (D,).
       noise: the standard deviation of the noise in the first state, in the network's space.
-      transform: the map from images in [0, 1] to the network's space, and back.
+      transform: the map from the units of the data to the network's space, and back.
       seed: the seed.
+      is_image: whether the first states are uniform images in [0, 1], before the transform; else they are
+        uniform in the network's space.
     """
 
     sampler: Sampler
@@ -50,6 +52,7 @@ class Recipe(NamedTuple):
     noise: float = 0.0
     transform: Transform = IDENTITY
     seed: int = 0
+    is_image: bool = True
 
 
 def chains(
@@ -92,7 +95,8 @@ def first_states(
     keys: Key[Array, "devices batch"], recipe: Recipe
 ) -> tuple[Key[Array, "devices batch"], Float[Array, "devices batch *event"]]:
     """Return the keys of chains and their first states, from the keys of samples."""
-    return _pmapped_start(recipe.shape, recipe.transform, recipe.noise)(keys)
+    transform = recipe.transform if recipe.is_image else IDENTITY
+    return _pmapped_start(recipe.shape, transform, recipe.noise)(keys)
 
 
 def batches(count: int, batch_size: int) -> list[Numbers]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ncsn_jax.runtime.paths import absolute
 
@@ -11,6 +11,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """A 32-bit seed: jax would truncate a larger one."""
 Place = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
 """An absolute path of a file or a directory, or the URL of a bucket."""
+
+FROM_JSON = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+"""Conversion of JSON's lists to tuples."""
 
 
 class StrictSettings(BaseModel):

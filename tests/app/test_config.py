@@ -50,6 +50,7 @@ CONFIGS = [
     ("folder", "ffhq", ("ncsnpp_1024",)),
     ("folder", "celebahq", ()),
     ("folder", "celebahq", ("1024",)),
+    ("arrays", "arrays", ()),
     ("folder", "folder", ()),
     ("folder", "folder", ("64",)),
 ]

@@ -161,7 +161,7 @@ def test_report_shows_every_section_of_a_complete_run(full):
     assert all(title in restored for title in report.RESTORATIONS.values())
     assert "the original, its observation, then restorations" in restored
     assert "the observation, its expectation E[x₀ | y], then restorations" in restored
-    assert len(page.images()) == 2 + 2 + 1 + 5
+    assert len(page.images()) == 2 + 2 + 1 + 7
 
 
 def test_report_counts_steps_examples_time_and_parameters(full):
@@ -274,7 +274,7 @@ def test_reading_metrics_without_a_log_returns_nothing(tmp_path):
 def test_report_leaves_out_truncated_pictures(full):
     (full / "samples" / "grid.png").write_bytes(b"\x89PNG\r\n")
     (full / "samples" / "step_00000020.png").write_bytes(b"")
-    assert len(page_of(full).images()) == 10 - 2
+    assert len(page_of(full).images()) == 12 - 2
 
 
 def test_report_shows_only_some_of_many_previews(full):

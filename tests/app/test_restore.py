@@ -12,7 +12,8 @@ from ncsn_jax.app import restore as restoration
 from ncsn_jax.app.build import dataset_info, load_dataset
 from ncsn_jax.app.config import Config, Ncsnv2Model, Restoration, Sampling
 from ncsn_jax.app.interpolate import interpolate
-from ncsn_jax.app.restore import chosen_images, known_pixels, observe, restoration_key, restore
+from ncsn_jax.app.observations import chosen_images, known_pixels, observe, restoration_key
+from ncsn_jax.app.restore import restore
 from ncsn_jax.data import Data
 from ncsn_jax.runtime.errors import UserError
 
@@ -109,7 +110,7 @@ def test_restored_images_equal_the_librarys_posterior_samples(
     settings = config(transform, noise=0.2)
     restore(tmp_path, mode, score_fn, settings, str(folder))
     found = restored(tmp_path)
-    _, observations = observe(mode, settings, dataset_info(settings), str(folder))
+    _, _, observations = observe(mode, settings, dataset_info(settings), str(folder))
     observation = jax.tree.map(lambda leaf: leaf[4], observations)
     scale = 2.0 if transform == "rescale" else 1.0
     assert float(observation.noise_std) == pytest.approx(0.2 * scale)
@@ -149,7 +150,7 @@ def test_noise_of_given_digits_is_in_the_units_of_their_files(config, folder, tm
         restoration=Restoration(given="observations", noise=0.2),
     )
     Image.new("L", (8, 8)).save(tmp_path / "seen.png")
-    _, observation = observe("denoise", settings, dataset_info(settings), str(tmp_path / "seen.png"))
+    _, _, observation = observe("denoise", settings, dataset_info(settings), str(tmp_path / "seen.png"))
     np.testing.assert_allclose(observation.noise_std, 0.2 * 16 / 17, rtol=1e-6)
 
 

@@ -66,7 +66,9 @@ def test_datasets_above_the_memory_limit_are_read_image_by_image(digits, data_di
 
 
 def test_an_unknown_dataset_name_is_refused_with_the_known_names(data_dir):
-    with pytest.raises(UserError, match=r"'minst': unknown dataset; accepted: digits, .*, folder, two_g"):
+    with pytest.raises(
+        UserError, match=r"'minst': unknown dataset; accepted: digits, .*, folder, arrays, two_g"
+    ):
         load("minst", data_dir)
 
 
