@@ -3,8 +3,8 @@
 Diagonal and circulant systems are solved in closed form, others by iteration:
 
 - If the noise is independent, Σ_y = S², the pull is z₁/σ, where z = (z₁, z₂) is the shortest solution of
-  σ A z₁ + S z₂ = r. LSMR finds it. The condition number of this system is the square root of that of
-  Σ_y + σ² A Aᵀ, and where it has no solution the result is that of least squares.
+  σ A z₁ + S z₂ = r. LSMR finds it, or fits r by least squares where there is no solution. The condition
+  number of this system is the square root of the condition number of Σ_y + σ² A Aᵀ.
 - With a covariance v ↦ Σ_y v, conjugate gradients find w in (Σ_y + σ² A Aᵀ) w = r.
 
 Reference:

@@ -15,7 +15,7 @@ SHARE = 0.99
 
 
 def as_images(states: States, channels: tuple[int, ...] | None) -> tuple[list[np.ndarray], str]:
-    """Return states with one or three channels and numbers in [0, 1], and what they show, for the log.
+    """Return states with one or three channels and numbers in [0, 1], and a text about them for the log.
 
     Args:
       states: states of the same arrays; the range is 99 % of the last one's values.
@@ -44,7 +44,7 @@ def as_images(states: States, channels: tuple[int, ...] | None) -> tuple[list[np
 
 
 def announced(directory: Path, states: States, channels: tuple[int, ...] | None) -> list[np.ndarray]:
-    """Return `as_images`, and log what they show."""
+    """Return the images of `as_images`, and log its text."""
     images, text = as_images(states, channels)
     processes.say(f"{directory}: {text}, {SHARE:.0%} of the values")
     return images

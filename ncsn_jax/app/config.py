@@ -244,6 +244,9 @@ class NcsnppModel(NoiseLevels):
     """Sizes image_size/2ⁱ of the levels i that have attention (attn_resolutions)."""
     image_size: PositiveInt = 32
     """Size of the images that `attention_resolutions` refers to; with patches, the number of patches."""
+    middle_attention: bool = True
+    """Whether the middle of the network has attention; its memory grows with the square of the number of
+    pixels there."""
     patch_size: PositiveInt = 1
     """P: each patch of P×P pixels is one pixel of the network, with P² times the channels."""
     block: Literal["biggan", "ddpm"] = "biggan"
@@ -509,8 +512,8 @@ class Restoration(StrictSettings):
     """Point-spread function: `gaussian:` and its standard deviation in pixels, or a .npy file. Images are
     taken for periodic. Read by deblur."""
     operator: Annotated[str, Field(pattern=IMPORT_PATH)] | None = None
-    """Import path of a real-linear function of one image, or array, such as `my_package.telescope:operator`:
-    what observations see, in the units of the data. Read by restore."""
+    """Import path of a real-linear function of one image, or array, such as `my_package.telescope:operator`,
+    in the units of the data: the map from an image to its observation without noise. Read by restore."""
     through: Literal["noise", "latents"] = "noise"
     """Path of the interpolation: `noise`, between samples whose injected noise is interpolated (NCSNv2), or
     `latents`, between images through their latents of the probability flow. Read by interpolate."""

@@ -1,4 +1,4 @@
-"""The application's observations: from images or arrays, and settings, to what the samplers are given."""
+"""The application's observations, made from images or arrays by the settings."""
 
 import functools
 import math

@@ -246,7 +246,7 @@ def _hdf5(path: Path) -> dict[str, Any]:
     try:
         import h5py  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UserError(f"{path}: needs the package h5py; pip install h5py") from error
+        raise UserError(f"{path}: needs the package h5py: pip install -e '.[hdf5]'") from error
     file = h5py.File(path, "r")
     return {name: file[name] for name in SPLITS if name in file}
 

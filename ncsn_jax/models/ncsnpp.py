@@ -45,6 +45,8 @@ class NCSNpp(nn.Module):
       num_res_blocks: the number of residual blocks of a level on the way down; one more on the way up.
       attention_resolutions: the sizes image_size/2ⁱ at which a level has attention.
       image_size: the size of images that `attention_resolutions` refer to, whatever the size of x.
+      middle_attention: whether the middle of the network has attention, as in the official networks; its
+        memory grows with the square of the number of pixels there.
       block: the residual blocks, `biggan`, which resample too, or `ddpm` (resblock_type).
       fir: whether images are resampled by a filter; otherwise, pixels are repeated and averaged.
       fir_kernel: the filter of an axis, or of both.
@@ -74,6 +76,7 @@ class NCSNpp(nn.Module):
     num_res_blocks: int = 4
     attention_resolutions: tuple[int, ...] = (16,)
     image_size: int = 32
+    middle_attention: bool = True
     block: Literal["biggan", "ddpm"] = "biggan"
     fir: bool = True
     fir_kernel: Kernel = (1.0, 3.0, 3.0, 1.0)
@@ -215,7 +218,7 @@ class NCSNpp(nn.Module):
                 skipped.append(h)
 
         h = block(h, h.shape[-1])
-        h = attention(h)
+        h = attention(h) if self.middle_attention else h
         h = block(h, h.shape[-1])
 
         pyramid = None
