@@ -1,5 +1,6 @@
 """Settings that the data decide when a run begins: `auto`, and the facts of arrays."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 
 from ncsn_jax import data
 from ncsn_jax.app.config import Config, Sampling
-from ncsn_jax.app.suggest_noise import for_config, training_examples
+from ncsn_jax.app.suggest_noise import for_config, training_blocks
 from ncsn_jax.app.trained import load_run
 from ncsn_jax.runtime.errors import UserError
 
@@ -44,7 +45,11 @@ def resolved(config: Config, workdir: Path, load_dataset: Callable[[], data.Data
 
 def _data_std(config: Config, dataset: data.Dataset) -> float:
     """Return the standard deviation of all elements of the training examples, to six digits."""
-    std = float(np.std(training_examples(dataset), dtype=np.float64))
+    count, total, squares = 0, 0.0, 0.0
+    for x in training_blocks(dataset):
+        count, total = count + x.size, total + x.sum(dtype=np.float64)
+        squares += np.square(x, dtype=np.float64).sum()
+    std = math.sqrt(max(squares / count - (total / count) ** 2, 0.0))
     if not 0 < std < np.inf:
         raise UserError(
             f"config.data.name={config.data.name!r}: its training examples have a standard deviation of {std}"

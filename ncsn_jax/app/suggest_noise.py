@@ -1,7 +1,7 @@
 """Noise levels and a step size chosen from data, by NCSNv2's Techniques 1, 2 and 4."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -15,6 +15,8 @@ from ncsn_jax.runtime.errors import UserError
 
 MAX_BYTES = 2**30
 """Largest memory of the examples whose distances are computed, in bytes."""
+BLOCK_BYTES = 2**26
+"""Memory of the examples that are preprocessed at once, in bytes."""
 
 
 class Suggestion(NamedTuple):
@@ -71,12 +73,21 @@ def for_config(config: Config, dataset: data.Dataset) -> Suggestion:
 
 def training_examples(dataset: data.Dataset) -> Float[np.ndarray, "n ..."]:
     """Return training examples in the network's space: all, or a random subset that fits in 1 GiB."""
-    count = min(len(dataset.train), MAX_BYTES // (4 * math.prod(dataset.info.shape)))
+    return np.concatenate(list(training_blocks(dataset)))
+
+
+def training_blocks(dataset: data.Dataset) -> Iterator[Float[np.ndarray, "n ..."]]:
+    """Yield the examples of `training_examples`, some at a time."""
+    size = 4 * math.prod(dataset.info.shape)
+    count = min(len(dataset.train), max(1, MAX_BYTES // size))
     chosen = np.sort(np.random.default_rng(0).permutation(len(dataset.train))[:count])
-    examples = [dataset.train[int(i)] for i in chosen]
-    stored = np.stack([e["x"] if isinstance(e, Mapping) else e for e in examples])
+    keys = jax.random.split(jax.random.key(0), count)
     preprocess = jax.jit(jax.vmap(data.preprocessing(dataset.info)))
-    return np.asarray(preprocess(jax.random.split(jax.random.key(0), count), stored))
+    length = max(1, BLOCK_BYTES // size)
+    for first in range(0, count, length):
+        examples = [dataset.train[int(i)] for i in chosen[first : first + length]]
+        stored = np.stack([e["x"] if isinstance(e, Mapping) else e for e in examples])
+        yield np.asarray(preprocess(keys[first : first + length], stored))
 
 
 def report(config: Config, suggestion: Suggestion, dataset: data.Dataset) -> str:

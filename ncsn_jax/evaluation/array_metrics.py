@@ -1,5 +1,6 @@
 """Metrics of arrays, in their own units: moments of each channel, and power spectra."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +14,8 @@ from ncsn_jax.evaluation.measured_samples import Samples
 from ncsn_jax.evaluation.results import Found, Result, count_name
 from ncsn_jax.runtime import processes, viz
 
-CHUNK = 64
-"""Number of examples in memory at once."""
+CHUNK = 2**22
+"""Number of numbers whose transforms are in memory at once."""
 
 Chunks = Iterable[Float[np.ndarray, "n height width channels"]]
 
@@ -92,7 +93,7 @@ def spectra(samples: Samples, train: Source, test: Source, path: Path) -> Found:
 def spectrum(chunks: Chunks) -> Spectrum:
     """Return the power spectra of images, radially averaged in bins of one cycle per longest side."""
     total, count, shape = 0.0, 0, (0, 0)
-    for x in chunks:
+    for x in _pieces(chunks):
         shape, count = x.shape[1:3], count + len(x)
         transformed = np.fft.fft2(x.astype(np.float64), axes=(1, 2), norm="ortho")
         total = total + np.square(np.abs(transformed)).sum(0)
@@ -112,7 +113,7 @@ def spectrum(chunks: Chunks) -> Spectrum:
 def _mean_and_std(chunks: Chunks) -> tuple[Float[np.ndarray, " channels"], Float[np.ndarray, " channels"]]:
     # Shifted by the first example, so that no digits cancel.
     shift, total, squares, count = None, 0.0, 0.0, 0
-    for x in chunks:
+    for x in _pieces(chunks):
         flat = x.reshape(-1, x.shape[-1]).astype(np.float64)
         shift = flat.mean(0) if shift is None else shift
         total, squares = total + (flat - shift).sum(0), squares + np.square(flat - shift).sum(0)
@@ -122,9 +123,20 @@ def _mean_and_std(chunks: Chunks) -> tuple[Float[np.ndarray, " channels"], Float
 
 
 def _chunks(examples: Source, count: int | None = None) -> Iterator[np.ndarray]:
-    count = len(examples) if count is None else count
-    for first in range(0, count, CHUNK):
-        yield np.stack([examples[i] for i in range(first, min(first + CHUNK, count))])
+    for i in range(len(examples) if count is None else count):
+        yield examples[i][None]
+
+
+def _pieces(chunks: Chunks) -> Iterator[np.ndarray]:
+    """Yield the same images in pieces of at most `CHUNK` numbers, or of one image."""
+    held: list[np.ndarray] = []
+    for image in itertools.chain.from_iterable(chunks):
+        held.append(image)
+        if len(held) * image.size >= CHUNK:
+            yield np.stack(held)
+            held = []
+    if held:
+        yield np.stack(held)
 
 
 def _drawn(spectra: dict[str, Spectrum]) -> viz.Picture:
