@@ -1,6 +1,8 @@
 """Posterior samples of Gaussian fields against Wiener's filter, the exact posterior.
 
     python -m benchmarks.gaussian_posterior
+    python -m benchmarks.gaussian_posterior --fields fields       # write draws of the field as training data
+    python -m benchmarks.gaussian_posterior --workdir runs/fields # with the network that was trained on them
 
 A field of 32×32 pixels with its exact score is observed through masks, blurs and Fourier masks, and
 `sample_posterior` draws from p(x | y). Four numbers compare the samples with the exact posterior, over all
@@ -10,16 +12,20 @@ square deviation from 1), and the mean distance |log₁₀ P/P_exact| of power s
 """
 
 import argparse
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ncsn_jax import Observation, geometric_sigmas, sample_posterior
+from ncsn_jax import Observation, as_score_fn, geometric_sigmas, sample_posterior
 from ncsn_jax.densities import GaussianField
 from ncsn_jax.operators import Compose, Convolution, FourierMask, Mask
+from ncsn_jax.training import restore
+from ncsn_jax.typing import ScoreFn
 
 SIZE = 32
 FIELD = GaussianField((SIZE, SIZE), lambda k: 0.02 / (0.05 + k) ** 2)
@@ -74,8 +80,29 @@ def observe(field: GaussianField, operator: Any, std: Any) -> Observation:
     return Observation(seen + noise, operator, std)
 
 
+def trained(workdir: str) -> ScoreFn:
+    """Return the score of a run of `configs/arrays.py`, in the units of the data."""
+    settings = json.loads((Path(workdir) / "config.json").read_text())["data"]
+    (offset,), (scale,) = settings["offset"], settings["scale"]
+    network = as_score_fn(*restore(workdir))
+
+    def score(x, sigma):
+        return network((x[..., None] - offset) / scale, sigma / scale)[..., 0] / scale
+
+    return score
+
+
+def write_fields(directory: str) -> None:
+    """Write 4,096 draws of the field as `train.npy` and `test.npy`."""
+    x = np.asarray(jax.vmap(FIELD.sample)(jax.random.split(jax.random.key(0), 4096)))
+    place = Path(directory)
+    place.mkdir(parents=True, exist_ok=True)
+    np.save(place / "train.npy", x[256:])
+    np.save(place / "test.npy", x[:256])
+
+
 def draw(
-    field: GaussianField, observation: Observation, steps_per_scale: int, chains: int, sigmas: Any
+    score_fn: ScoreFn, observation: Observation, shape: Any, steps_per_scale: int, chains: int, sigmas: Any
 ) -> np.ndarray:
     """Draw samples of the posterior by annealed Langevin dynamics, from noise of the largest level."""
 
@@ -83,8 +110,8 @@ def draw(
         start_key, chain_key = jax.random.split(key)
         return sample_posterior(
             chain_key,
-            field.score,
-            sigmas[0] * jax.random.normal(start_key, field.shape),
+            score_fn,
+            sigmas[0] * jax.random.normal(start_key, shape),
             sigmas,
             observation,
             step_size=0.2 * sigmas[-1] ** 2,
@@ -121,7 +148,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--chains", type=int, default=128, help="chains of operators with a closed form")
     parser.add_argument("--steps_per_scale", type=int, nargs="+", default=[5, 25])
+    parser.add_argument("--fields", help="write training data to this directory, and stop")
+    parser.add_argument("--workdir", help="a run on such data, whose network takes the place of the score")
     arguments = parser.parse_args()
+    if arguments.fields:
+        return write_fields(arguments.fields)
+    score_fn = trained(arguments.workdir) if arguments.workdir else FIELD.score
     print(
         "| observation | steps | mean | std | std, deviation | spectrum | seconds |\n"
         "|---|---|---|---|---|---|---|"
@@ -133,7 +165,9 @@ def main() -> None:
         chains = arguments.chains // 8 if is_iterative else arguments.chains
         for steps in arguments.steps_per_scale[: 1 if is_iterative else None]:
             began = time.perf_counter()
-            found = compared(draw(FIELD, observation, steps, chains, SIGMAS), mean, covariance)
+            found = compared(
+                draw(score_fn, observation, FIELD.shape, steps, chains, SIGMAS), mean, covariance
+            )
             seconds = time.perf_counter() - began
             numbers = " | ".join(f"{value:.3f}" for value in found.values())
             print(f"| {name} | {steps * len(SIGMAS)} | {numbers} | {seconds:.0f} |", flush=True)

@@ -75,10 +75,10 @@ def of_parts(v):
 @pytest.mark.parametrize(
     ("operator", "noise"),
     [
-        (Mask(KNOWN), 0.3),
+        pytest.param(Mask(KNOWN), 0.3, marks=pytest.mark.slow),
         (Mask(KNOWN), NOISE_MAP),
-        (Convolution(PSF), NOISE_MAP),
-        (Compose(Mask(KNOWN), Convolution(PSF)), 0.3),
+        pytest.param(Convolution(PSF), NOISE_MAP, marks=pytest.mark.slow),
+        pytest.param(Compose(Mask(KNOWN), Convolution(PSF)), 0.3, marks=pytest.mark.slow),
         (FourierMask(FREQUENCIES), 0.3),
     ],
     ids=["mask", "mask and map", "blur and map", "masked blur", "frequencies"],
