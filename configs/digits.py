@@ -69,7 +69,7 @@ def get_config(network: str = "ncsn"):
         "ncsn": Config(
             data=Data(name="digits"),
             model=NcsnModel(num_filters=16),
-            training=TRAINING.model_copy(update={"optimizer": "muon"}),
+            training=TRAINING.model_copy(update={"optimizer": "muon", "num_steps": 1600}),
             sampling=Sampling(
                 num_samples=100, batch_size=100, step_size=4e-5, steps_per_scale=10, denoise=True
             ),
