@@ -79,7 +79,7 @@ def of_parts(v):
         (Mask(KNOWN), NOISE_MAP),
         pytest.param(Convolution(PSF), NOISE_MAP, marks=pytest.mark.slow),
         pytest.param(Compose(Mask(KNOWN), Convolution(PSF)), 0.3, marks=pytest.mark.slow),
-        (FourierMask(FREQUENCIES), 0.3),
+        pytest.param(FourierMask(FREQUENCIES), 0.3, marks=pytest.mark.slow),
     ],
     ids=["mask", "mask and map", "blur and map", "masked blur", "frequencies"],
 )

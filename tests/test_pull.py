@@ -27,7 +27,6 @@ ITERATED = {"zero", "masked blur", "frequencies of a blur", "matrix", "complex"}
 FAST = [
     ("luma", "map"),
     ("periodic", "number"),
-    ("periodic", "map"),
     ("frequencies", "number"),
     ("masked blur", "zero"),
     ("masked blur", "covariance"),
@@ -162,7 +161,7 @@ def test_pull_is_the_same_in_a_batch_and_in_bfloat16():
 
 
 @jax.debug_nans(False)  # what wasn't measured is NaN on purpose
-@pytest.mark.parametrize("name", ["mask", "periodic", "masked blur", "frequencies"])
+@pytest.mark.parametrize("name", ["mask", "masked blur"])
 def test_entries_of_infinite_noise_and_entries_never_seen_are_not_read(name):
     observation, a, covariance = observed(name, "map")
     gaps = np.random.default_rng(3).random(observation.y.shape) < 0.2

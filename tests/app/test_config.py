@@ -102,14 +102,14 @@ def step_at_reduced_width(config):
     ("file", "arguments"),
     [
         ("toy", ()),
-        ("cifar10", ("ncsnv2",)),
-        ("cifar10", ("ddpm",)),
         ("mnist", ("small",)),
         *(
             pytest.param(file, arguments, marks=pytest.mark.slow)
             for file, arguments in (
                 ("digits", ()),
                 ("cifar10", ("ncsn",)),
+                ("cifar10", ("ncsnv2",)),
+                ("cifar10", ("ddpm",)),
                 ("lsun", ("church",)),
                 ("ffhq", ()),
                 ("cifar10", ("ncsnpp",)),

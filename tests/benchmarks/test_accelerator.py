@@ -7,6 +7,7 @@ import pytest
 from benchmarks import accelerator
 
 
+@pytest.mark.slow
 def test_a_case_is_measured_beside_the_peak():
     found = accelerator.measured(accelerator.forward_work("NCSN", accelerator.TINY, "float32"), 0.01)
     assert found["images_per_second"] == pytest.approx(2 / found["seconds"])

@@ -23,7 +23,10 @@ def test_ncsnv2_output_is_inverse_to_any_sigma():
     )
 
 
-@pytest.mark.parametrize(("depth", "halvings"), [(4, 1), (5, 2), pytest.param(6, 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("depth", "halvings"),
+    [(4, 1), *(pytest.param(*more, marks=pytest.mark.slow) for more in ((5, 2), (6, 3)))],
+)
 def test_ncsnv2_depth_sets_the_number_of_stages_and_halvings(depth, halvings):
     """Every stage is used: the chain reads each stage once, and its own outputs."""
     stages, chain = refinenet.STAGES[depth], refinenet.CHAIN[depth]

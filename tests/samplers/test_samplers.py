@@ -109,7 +109,7 @@ class Exact:
         return np.mean([wasserstein_distance(a @ v, b @ v) for v in self.directions])
 
 
-@pytest.fixture(scope="module", params=[2, 16])
+@pytest.fixture(scope="module", params=[2, pytest.param(16, marks=pytest.mark.slow)])
 def exact(request):
     return Exact(request.param)
 
