@@ -101,10 +101,11 @@ def _by_frequencies(system: System, noise_std: Array, squared_spectrum: Array) -
     """Return the pull of an operator with a circulant Aᵀ A; the noise is independent, and equal in space."""
     axes = frequency_axes(system.shape)
     eigenvalues = jnp.square(noise_std) + jnp.square(system.sigma) * squared_spectrum
-    # Smaller ones are rounding errors: A doesn't see these frequencies.
-    smallest = 10 * jnp.finfo(system.residual.dtype).eps * jnp.max(eigenvalues)
+    # Smaller ones are rounding errors: A doesn't see these frequencies of its channel.
+    largest = jnp.max(squared_spectrum, axis=axes, keepdims=True)
+    is_seen = squared_spectrum > 10 * jnp.finfo(system.residual.dtype).eps * largest
     pulled = jnp.fft.fftn(system.adjoint(system.residual), axes=axes)
-    pulled = _divided(pulled, jnp.where(eigenvalues > smallest, eigenvalues, 0.0))
+    pulled = _divided(pulled, jnp.where(is_seen, eigenvalues, 0.0))
     return jnp.fft.ifftn(pulled, axes=axes).real.astype(system.residual.dtype)
 
 
