@@ -121,6 +121,13 @@ def get_config(network: str = "ncsn"):
             evaluation=Evaluation(num_samples=1000),
         ),
     }
+    best = networks["best"]
+    networks["conditional"] = best.model_copy(
+        update={
+            "data": Data(name="digits", condition="class"),
+            "training": best.training.model_copy(update={"unconditional": 0.1}),
+        }
+    )
     if network not in networks:
         raise ValueError(f"configs/digits.py:{network}: accepted: {', '.join(networks)}")
     return overridable(networks[network])

@@ -99,6 +99,13 @@ def get_config(size: str = "paper"):
             sampling=Sampling(step_size=1.1e-5, steps_per_scale=5, denoise=True),
         ),
     }
+    for name, base in (("conditional", sizes["small"]),):
+        sizes[name] = base.model_copy(
+            update={
+                "data": Data(name="mnist", condition="class"),
+                "training": base.training.model_copy(update={"unconditional": 0.1}),
+            }
+        )
     if size not in sizes:
         raise ValueError(f"configs/mnist.py:{size}: accepted: {', '.join(sizes)}")
     return overridable(sizes[size])

@@ -1,6 +1,7 @@
 """Noise Conditional Score Networks in JAX: score matching, score networks and Langevin samplers."""
 
 from ncsn_jax.densities import GaussianMixture, score_of
+from ncsn_jax.guidance import class_log_likelihood, classifier_free_guidance, guided_score
 from ncsn_jax.interpolation import interpolate, interpolate_latents
 from ncsn_jax.likelihood import log_likelihood
 from ncsn_jax.losses import (
@@ -33,10 +34,13 @@ __all__ = [
     "Preconditioned",
     "annealed_langevin_dynamics",
     "as_score_fn",
+    "class_log_likelihood",
+    "classifier_free_guidance",
     "consistent_annealed_sampling",
     "denoising_score_matching",
     "explicit_score_matching",
     "geometric_sigmas",
+    "guided_score",
     "heun",
     "implicit_score_matching",
     "inpaint",

@@ -22,6 +22,7 @@ FLOORS = (
         "likelihood",
         "operators",
         "pull",
+        "guidance",
         "posterior",
         "interpolation",
     ),
@@ -38,8 +39,9 @@ FLOORS = (
 FORWARDS = {"ncsn_jax.training.__init__": {"ncsn_jax.app.train", "ncsn_jax.app.trained"}}
 """The one exception: functions of `ncsn_jax.training` that read a config, and import it when called."""
 PUBLIC = """
-    MLP NCSN GaussianMixture NCSNpp NCSNv2 Observation Preconditioned annealed_langevin_dynamics as_score_fn
-    consistent_annealed_sampling denoising_score_matching explicit_score_matching geometric_sigmas heun
+    MLP NCSN GaussianMixture NCSNpp NCSNv2 Observation Preconditioned annealed_langevin_dynamics
+    as_score_fn class_log_likelihood classifier_free_guidance consistent_annealed_sampling
+    denoising_score_matching explicit_score_matching geometric_sigmas guided_score heun
     implicit_score_matching inpaint interpolate interpolate_latents karras_sigmas langevin_dynamics
     langevin_step log_likelihood ncsn_loss posterior_score predictor_corrector probability_flow
     sample_posterior score_of sliced_score_matching

@@ -11,11 +11,12 @@ import optax
 from flax import linen as nn
 
 from ncsn_jax import data
+from ncsn_jax.app.conditions import kind_of
 from ncsn_jax.app.config import Config, OwnModel, Training, parse
 from ncsn_jax.app.flags import flagged
 from ncsn_jax.app.imports import called, hashable, imported, is_import_path
 from ncsn_jax.data import Dataset, DatasetInfo
-from ncsn_jax.data.datasets import OF_ARRAYS, OF_FOLDERS, OF_IMAGES, TRANSFORMS, refuse
+from ncsn_jax.data.datasets import OF_ARRAYS, OF_CONDITIONS, OF_FOLDERS, OF_IMAGES, TRANSFORMS, refuse
 from ncsn_jax.models import Patches, Preconditioned
 from ncsn_jax.runtime.errors import ArgumentError, UserError
 from ncsn_jax.training import (
@@ -64,14 +65,30 @@ def build(config: Config, dataset: Dataset | None = None) -> Experiment:
         model=network(config),
         objective=objective(config),
         optimizer=optimizer(config.training),
-        train=dataset.train,
-        test=dataset.test,
+        train=dataset.train_examples,
+        test=dataset.test_examples,
         preprocess=of_x(data.preprocessing(dataset.info)),
-        augment=of_x(data.random_flip) if config.data.random_flip else None,
+        augment=augmentation(config),
         settings=settings(config),
         identity=identity(config),
         description=described(config),
     )
+
+
+def augmentation(config: Config) -> Map | None:
+    """Return the random function of a stored training example; None if there is none."""
+    flip = of_x(data.random_flip) if config.data.random_flip else None
+    if not config.training.unconditional:
+        return flip
+    drop = data.drop_condition(config.training.unconditional)
+    if flip is None:
+        return drop
+
+    def both(key, example):
+        flip_key, drop_key = jax.random.split(key)
+        return drop(drop_key, flip(flip_key, example))
+
+    return both
 
 
 def network(config: Config) -> nn.Module:
@@ -84,7 +101,9 @@ def network(config: Config) -> nn.Module:
     if isinstance(config.model, OwnModel):
         model = _own_network(config.model)
     else:
-        model = config.model.build(rescaled=is_preconditioned or _is_centred(config.data))
+        conditions: Any = kind_of(config.data, getattr(config.model, "patch_size", 1))
+        is_centred = is_preconditioned or _is_centred(config.data)
+        model = config.model.build(rescaled=is_centred, conditions=conditions)
     model = Preconditioned(model, config.model.measured_std) if is_preconditioned else model
     patch_size = getattr(config.model, "patch_size", 1)
     return Patches(model, patch_size) if patch_size > 1 else model
@@ -130,6 +149,11 @@ def dataset_info(config: Config) -> DatasetInfo:
         return data.describe(config.data)
 
 
+def training_conditions(config: Config) -> data.Conditions | None:
+    """Return the conditions of the training examples; None if they have none."""
+    return load_dataset(config).train_conditions
+
+
 def load_dataset(config: Config) -> Dataset:
     """Return the config's examples.
 
@@ -143,6 +167,7 @@ def load_dataset(config: Config) -> Dataset:
 def _own_dataset(settings: data.Data) -> Dataset:
     """Return the examples that the user's function returns: uint8 images, or examples of a floating type."""
     refuse(settings, OF_FOLDERS + OF_ARRAYS, "is not a folder of images, nor an array")
+    refuse(settings, OF_CONDITIONS, "has the condition of its own examples")
     refuse(settings, ("data_dir",), "gets its arguments from fields")
     found = called("config.data.name", settings.name, **settings.fields)
     if not isinstance(found, tuple | list) or len(found) != 2 or not all(map(_is_source, found)):

@@ -33,7 +33,8 @@ from ml_collections import ConfigDict, config_flags
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ncsn_jax.app import import_checkpoint, suggest_noise
-from ncsn_jax.app.build import dataset_info, load_dataset, network
+from ncsn_jax.app.build import dataset_info, load_dataset, network, training_conditions
+from ncsn_jax.app.conditions import asked_of
 from ncsn_jax.app.config import Config, parse
 from ncsn_jax.app.flags import CONFIGS, DEFAULT_CONFIG, RESTORATIONS, flagged, one_line, parse_flags
 from ncsn_jax.app.imports import import_paths
@@ -244,8 +245,10 @@ def num_samples(values: flags.FlagValues) -> dict[str, int]:
 def draw(workdir: Path, parsed: Config, score_fn: NetworkScore, out: str | None = None) -> None:
     """Write samples, a grid and an animation to `samples/` in the workdir, or to `samples/OUT`."""
     directory = workdir / "samples" / (out or "")
+    info, levels, settings = dataset_info(parsed), parsed.model.noise_levels, parsed.sampling
     with only_writer(workdir, "samples"):
-        write_samples(directory, score_fn, dataset_info(parsed), parsed.model.noise_levels, parsed.sampling)
+        asked = asked_of(parsed, lambda: training_conditions(parsed))
+        write_samples(directory, score_fn, info, levels, settings, asked)
     print(f"{directory}: grid.png, annealing.gif, samples.npy ({parsed.sampling.num_samples} samples)")
 
 

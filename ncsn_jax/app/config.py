@@ -95,6 +95,19 @@ def _std(value: Any) -> Any:
     raise ValueError(f"found {str(value)[:80]!r}; accepted: 'auto' or a positive number")
 
 
+def _interval(value: Any) -> Any:
+    """Return the setting `guidance_interval`; numbers from the command line are one string."""
+    if value is None:
+        return value
+    try:
+        low, high = value.strip("()[] ").split(",") if isinstance(value, str) else value
+        if 0 <= float(low) < float(high) < math.inf:
+            return float(low), float(high)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"found {str(value)[:80]!r}; accepted: two noise levels that ascend, such as 0.1,2.0")
+
+
 class NoiseLevels(StrictSettings):
     """Noise levels of the score network, and its preconditioning."""
 
@@ -198,7 +211,7 @@ class NcsnModel(RefineNetModel):
         """Whether the network embeds its noise levels."""
         return True
 
-    def build(self, *, rescaled: bool) -> NCSN:
+    def build(self, *, rescaled: bool, conditions: Any = None) -> NCSN:
         """Return the network; `rescaled` tells whether images are already centred at 0."""
         return NCSN(
             self.noise_levels,
@@ -208,6 +221,7 @@ class NcsnModel(RefineNetModel):
             ACTIVATIONS[self.act],
             rescaled,
             self.dtype,
+            conditions,
         )
 
 
@@ -218,7 +232,7 @@ class Ncsnv2Model(RefineNetModel):
     norm: Literal["instance_norm_plus", "variance_norm"] = "instance_norm_plus"
     """Normalisation layer."""
 
-    def build(self, *, rescaled: bool) -> NCSNv2:
+    def build(self, *, rescaled: bool, conditions: None = None) -> NCSNv2:
         """Return the network; `rescaled` tells whether images are already centred at 0."""
         return NCSNv2(
             self.num_filters,
@@ -310,11 +324,11 @@ class NcsnppModel(NoiseLevels):
         """Whether the network embeds its noise levels."""
         return self.process == "ve" and self.embedding == "positional"
 
-    def build(self, *, rescaled: bool) -> NCSNpp | VPScore:
+    def build(self, *, rescaled: bool, conditions: Any = None) -> NCSNpp | VPScore:
         """Return the network; `rescaled` tells whether images are already centred at 0."""
         shared = NcsnppModel.model_fields.keys() & NCSNpp.__dataclass_fields__.keys() - {"name", "sigmas"}
         fields: dict[str, Any] = {name: getattr(self, name) for name in shared}
-        fields["act"] = ACTIVATIONS[self.act]
+        fields |= {"act": ACTIVATIONS[self.act], "conditions": conditions}
         if self.process == "ve":
             sigmas = self.noise_levels if self.is_discrete else None
             return NCSNpp(**fields, sigmas=sigmas, rescaled=rescaled)
@@ -333,9 +347,10 @@ class MlpModel(NoiseLevels):
     scale_by_sigma: bool = True
     """Whether the output is divided by σ."""
 
-    def build(self, *, rescaled: bool) -> MLP:
+    def build(self, *, rescaled: bool, conditions: Any = None) -> MLP:
         """Return the network; it ignores `rescaled`."""
-        return MLP(self.num_features, self.num_layers, scale_by_sigma=self.scale_by_sigma)
+        own: dict[str, Any] = {"scale_by_sigma": self.scale_by_sigma, "conditions": conditions}
+        return MLP(self.num_features, self.num_layers, **own)
 
 
 class OwnModel(NoiseLevels):
@@ -401,6 +416,10 @@ class Training(RunSettings):
     p_std: PositiveFloat = 1.2
     """P_std, the standard deviation of log σ; read by `noise=log_normal`."""
 
+    unconditional: Fraction = 0.0
+    """Probability that a training example's condition is dropped, so that the network also learns the score
+    without a condition, which `sampling.guidance` needs."""
+
     optimizer: Annotated[str, AfterValidator(_word_or_path("adam", "adamw", "muon"))] = "adam"
     """`adam`; `adamw`, with weight decay; or `muon` for kernels, and Adam for the rest. Or the import path of
     your own, a function of the learning rate's schedule to an optax transformation, such as `optax:lion`."""
@@ -449,6 +468,19 @@ class Sampling(StrictSettings):
     shown_channels: Annotated[tuple[NonNegativeInt, ...] | None, FROM_JSON] = None
     """Channels of arrays in pictures, one or three; None is all if there are one or three, and otherwise the
     first. Not read by evaluation."""
+
+    condition: Annotated[str, Field(min_length=1)] | None = None
+    """Condition of samples and restorations: the name or the number of a class; `each`, all classes in turn;
+    the numbers of a vector, such as 0.3,1.2; or a .npy file of one condition a row, or a .npz file with an
+    array for each part, which are taken in turn. None draws conditions of the training examples for samples,
+    and gives restorations the null condition."""
+    guidance: NonNegativeFloat = 1.0
+    """Weight w of classifier-free guidance, s_u + w (s_c − s_u): 1 is the conditional score s_c, 0 the score
+    s_u without a condition; larger weights show the condition more clearly. Weights other than 1 need
+    `training.unconditional`."""
+    guidance_interval: Annotated[tuple[float, float] | None, BeforeValidator(_interval)] = None
+    """Noise levels σ, from above the first to the second, with guidance; at others the score is s_c. None is
+    all levels."""
 
     method: Literal["annealed", "consistent", "pc", "ode", "heun"] = "annealed"
     """Annealed Langevin dynamics, consistent annealed sampling, predictor-corrector, the probability-flow ODE
@@ -557,6 +589,33 @@ class Config(StrictSettings):
             raise ValueError(
                 f"training.noise={self.training.noise!r} needs a network for any σ, found model.name="
                 f"{name!r}, which embeds discrete levels; accepted: a model for any σ, such as 'ncsnv2'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _conditions_need_data(self) -> "Config":
+        is_own, weight = ":" in self.data.name, self.sampling.guidance
+        if self.data.condition == "none":
+            given = {
+                "sampling.condition": self.sampling.condition is not None,
+                "sampling.guidance": weight != 1,
+                "training.unconditional": self.training.unconditional > 0 and not is_own,
+            }
+            for name in (name for name, is_given in given.items() if is_given):
+                value = getattr(getattr(self, name.partition(".")[0]), name.partition(".")[2])
+                raise ValueError(
+                    f"{name}={value!r}: the network takes no condition, as data.condition='none'; leave it "
+                    "out, or train with another data.condition"
+                )
+        elif self.model.name == "ncsnv2":
+            raise ValueError(
+                f"data.condition={self.data.condition!r}: model.name='ncsnv2' takes no condition; accepted: "
+                "'ncsn', 'ncsnpp', 'mlp', or your own"
+            )
+        if weight != 1 and self.training.unconditional == 0:
+            raise ValueError(
+                f"sampling.guidance={weight}: the network was never trained without a condition, "
+                "training.unconditional=0.0; accepted: 1.0, or a network trained with, for example, 0.1"
             )
         return self
 

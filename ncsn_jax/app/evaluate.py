@@ -8,11 +8,12 @@ from pathlib import Path
 from etils import epath
 
 from ncsn_jax.app.build import load_dataset, network
+from ncsn_jax.app.conditions import asked_of
 from ncsn_jax.app.config import Config
 from ncsn_jax.app.flags import flagged
 from ncsn_jax.app.methods import OF_CALLERS, recipe_of
 from ncsn_jax.app.trained import load_run, require_same_run
-from ncsn_jax.data import Data, DatasetInfo
+from ncsn_jax.data import Data, Dataset
 from ncsn_jax.evaluation import Evaluation, Features, Generator, loop
 from ncsn_jax.evaluation.results import Subject
 from ncsn_jax.runtime.determinism import pinned
@@ -45,7 +46,7 @@ def evaluate(
             workdir,
             dataset=dataset,
             settings=config.evaluation,
-            generator=generator(config, dataset.info) if images is None else None,
+            generator=generator(config, dataset) if images is None else None,
             checkpoint_dir=checkpoints,
             steps=steps,
             images=images,
@@ -60,13 +61,13 @@ def _require_same_run(workdir: Path, checkpoints: epath.Path, steps: Sequence[in
             require_same_run(*read_record(checkpoints, step), load_run(workdir))
 
 
-def generator(config: Config, info: DatasetInfo) -> Generator:
+def generator(config: Config, dataset: Dataset) -> Generator:
     """Return the config's network, and how it is sampled and measured."""
-    sampling = config.sampling
+    sampling, asked = config.sampling, asked_of(config, lambda: dataset.train_conditions)
     return Generator(
         model=network(config),
         sigmas=config.model.noise_levels,
-        recipe=recipe_of(sampling, config.model.noise_levels, info),
+        recipe=recipe_of(sampling, config.model.noise_levels, dataset.info, asked and asked.of),
         batch_size=sampling.batch_size,
         power=config.training.power,
         rtol=sampling.rtol,

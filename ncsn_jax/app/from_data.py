@@ -1,7 +1,7 @@
-"""Settings that the data decide when a run begins: `auto`, and the facts of arrays."""
+"""Settings that the data decide when a run begins: `auto`, and the facts of arrays and of conditions."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ncsn_jax.runtime.errors import UserError
 
 
 def resolved(config: Config, workdir: Path, load_dataset: Callable[[], data.Dataset]) -> Config:
-    """Return the config with numbers for "auto" and the facts of arrays: the workdir's, or else the data's.
+    """Return the config with numbers for "auto" and facts of the data: the workdir's, or else measured ones.
 
     Args:
       config: the run's settings.
@@ -28,9 +28,13 @@ def resolved(config: Config, workdir: Path, load_dataset: Callable[[], data.Data
     has_no_facts = config.data.name == data.ARRAYS and config.data.shape is None
     has_no_std = config.reads_data_std and config.model.data_std == "auto"
     has_no_levels = config.model.sigmas == "auto"
-    if not (has_no_facts or has_no_std or has_no_levels):
+    has_no_conditions = config.data.condition != "none" and not config.data.conditions
+    if not (has_no_facts or has_no_std or has_no_levels or has_no_conditions):
         return config
     run = load_run(workdir) if (workdir / "config.json").exists() else None
+    if has_no_conditions:
+        known = run.data.conditions if run else facts_of_conditions(load_dataset())
+        config = config.model_copy(update={"data": config.data.model_copy(update={"conditions": known})})
     if has_no_facts:
         facts = load_dataset().facts if run is None else data.facts_of(run.data)
         assert facts is not None  # true of arrays
@@ -41,6 +45,12 @@ def resolved(config: Config, workdir: Path, load_dataset: Callable[[], data.Data
         std = _data_std(config, load_dataset()) if std == "auto" else std
         config = config.model_copy(update={"model": config.model.model_copy(update={"data_std": std})})
     return _with_levels(config, run, load_dataset) if has_no_levels else config
+
+
+def facts_of_conditions(dataset: data.Dataset) -> Mapping[str, data.ConditionFacts]:
+    """Return the facts of the conditions that a dataset has."""
+    assert dataset.train_conditions is not None
+    return dataset.train_conditions.facts
 
 
 def _data_std(config: Config, dataset: data.Dataset) -> float:

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ncsn_jax.app.build import dataset_info
+from ncsn_jax.app.build import dataset_info, training_conditions
+from ncsn_jax.app.conditions import asked_of, asked_of_restorations
 from ncsn_jax.app.config import Config
-from ncsn_jax.app.methods import interpolation_of, recipe_of, sampler_of
+from ncsn_jax.app.methods import guidance_of, interpolation_of, recipe_of, sampler_of
 from ncsn_jax.app.observations import chosen_images, require_images, restoration_key
 from ncsn_jax.app.restore import (
     MAX_IMAGES,
@@ -21,7 +22,7 @@ from ncsn_jax.data import expected_image
 from ncsn_jax.interpolation import slerp
 from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.runtime.batch_size import chains_at_once
-from ncsn_jax.runtime.chains import batches, chains, first_states
+from ncsn_jax.runtime.chains import Given, batches, chains, first_states
 from ncsn_jax.runtime.errors import UserError
 
 
@@ -62,12 +63,14 @@ def _through_noise(directory, score_fn, config, info, images) -> None:
     recipe = recipe_of(config.sampling, config.model.noise_levels, info)
     sampler = interpolation_of(config.sampling, config.model.noise_levels)
     batch_size = chains_at_once(config.sampling.batch_size, score_fn.model, shape)
+    asked = asked_of(config, lambda: training_conditions(config))
 
     def run(numbers):
+        given = Given(condition=None if asked is None else asked.of(numbers))
         keys = jax.vmap(jax.vmap(lambda row: restoration_key(config, row, 0)))(numbers)
         keys, x = first_states(keys, recipe)
         x = jnp.broadcast_to(x[:, :, None], (*x.shape[:2], length, *shape))
-        return map(transform.inverse, chains(sampler, keys, score_fn, x))
+        return map(transform.inverse, chains(sampler, keys, score_fn, x, given, recipe.guidance))
 
     directory.mkdir(parents=True, exist_ok=True)
     described = described_settings(config, images)
@@ -102,13 +105,20 @@ def _through_latents(directory, score_fn, config, info, images) -> None:
     down = sampler_of(settings, config.model.noise_levels)
     up = down._replace(levels=down.levels[::-1])
     batch_size = chains_at_once(settings.batch_size, score_fn.model, info.shape)
+    asked = asked_of_restorations(config)
+    if asked is not None and not asked.is_one:
+        raise UserError(
+            f"config.sampling.condition={settings.condition!r}: a path through latents has one condition; "
+            "accepted: one class, or one vector"
+        )
     length, described = config.restoration.num_interpolations, described_settings(config, images)
 
     def follow(name, sampler, x, counts, inverse, num_shown=0):
         def run(numbers):
             keys = jax.random.split(jax.random.key(0), numbers.shape)  # the flow draws nothing
             first = jnp.asarray(x)[np.minimum(numbers, len(x) - 1)]
-            return map(inverse, chains(sampler, keys, score_fn, first))
+            given = Given(condition=None if asked is None else asked.of(numbers))
+            return map(inverse, chains(sampler, keys, score_fn, first, given, guidance_of(settings)))
 
         return write_batches(
             directory / name,

@@ -1,6 +1,8 @@
 """Samplers, and recipes of samples, by the settings of the application."""
 
 import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 from ncsn_jax import samplers
@@ -8,13 +10,22 @@ from ncsn_jax.app.config import Sampling
 from ncsn_jax.data import DatasetInfo
 from ncsn_jax.interpolation import interpolation_sampler
 from ncsn_jax.noise import geometric_sigmas, karras_sigmas
-from ncsn_jax.runtime.chains import Recipe
+from ncsn_jax.runtime.chains import Guidance, Numbers, Recipe
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.samplers import Sampler, denoising
 from ncsn_jax.samplers.process import Event
 from ncsn_jax.typing import PRNGKey, Scalar, ScoreFn
 
-OF_CALLERS = {"num_samples": 1, "batch_size": None, "seed": 0, "ema_length": None, "shown_channels": None}
+OF_CALLERS = {
+    "num_samples": 1,
+    "batch_size": None,
+    "seed": 0,
+    "ema_length": None,
+    "shown_channels": None,
+    "condition": None,
+    "guidance": 1.0,
+    "guidance_interval": None,
+}
 """Settings that no sampler reads."""
 
 
@@ -45,11 +56,22 @@ def interpolation_of(settings: Sampling, sigmas: tuple[float, ...]) -> Sampler:
     return interpolation_sampler(sigmas, **_annealing(settings))
 
 
-def recipe_of(settings: Sampling, sigmas: tuple[float, ...], info: DatasetInfo) -> Recipe:
+def recipe_of(
+    settings: Sampling,
+    sigmas: tuple[float, ...],
+    info: DatasetInfo,
+    conditions: Callable[[Numbers], Any] | None = None,
+) -> Recipe:
     """Return the recipe of samples by the settings.
 
     The first states have the noise of the sampler's first level, except that the official code adds no noise
     for annealed Langevin dynamics.
+
+    Args:
+      settings: the method and its parameters.
+      sigmas: the noise levels of the model, descending.
+      info: the shape of a sample, and the network's space.
+      conditions: the conditions of samples by their numbers; None for the null condition.
 
     Raises:
       UserError: if the parameters don't fit the levels.
@@ -57,7 +79,23 @@ def recipe_of(settings: Sampling, sigmas: tuple[float, ...], info: DatasetInfo) 
     sampler = sampler_of(settings, sigmas)
     noise: Any = 0.0 if settings.method == "annealed" else sampler.levels[0]
     is_image = info.num_values is not None
-    return Recipe(sampler, info.shape, noise, info.transform, settings.seed, is_image)
+    return Recipe(
+        sampler,
+        info.shape,
+        noise,
+        info.transform,
+        settings.seed,
+        is_image,
+        conditions,
+        guidance_of(settings),
+    )
+
+
+def guidance_of(settings: Sampling) -> Guidance | None:
+    """Return the settings' guidance; None for the conditional score."""
+    if settings.guidance == 1:
+        return None
+    return Guidance(settings.guidance, settings.guidance_interval or (0.0, math.inf))
 
 
 def _annealing(settings: Sampling) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from ncsn_jax.app.array_pictures import announced
 from ncsn_jax.app.build import dataset_info
+from ncsn_jax.app.conditions import EACH, asked_of_restorations
 from ncsn_jax.app.config import Config
 from ncsn_jax.app.methods import recipe_of
 from ncsn_jax.app.observations import Pictures, observe, restoration_key
@@ -19,7 +20,7 @@ from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.operators import Mask
 from ncsn_jax.runtime import viz
 from ncsn_jax.runtime.batch_size import chains_at_once
-from ncsn_jax.runtime.chains import batches, chains, first_states
+from ncsn_jax.runtime.chains import Given, batches, chains, first_states, score_given
 from ncsn_jax.samplers import Sampler, denoised
 from ncsn_jax.training.description import flatten
 
@@ -56,25 +57,35 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
     recipe = recipe_of(config.sampling, config.model.noise_levels, info)
     sampler = recipe.sampler if config.restoration.noise else _agreeing(recipe.sampler)
     batch_size = chains_at_once(config.sampling.batch_size, score_fn.model, shape)
+    asked = asked_of_restorations(config)
 
     def run(numbers):
         image = np.minimum(numbers // num_samples, count - 1)
+        # `each` gives an image's restorations the classes in turn; a file has a condition for each image.
+        asks = numbers % num_samples if config.sampling.condition == EACH else image
+        condition = None if asked is None else asked.of(asks)
         keys = jax.vmap(jax.vmap(functools.partial(restoration_key, config)))(
             image, 1 + numbers % num_samples
         )
         keys, x = first_states(keys, recipe)
-        seen = jax.tree.map(lambda leaf: leaf[image], observation)
-        return map(transform.inverse, chains(sampler, keys, score_fn, x, seen))
+        given = Given(jax.tree.map(lambda leaf: leaf[image], observation), condition)
+        return map(transform.inverse, chains(sampler, keys, score_fn, x, given, recipe.guidance))
 
     directory.mkdir(parents=True, exist_ok=True)
     described = described_settings(config, images)
     shown = {} if originals is None else {"originals": originals}
     if (visible := _visible(y, observation.operator, info)) is not None:
         shown["observations"] = visible
-    if mode == "denoise" and score_fn.sigmas is None and observation.noise_std.ndim == 1:
+    has_means = config.sampling.condition != EACH and observation.noise_std.ndim == 1
+    if mode == "denoise" and score_fn.sigmas is None and has_means:
+        condition = None if asked is None else asked.of(np.arange(count))
         means = jax.lax.map(
-            lambda seen: denoised(score_fn, seen.y, seen.noise_std),
-            observation,
+            lambda given: denoised(
+                score_given(score_fn, recipe.guidance, Given(condition=given.condition)),
+                given.observation.y,
+                given.observation.noise_std,
+            ),
+            Given(observation, condition),
             batch_size=batch_size,
         )
         shown["means"] = np.asarray(transform.inverse(means))

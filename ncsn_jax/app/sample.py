@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from ncsn_jax.app.array_pictures import announced, as_images
+from ncsn_jax.app.conditions import EACH, Asked
 from ncsn_jax.app.config import Sampling
 from ncsn_jax.app.methods import recipe_of
 from ncsn_jax.app.samples_file import SAMPLES, write_batches
@@ -28,12 +29,14 @@ def write_samples(
     info: DatasetInfo,
     sigmas: tuple[float, ...],
     settings: Sampling,
+    asked: Asked | None = None,
 ) -> None:
     """Draw `settings.num_samples` samples and write them, with a progress bar.
 
     `samples.npy` holds all samples, `(num_samples, *shape)`, float32, unclipped, and is written batch by
     batch. `settings.json` holds the settings. `grid.png` shows the first samples (100 images or 5,000
-    points), and `annealing.gif` their states on the way from noise.
+    points), and `annealing.gif` their states on the way from noise. If samples have conditions,
+    `conditions.npy` holds them, or `conditions.npz` their parts, as the network took them.
 
     Args:
       directory: the directory of the files; created if necessary.
@@ -41,12 +44,13 @@ def write_samples(
       info: the shape of a sample, and the network's space.
       sigmas: the noise levels, descending.
       settings: the number of samples, the method and its parameters.
+      asked: the conditions of the samples; None for the null condition.
 
     Raises:
       UserError: if the settings don't fit the levels; or, after all files are written, if some samples aren't
         finite.
     """
-    recipe = recipe_of(settings, sigmas, info)
+    recipe = recipe_of(settings, sigmas, info, asked and asked.of)
     directory.mkdir(parents=True, exist_ok=True)
     written = write_batches(
         directory / SAMPLES,
@@ -61,10 +65,37 @@ def write_samples(
     frames = written.frames
     if info.num_values is None and len(info.shape) == 3:
         frames = announced(directory, frames, settings.shown_channels)
-    pictures = viz.pictures(frames)
+    pictures = _pictures(frames, asked, settings)
     viz.save_png(directory / "grid.png", pictures[-1])
     viz.save_gif(directory / "annealing.gif", pictures)
+    _write_conditions(directory, asked, settings.num_samples)
     written.require_finite()
+
+
+def _pictures(frames: list[np.ndarray], asked: Asked | None, settings: Sampling) -> list[viz.Picture]:
+    """Draw states of the first samples; with `each`, a row for each class."""
+    count = len(frames[-1])
+    labels = None if asked is None else asked.labels(np.arange(count))
+    if asked is None or labels is None or settings.condition != EACH:
+        return viz.pictures(frames, labels=labels)
+    num_classes = len(asked.conditions)
+    order = np.argsort(np.arange(count) % num_classes, kind="stable")
+    columns = -(-count // num_classes)
+    return viz.pictures(
+        [frame[order] for frame in frames], labels=[labels[i] for i in order], columns=columns
+    )
+
+
+def _write_conditions(directory: Path, asked: Asked | None, count: int) -> None:
+    for name in ("conditions.npy", "conditions.npz"):  # left by an earlier call
+        (directory / name).unlink(missing_ok=True)
+    if asked is None:
+        return
+    conditions = asked.of(np.arange(count))
+    if isinstance(conditions, dict):
+        np.savez(directory / "conditions.npz", **conditions)
+    else:
+        np.save(directory / "conditions.npy", conditions)
 
 
 def preview(

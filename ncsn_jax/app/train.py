@@ -12,12 +12,13 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from ncsn_jax.app.build import build, described, load_dataset, settings_of_network
+from ncsn_jax.app.conditions import asked_of
 from ncsn_jax.app.config import Config, Training, parse
 from ncsn_jax.app.flags import flagged
 from ncsn_jax.app.from_data import resolved
 from ncsn_jax.app.methods import recipe_of, sampler_of
 from ncsn_jax.app.sample import preview
-from ncsn_jax.data import Data, Dataset, DatasetInfo
+from ncsn_jax.data import Data, Dataset
 from ncsn_jax.models import as_score_fn
 from ncsn_jax.runtime import processes, viz
 from ncsn_jax.runtime.determinism import pinned
@@ -47,7 +48,7 @@ def train_and_evaluate(config: Config | ConfigDict, workdir: str | PathLike[str]
     with settings_of_network(config), flagged("config.data.", Data), flagged("config.training.", Training):
         experiment = build(config, dataset)
         _require_unconditional(experiment)
-        return train(experiment, workdir, callbacks=[previews(experiment.model, config, dataset.info)])
+        return train(experiment, workdir, callbacks=[previews(experiment.model, config, dataset)])
 
 
 def _require_unconditional(experiment: Experiment) -> None:
@@ -80,13 +81,14 @@ def _resolved_by_first(config: Config, workdir: Path, load: Callable[[], Dataset
     return chosen.model_copy(update={"data": own})
 
 
-def previews(model: nn.Module, config: Config, info: DatasetInfo) -> Callback:
+def previews(model: nn.Module, config: Config, dataset: Dataset) -> Callback:
     """Return the callback that draws samples of the moving average, in `samples/` and TensorBoard.
 
     Every process draws them; otherwise the others would have to wait in a collective.
     """
     count = config.training.preview_samples
-    recipe = recipe_of(config.sampling, config.model.noise_levels, info)
+    asked = asked_of(config, lambda: dataset.train_conditions)
+    recipe = recipe_of(config.sampling, config.model.noise_levels, dataset.info, asked and asked.of)
     channels = config.sampling.shown_channels
 
     def run(step: int, state: TrainState, log: Log) -> None:

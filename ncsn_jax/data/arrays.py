@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, SupportsIndex
@@ -101,25 +102,28 @@ class Examples:
 
 
 def read_arrays(place: Path) -> dict[str, Any]:
-    """Return the arrays `train` and, if there is one, `test` of a directory or a file.
+    """Return the arrays `train`, `test` and those of conditions that a directory or a file has, by name.
 
     Raises:
       UserError: if there is no array `train`, or a file can't be read.
     """
     if place.is_dir():
-        files = {name: place / f"{name}.npy" for name in SPLITS}
-        found = {name: _opened(path, NpyFile) for name, path in files.items() if path.exists()}
+        found = {
+            path.stem: _opened(path, _npy) for path in sorted(place.glob("*.npy")) if _is_ours(path.stem)
+        }
     elif not place.exists():
         raise UserError(f"{place}: no such file or directory; {ACCEPTED}")
     elif place.suffix in HDF5:
         found = _opened(place, _hdf5)
     elif place.suffix == ".npz":
-        found = _opened(place, lambda path: {n: a for n, a in np.load(path).items() if n in SPLITS})
+        found = _opened(place, lambda path: {n: a for n, a in np.load(path).items() if _is_ours(n)})
     else:
         raise UserError(f"{place}: found a {place.suffix or 'plain'} file; {ACCEPTED}")
     if "train" not in found:
         raise UserError(f"{place}: found no array named train; {ACCEPTED}")
-    return {name: checked(f"{place}: {name}", array) for name, array in found.items()}
+    for name in found.keys() & set(SPLITS):
+        checked(f"{place}: {name}", found[name])
+    return found
 
 
 def split_examples(
@@ -242,13 +246,23 @@ def _opened(path: Path, open_array: Callable[[Path], Any]) -> Any:
         raise UserError(f"{path}: can't be read as an array ({' '.join(str(error).split())})") from error
 
 
+def _is_ours(name: str) -> bool:
+    """Return whether a name is a split's, or of its conditions: train_condition, or train_condition_NAME."""
+    return re.fullmatch("(train|test)(_condition(_.+)?)?", name) is not None
+
+
+def _npy(path: Path) -> Any:
+    file = NpyFile(path)
+    return file if len(file.shape) > 2 else np.load(path)
+
+
 def _hdf5(path: Path) -> dict[str, Any]:
     try:
         import h5py  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(f"{path}: needs the package h5py: pip install -e '.[hdf5]'") from error
     file = h5py.File(path, "r")
-    return {name: file[name] for name in SPLITS if name in file}
+    return {name: file[name] for name in file if _is_ours(name)}
 
 
 def _hash(number: int) -> float:

@@ -18,8 +18,18 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from ncsn_jax.data.arrays import Facts, Normalize, checked, measured, read_arrays, split_examples
 from ncsn_jax.data.celeb_a import CelebA
 from ncsn_jax.data.cifar10 import Cifar10
+from ncsn_jax.data.conditions import (
+    ONLY,
+    ConditionalExamples,
+    Conditions,
+    Part,
+    classes_of_directories,
+    columns_of_images,
+    conditions_of_arrays,
+    with_facts,
+)
 from ncsn_jax.data.digits import Digits
-from ncsn_jax.data.folder import load_folder
+from ncsn_jax.data.folder import load_folder, names_of_splits
 from ncsn_jax.data.mnist import FashionMnist, Mnist
 from ncsn_jax.data.png import pillow_image
 from ncsn_jax.data.points import POINTS, draw_points
@@ -62,6 +72,8 @@ class Dataset:
       load_labels: a function that reads the classes of all images; None if the dataset has no classes.
       identity: the settings, as JSON, that the examples and their preprocessing depend on.
       facts: the measured facts of arrays; None of other datasets.
+      train_conditions: the conditions of the training examples; None if they have none.
+      test_conditions: the conditions of the test examples.
     """
 
     name: str
@@ -71,6 +83,31 @@ class Dataset:
     load_labels: Callable[[], Labels] | None = None
     identity: dict[str, Any] = dataclasses.field(default_factory=dict)
     facts: Facts | None = None
+    train_conditions: Conditions | None = None
+    test_conditions: Conditions | None = None
+
+    @property
+    def train_examples(self) -> Source:
+        """The training examples, with their conditions if they have some."""
+        if self.train_conditions is None:
+            return self.train
+        return ConditionalExamples(self.train, self.train_conditions)
+
+    @property
+    def test_examples(self) -> Source:
+        """The test examples, with their conditions if they have some."""
+        if self.test_conditions is None:
+            return self.test
+        return ConditionalExamples(self.test, self.test_conditions)
+
+    def classes(self) -> Labels | None:
+        """Return the classes of all examples, if they are the condition; else None."""
+        if self.train_conditions is None or self.test_conditions is None:
+            return None
+        facts = self.train_conditions.facts.get(ONLY)
+        if facts is None or facts.kind != "class":
+            return None
+        return self.train_conditions.stored[ONLY], self.test_conditions.stored[ONLY]
 
 
 TRANSFORMS = {"none": IDENTITY, "rescale": RESCALE, "logit": LOGIT}
@@ -90,6 +127,7 @@ ARRAYS = "arrays"
 FITTED = ("crop", "image_size", "fit")
 OF_FOLDERS = ("channels", "test_fraction", "corrupt")
 """Settings that apply only to folders, as `OF_IMAGES` apply only to images."""
+OF_CONDITIONS = ("condition", "conditions")
 OF_ARRAYS = ("normalize", "shape", "num_values", "offset", "scale")
 """Settings that apply only to arrays."""
 
@@ -106,11 +144,13 @@ def describe(settings: Data) -> DatasetInfo:
     name = settings.name
     refuse(settings, ("fields",), "is a dataset of this package")
     if name == ARRAYS:
+        _refuse_other_conditions(settings)
         facts = facts_of(settings)
         return load(settings).info if facts is None else _info_of_arrays(settings, facts)
     refuse(settings, OF_ARRAYS, "is not an array")
     if name in POINTS:
         refuse(settings, OF_IMAGES + OF_FOLDERS, "are points, not images")
+        _refuse_other_conditions(settings)
         return DatasetInfo((2,), num_values=None)
     if name == FOLDER:
         if settings.image_size is None:
@@ -128,7 +168,18 @@ def describe(settings: Data) -> DatasetInfo:
     else:
         accepted = ", ".join((*IMAGES, FOLDER, ARRAYS, *POINTS))
         raise ArgumentError(f"name={name!r}: unknown dataset; accepted: {accepted}")
+    _refuse_other_conditions(settings)
     return DatasetInfo(shape, num_values, settings.dequantization, TRANSFORMS[settings.transform])
+
+
+def _refuse_other_conditions(settings: Data) -> None:
+    of_name = {"celeb_a": ("attributes",), FOLDER: ("class", "columns"), ARRAYS: ("file",)}
+    known = ("none", *of_name.get(settings.name, ("class",) if settings.name in IMAGES else ()))
+    if settings.condition not in known:
+        raise ArgumentError(
+            f"condition={settings.condition!r}: {settings.name!r} has no such condition; accepted: "
+            f"{', '.join(map(repr, known))}"
+        )
 
 
 def refuse(settings: Data, names: tuple[str, ...], reason: str) -> None:
@@ -164,8 +215,29 @@ def load(settings: Data) -> Dataset:
         train, test = _tfds(settings, info)
         if has_labels(settings):
             load_labels = functools.partial(_all_labels, settings)
-    identity = settings.model_dump(exclude={"data_dir", "fields", *OF_ARRAYS})
-    return Dataset(name, info, train, test, load_labels, identity)
+    identity = settings.model_dump(exclude={"data_dir", "fields", *OF_ARRAYS, *OF_CONDITIONS})
+    found = [None, None]
+    if settings.condition != "none":
+        part = _condition(settings)
+        if settings.condition == "class":
+            load_labels = functools.partial(tuple, part[:2])
+        found = with_facts(settings, {ONLY: part}, info.shape, IN_MEMORY_BYTES)
+    return Dataset(name, info, train, test, load_labels, identity, None, *found)
+
+
+def _condition(settings: Data) -> Part:
+    """Return the condition of images: TFDS's, or a folder's."""
+    if settings.name != FOLDER:
+        features: Any = _builder(settings).info.features
+        if settings.condition == "class":
+            return Part(*_all_labels(settings), tuple(features["label"].names))
+        return _attributes(settings)
+    directory = Path(str(settings.data_dir))
+    splits = names_of_splits(directory, settings.test_fraction)
+    if settings.condition == "class":
+        return classes_of_directories(directory, splits)
+    known = settings.conditions.get(ONLY)
+    return columns_of_images(directory, splits, known.names if known else ())
 
 
 def from_arrays(
@@ -223,9 +295,13 @@ def _dataset_of(settings: Data, arrays: dict[str, Any]) -> Dataset:
     info = _info_of_arrays(settings, facts)
     kept = [part.in_memory_if_small(IN_MEMORY_BYTES) for part in (train, test)]
     identity = settings.model_copy(update=facts._asdict()).model_dump(
-        mode="json", exclude={"data_dir", "fields"}
+        mode="json", exclude={"data_dir", "fields", *OF_CONDITIONS}
     )
-    return Dataset(ARRAYS, info, kept[0], kept[1], None, identity, facts)
+    conditions = [None, None]
+    if settings.condition != "none":
+        parts = conditions_of_arrays(arrays, (train.numbers, test.numbers), has_test="test" in arrays)
+        conditions = with_facts(settings, parts, facts.shape, IN_MEMORY_BYTES)
+    return Dataset(ARRAYS, info, kept[0], kept[1], None, identity, facts, *conditions)
 
 
 def _info_of_arrays(settings: Data, facts: Facts) -> DatasetInfo:
@@ -269,6 +345,19 @@ def has_labels(settings: Data) -> bool:
     return "label" in dict(_builder(settings).info.features or {})  # pyright: ignore
 
 
+def _attributes(settings: Data) -> Part:
+    """Return the attributes of CelebA's images, 0 or 1."""
+    builder = _builder(settings)
+    names = tuple(sorted(builder.info.features["attributes"]))  # pyright: ignore
+
+    def of_split(split: str) -> np.ndarray:
+        source = _undecoded(builder, split)
+        found = (example["attributes"] for example in source.__getitems__(range(len(source))))
+        return np.array([[each[name] for name in names] for each in found], np.float32)
+
+    return Part(of_split("train"), of_split("test"), names)
+
+
 def _all_labels(settings: Data) -> Labels:
     train, test = (_labels(_builder(settings), split) for split in ("train", "test"))
     return train, test
@@ -279,9 +368,13 @@ def _builder(settings: Data) -> tfds.core.DatasetBuilder:
 
 
 def _labels(builder: tfds.core.DatasetBuilder, split: str) -> np.ndarray:
-    undecoded = {"image": tfds.decode.SkipDecoding()}
-    source = builder.as_data_source(split, decoders=undecoded)  # pyright: ignore[reportCallIssue]
+    source = _undecoded(builder, split)
     return np.array([example["label"] for example in source.__getitems__(range(len(source)))])
+
+
+def _undecoded(builder: tfds.core.DatasetBuilder, split: str) -> Any:
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    return builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue]
 
 
 def _tfds(settings: Data, info: DatasetInfo) -> tuple[Source, Source]:

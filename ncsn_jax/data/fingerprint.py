@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ncsn_jax.data.conditions import ConditionalExamples
 from ncsn_jax.data.datasets import Source
 from ncsn_jax.data.points import Drawn
 
@@ -29,6 +30,10 @@ def fingerprint(train: Source, test: Source | None) -> dict[str, Any]:
 
 def _of_split(examples: Source) -> dict[str, Any]:
     count = len(examples)
+    if isinstance(examples, ConditionalExamples):
+        parts = [examples.x, *examples.conditions.stored.values()]
+        sums = [_of_split(part)["sha256"] for part in parts]
+        return {"examples": count, "sha256": hashlib.sha256(str(sums).encode()).hexdigest()}
     if isinstance(examples, Drawn):
         return {"examples": count, "sha256": None}
     digest = hashlib.sha256()

@@ -96,6 +96,11 @@ def load_folder(
     raise UserError(f"{directory}: {which}: {len(names)}; {ACCEPTED}")
 
 
+def names_of_splits(directory: str | Path, test_fraction: float) -> tuple[list[str], list[str]]:
+    """Return the paths, inside the directory, of the images that `load_folder` returns if all decode."""
+    return _split(_image_names(Path(directory)), test_fraction)
+
+
 def read_images(
     path: str | Path,
     *,

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
+from ncsn_jax.data.conditions import ConditionalExamples
 from ncsn_jax.data.datasets import Source
 from ncsn_jax.runtime.errors import ArgumentError
 
@@ -44,7 +45,8 @@ def training_batches(examples: Source, *, batch_size: int, seed: int, first_step
     source = grain.MapDataset.source(examples)  # pyright: ignore[reportArgumentType]
     dataset = source.seed(seed).shuffle()[:whole]
     # Arrays are faster to read than to pass between threads; a few threads decode images from the disk.
-    threads = 0 if isinstance(examples, np.ndarray) else 8
+    stored = examples.x if isinstance(examples, ConditionalExamples) else examples
+    threads = 0 if isinstance(stored, np.ndarray) else 8
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     batches = iter(_share(dataset, batch_size).repeat().to_iter_dataset(options))
     batches.set_state({"next_index": first_step})

@@ -7,6 +7,21 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from ncsn_jax.runtime.settings import FROM_JSON, Place, StrictSettings
 
 
+class ConditionFacts(StrictSettings):
+    """Facts of one part of the examples' conditions, measured when a run begins."""
+
+    kind: Literal["class", "vector", "image"]
+    """Kind of the part."""
+    size: PositiveInt
+    """Number of classes, of a vector's entries, or of an image's channels."""
+    names: Annotated[tuple[str, ...], FROM_JSON] = ()
+    """Names of the classes, or of the entries if they have names."""
+    offset: Annotated[tuple[float, ...], FROM_JSON] = ()
+    """Number that becomes 0, for each entry or channel."""
+    scale: Annotated[tuple[PositiveFloat, ...], FROM_JSON] = ()
+    """Difference that becomes 1, for each entry or channel."""
+
+
 class Data(StrictSettings):
     """Dataset of images, points or arrays of numbers, and its preprocessing."""
 
@@ -53,6 +68,15 @@ class Data(StrictSettings):
     scale: Annotated[tuple[PositiveFloat, ...], FROM_JSON] = ()
     """Difference that becomes 1, for each channel; measured when a run begins. Read by `arrays`."""
 
+    condition: Literal["none", "class", "attributes", "columns", "file"] = "none"
+    """Condition of each example, which the network is trained on: its `class`, by TFDS's labels, or for
+    `folder` by the sub-directory; the `attributes` of celeb_a; for `folder`, the numbers in the `columns` of
+    columns.csv, whose first column has the images' paths; for `arrays`, the `file` train_condition.npy beside
+    train.npy, or a train_condition_NAME.npy for each part. Vectors and images are normalised to mean 0 and
+    standard deviation 1."""
+    conditions: dict[str, ConditionFacts] = Field(default_factory=dict)
+    """Parts of the condition and the names of its classes; measured when a run begins."""
+
     random_flip: bool = False
     """Whether training images are flipped left to right with probability ½."""
     dequantization: Literal["uniform", "gaussian", "none"] = "uniform"
@@ -60,6 +84,15 @@ class Data(StrictSettings):
     k/(n−1) + 0.01 z with z ~ N(0, 1); `none` k/(n−1)."""
     transform: Literal["none", "rescale", "logit"] = "none"
     """Map from [0, 1] to the network's space: `none` the identity, `rescale` x ↦ 2x − 1, or the `logit`."""
+
+    @model_validator(mode="after")
+    def _conditions_fit(self) -> "Data":
+        if self.condition in ("class", "columns") and self.corrupt == "skip":
+            raise ValueError(
+                f"condition={self.condition!r} needs every file's own image, found corrupt='skip'; accepted: "
+                "'error'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _logits_exist(self) -> "Data":

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ncsn_jax.evaluation import distances
 from ncsn_jax.evaluation.features import Extracted, Features
@@ -18,6 +18,7 @@ SURE = 0.9
 """Probability of a class above which the classifier is sure of it."""
 
 Results = dict[str, Result]
+Classes = Int[np.ndarray, " n"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +30,16 @@ class Real:
       features: the map to features.
       train: the features of all training examples, with which samples are compared.
       test: the features of the test examples, in a fixed random order.
+      train_classes: the classes of the training examples, if they are the network's condition; else None.
+      test_classes: the classes of the test examples, in the order of their features.
     """
 
     of: str
     features: Features
     train: Extracted
     test: Extracted
+    train_classes: Classes | None = None
+    test_classes: Classes | None = None
 
     @property
     def reference(self) -> Float[np.ndarray, "n D"]:
@@ -119,6 +124,56 @@ def class_shares(extracted: Extracted) -> Float[np.ndarray, " K"]:
     assert extracted.probabilities is not None
     counts = np.bincount(extracted.probabilities.argmax(1), minlength=extracted.probabilities.shape[1])
     return counts / counts.sum()
+
+
+def agreement(real: Real, samples: Extracted, asked: Classes) -> Found:
+    """Compute the share of samples that the classifier takes for the class that was asked for.
+
+    It comes with the share of all test examples that it takes for their class.
+
+    Args:
+      real: the features of real examples, with their classes.
+      samples: the features of the samples.
+      asked: the class that each sample was asked for; −1 for none, which isn't counted.
+    """
+    is_asked = asked >= 0
+    assert samples.probabilities is not None
+    assert real.test.probabilities is not None
+    agrees = (samples.probabilities.argmax(1) == asked)[is_asked]
+    if not len(agrees):
+        raise ValueError("no sample was asked for a class")
+    of_real = float(np.mean(real.test.probabilities.argmax(1) == real.test_classes))
+    by_class = {int(c): float(agrees[asked[is_asked] == c].mean()) for c in np.unique(asked[is_asked])}
+    error = float(np.sqrt(agrees.mean() * (1 - agrees.mean()) / len(agrees)))
+    result = Result(value=float(agrees.mean()), standard_error=error, real=of_real, better="higher")
+    return Found({real.name("agreement with the class", len(agrees)): result}, {"by class": by_class})
+
+
+def class_frechet(real: Real, samples: Extracted, asked: Classes) -> Found:
+    """Compute the mean over the classes of the Fréchet distance between samples and training examples of one.
+
+    It comes with the mean of as many test examples of each class, if there are enough.
+
+    Args:
+      real: the features of real examples, with their classes.
+      samples: the features of the samples.
+      asked: the class that each sample was asked for; −1 for none, which isn't counted.
+    """
+    assert real.train_classes is not None
+    assert real.test_classes is not None
+    distances_of, of_real = {}, []
+    for c in np.unique(asked[asked >= 0]):
+        train, test = real.train.features[real.train_classes == c], real.test.features[real.test_classes == c]
+        own = samples.features[asked == c]
+        distances_of[int(c)] = distances.frechet_distance(own, train)
+        if len(test) >= len(own):
+            of_real.append(distances.frechet_distance(test[: len(own)], train))
+    if not distances_of:
+        raise ValueError("no sample was asked for a class")
+    reference = float(np.mean(of_real)) if len(of_real) == len(distances_of) else None
+    result = Result(value=float(np.mean(list(distances_of.values()))), real=reference, better="lower")
+    name = real.name("FID", int((asked >= 0).sum())) + " within classes"
+    return Found({name: result}, {"by class": distances_of})
 
 
 def neighbours(real: Real, samples: Extracted) -> Found:

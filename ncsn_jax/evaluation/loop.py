@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from etils import epath
 
 from ncsn_jax import data
@@ -46,6 +47,7 @@ from ncsn_jax.training.variables import restored_variables
 OF_CLASSES = ("inception_score", "classes")
 OF_FEATURES = ("frechet", "kernel", "coverage", "neighbours")
 OF_ARRAYS = ("moments", "spectrum")
+OF_CONDITIONS = ("agreement", "class_frechet")
 OF_NETWORKS = ("likelihood", "loss")
 MAX_FEATURES = 2**14
 """Largest number of numbers in an array whose numbers are features: distances need their covariance."""
@@ -108,7 +110,7 @@ def evaluate(
         require_installed(settings.inception_weights)
     is_named = steps is not None
     steps = [] if is_of_images else _chosen_steps(checkpoints, steps)
-    of_dataset = data.fingerprint(dataset.train, dataset.test)
+    of_dataset = data.fingerprint(dataset.train_examples, dataset.test_examples)
     if is_of_images and steps_in(checkpoints):
         _sound_steps(checkpoints, steps_in(checkpoints)[-1:], of_dataset, skip_damaged=True)
     steps = _sound_steps(checkpoints, steps, of_dataset, skip_damaged=not is_named)
@@ -118,7 +120,9 @@ def evaluate(
     real = functools.cache(lambda: real_features(parts, settings, dataset, of_dataset, features))
 
     def of_samples(name: str, samples: Samples) -> dict[str, Measure]:
-        return _measures_of_samples(directory, settings, dataset, real(), samples, name)
+        conditions = None if generator is None else generator.recipe.conditions
+        asked = None if conditions is None else conditions(np.arange(samples.count))
+        return _measures_of_samples(directory, settings, dataset, real(), samples, name, asked)
 
     measured = []
     if images is not None:
@@ -228,7 +232,9 @@ def _chosen_metrics(
         reason = f"it compares at most {MAX_FEATURES} numbers, found {size} in an example"
         impossible |= dict.fromkeys(OF_FEATURES, reason)
     if not given and settings.features == "pixels":
-        impossible |= dict.fromkeys(OF_CLASSES, "pixels and points have no classes")
+        impossible |= dict.fromkeys((*OF_CLASSES, "agreement"), "pixels and points have no classes")
+    if generator is None or generator.recipe.conditions is None or dataset.classes() is None:
+        impossible |= dict.fromkeys(OF_CONDITIONS, "it measures samples of given classes")
     if of_images:
         impossible |= dict.fromkeys(OF_NETWORKS, "it measures a network, not images")
     elif generator is not None and getattr(generator.model, "sigmas", None) is not None:
@@ -243,7 +249,13 @@ def _chosen_metrics(
 
 
 def _measures_of_samples(
-    directory: Path, settings: Evaluation, dataset: Dataset, real: Real, samples: Samples, name: str
+    directory: Path,
+    settings: Evaluation,
+    dataset: Dataset,
+    real: Real,
+    samples: Samples,
+    name: str,
+    asked: Any,
 ) -> dict[str, Measure]:
     num_neighbours = settings.num_neighbours
     of = fingerprint(samples.of, samples.count, real.of, num_neighbours)
@@ -266,13 +278,15 @@ def _measures_of_samples(
         "inception_score": Measure(of, lambda: against_real.inception_score(real, extracted())),
         "classes": Measure(of, lambda: against_real.classes(real, extracted())),
         "neighbours": Measure(of, neighbours),
+        "agreement": Measure(of, lambda: against_real.agreement(real, extracted(), asked)),
+        "class_frechet": Measure(of, lambda: against_real.class_frechet(real, extracted(), asked)),
     }
     if real.train.probabilities is not None:
         return measures
-    for metric in OF_CLASSES:  # a user's features show their classes only after extraction
+    for metric in (*OF_CLASSES, "agreement"):  # a user's features show their classes only after extraction
         if metric in settings.metrics:
             raise ArgumentError(f"metrics: {metric}: {real.features.name!r} has no classes")
-    return {metric: measure for metric, measure in measures.items() if metric not in OF_CLASSES}
+    return {m: measure for m, measure in measures.items() if m not in (*OF_CLASSES, "agreement")}
 
 
 def _measures_of_arrays(

@@ -5,11 +5,12 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
 from ncsn_jax import data, likelihood
 from ncsn_jax.data import Dataset, DatasetInfo
@@ -20,7 +21,7 @@ from ncsn_jax.evaluation.settings import Evaluation
 from ncsn_jax.losses import denoising_score_matching, divergence
 from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.runtime.batch_size import chains_at_once
-from ncsn_jax.runtime.chains import batches, pmapped
+from ncsn_jax.runtime.chains import Given, batches, pmapped, score_given
 from ncsn_jax.runtime.streams import stream
 from ncsn_jax.transforms import IDENTITY
 
@@ -56,9 +57,8 @@ def bits_per_dim(
 
     def compute(part):
         numbers = np.arange(part * batch_size, min((part + 1) * batch_size, count))
-        x = np.stack([test[int(number)] for number in numbers])
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(numbers)
-        return {"log_likelihood": _on_devices(run, score_fn, batch_size, keys, x)}
+        return {"log_likelihood": _on_devices(run, score_fn, batch_size, keys, _examples(dataset, numbers))}
 
     parts = compute_parts(directory, -(-count // batch_size), compute, desc="likelihood")
     values = parts.together("log_likelihood").astype(np.float64)
@@ -102,11 +102,11 @@ def loss_by_level(
         losses = []
         for first in range(0, count, batch_size):
             numbers = np.arange(first, min(first + batch_size, count))
-            x = np.stack([test[int(number)] for number in numbers])
             level_key = jax.random.fold_in(key, part)
             keys = jax.vmap(functools.partial(jax.random.fold_in, level_key))(numbers)
             sigma = np.full(len(numbers), sigmas[part], np.float32)
-            losses.append(_on_devices(run, score_fn, batch_size, keys, x, sigma))
+            examples = _examples(dataset, numbers)
+            losses.append(_on_devices(run, score_fn, batch_size, keys, examples, sigma))
         return {"loss": np.concatenate(losses)[None]}
 
     losses = compute_parts(directory, len(sigmas), compute, desc="loss by level").together("loss")
@@ -134,7 +134,9 @@ def _log_likelihood(
     exact = trace == "exact" or (trace == "auto" and np.prod(info.shape) <= MAX_EXACT)
     rtol, atol = tolerances
 
-    def log_likelihood(key, score_fn, x):
+    def log_likelihood(key, score_fn, example):
+        x, condition = example
+        score_fn = score_given(score_fn, None, Given(condition=condition))
         dequantization_key, probe_key = jax.random.split(key)
         x = prepare(dequantization_key, x)
         y = forward(x)
@@ -156,15 +158,27 @@ def _log_likelihood(
 def _loss(info: DatasetInfo, power: float) -> Callable:
     prepare = data.preprocessing(info)
 
-    def loss(key, score_fn, x, sigma):
+    def loss(key, score_fn, example, sigma):
+        x, condition = example
+        score_fn = score_given(score_fn, None, Given(condition=condition))
         prepare_key, noise_key = jax.random.split(key)
         return denoising_score_matching(noise_key, score_fn, prepare(prepare_key, x), sigma, power=power)
 
     return pmapped(loss, (0, None, 0, 0))
 
 
-def _on_devices(run: Callable, score_fn: NetworkScore, batch_size: int, keys: Array, *arrays) -> np.ndarray:
+def _examples(dataset: Dataset, numbers: Int[np.ndarray, " n"]) -> tuple[Batch, Any]:
+    """Return test examples and their conditions; None without conditions."""
+    x, conditions = np.stack([dataset.test[int(number)] for number in numbers]), dataset.test_conditions
+    if conditions is None:
+        return x, None
+    found = [conditions[int(number)] for number in numbers]
+    return x, jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+
+
+def _on_devices(run: Callable, score_fn: NetworkScore, batch_size: int, keys: Array, *trees) -> np.ndarray:
     """Compute values of up to `batch_size` examples in one shape, and drop the padding."""
     (layout,), count = batches(batch_size, batch_size), len(keys)
-    first, *others = (array[np.minimum(layout, count - 1)] for array in (keys, *arrays))
+    chosen = np.minimum(layout, count - 1)
+    first, *others = jax.tree.map(lambda array: array[chosen], (keys, *trees))
     return np.asarray(run(first, score_fn, *others)).reshape(-1)[:count]

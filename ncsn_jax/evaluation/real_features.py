@@ -60,7 +60,7 @@ def real_features(
       of_dataset: their `ncsn_jax.data.fingerprint`.
       given: features to use instead of the settings'.
     """
-    features = given or _features(settings, dataset)
+    features = given or features_of(settings, dataset)
     of_network = ("random_flip", "dequantization", "transform")
     of_data = {name: value for name, value in dataset.identity.items() if name not in of_network}
 
@@ -80,7 +80,9 @@ def real_features(
     if processes.is_first():
         text = json.dumps(_described(features, dataset), indent=1, ensure_ascii=False)
         write_whole(directory / REAL, lambda file: file.write(text.encode()))
-    return Real(fingerprint(of_train, of_test), features, train, test.rows(order))
+    classes = dataset.classes()
+    of_splits = (None, None) if classes is None else (classes[0], classes[1][order])
+    return Real(fingerprint(of_train, of_test), features, train, test.rows(order), *of_splits)
 
 
 def about_real(directory: Path) -> str:
@@ -122,7 +124,12 @@ def extracted_of(parts: Parts) -> Extracted:
     return joined([Extracted(part["features"], part.get("probabilities")) for part in parts])
 
 
-def _features(settings: Evaluation, dataset: Dataset) -> Features:
+def features_of(settings: Evaluation, dataset: Dataset) -> Features:
+    """Return the settings' map to features; a classifier is trained at first use.
+
+    Raises:
+      ArgumentError: if the dataset has no labels for a classifier.
+    """
     if settings.features == "inception":
         return inception(settings.inception_weights)
     if settings.features == "pixels":

@@ -14,6 +14,8 @@ METRICS = (
     "inception_score",
     "classes",
     "neighbours",
+    "agreement",
+    "class_frechet",
     "moments",
     "spectrum",
     "likelihood",
@@ -37,9 +39,10 @@ class Evaluation(StrictSettings):
 
     metrics: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_metrics)] = "all"
     """Metrics to compute: `frechet` and `kernel` distance, `coverage` (with precision, recall and density),
-    `inception_score`, the histogram of `classes`, the nearest training `neighbours`; of arrays, the
-    `moments` of each channel and the power `spectrum`; the `likelihood` and the `loss` of test examples;
-    `all` is every metric that the data and the network allow."""
+    `inception_score`, the histogram of `classes`, the nearest training `neighbours`; of samples of given
+    classes, the classifier's `agreement` with these and the `class_frechet` distance within them; of arrays,
+    the `moments` of each channel and the power `spectrum`; the `likelihood` and the `loss` of test examples,
+    given their conditions; `all` is every metric that the data and the network allow."""
     ema_lengths: Lengths = ()
     """Lengths σ_rel of averages by power functions, such as 0.05,0.1,0.15, with which each checkpoint is
     measured, made of the run's two averages and their snapshots; empty for the run's own average alone."""

@@ -9,7 +9,7 @@ a network without levels.
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,17 @@ from ncsn_jax.models.cpu import PIXELS, computed_once, convolution, level_rows
 
 Images = Float[Array, "batch _height _width _channels"]
 """Images or features of any size: axes named with an underscore may differ between arguments and result."""
-Levels = Int[Array, " batch"] | None
+
+
+class LevelAndClass(NamedTuple):
+    """The noise level of each image and its row in tables of classes."""
+
+    level: Int[Array, " batch"]
+    class_row: Int[Array, " batch"]
+
+
+Levels = Int[Array, " batch"] | LevelAndClass | None
+"""The noise level of each image, for conditional normalisations."""
 Pool = Callable[[Array], Array]
 Norm = Callable[..., Any]
 Activation = Callable[[Array], Array]
@@ -236,18 +246,34 @@ def instance_norm_plus(x: Images, gamma: Array, alpha: Array, beta: Array) -> Im
     return instance_norm(x, gamma, gamma * alpha * shift + beta)
 
 
-class LevelEmbedding(nn.Module):
-    """Learned coefficients of each channel at each noise level: the `level_rows` of a table."""
+class RowEmbedding(nn.Module):
+    """Learned coefficients of each channel for each noise level, or class: the `level_rows` of a table."""
 
-    num_scales: int
+    num_rows: int
     channels: int
     parts: int
     table_init: Initializer
 
     @nn.compact
-    def __call__(self, level: Int[Array, " batch"]) -> list[Array]:
-        table = self.param("embedding", self.table_init, (self.num_scales, self.parts * self.channels))
-        return level_rows(table, level, self.parts)
+    def __call__(self, row: Int[Array, " batch"]) -> list[Array]:
+        table = self.param("embedding", self.table_init, (self.num_rows, self.parts * self.channels))
+        return level_rows(table, row, self.parts)
+
+
+def coefficients(
+    level: Levels, num_scales: int, num_classes: int | None, channels: int, parts: int, init: Initializer
+) -> list[Array]:
+    """Return the coefficients of a conditional normalisation, inside the `__call__` of its module.
+
+    A class adds its own row, zero at first, to the row of the noise level.
+    """
+    of_level = RowEmbedding(num_scales, channels, parts, init, name="embed")
+    if not isinstance(level, LevelAndClass):
+        assert level is not None  # conditional normalisations have a level
+        return of_level(level)
+    assert num_classes is not None
+    of_class = RowEmbedding(num_classes + 1, channels, parts, nn.initializers.zeros, name="embed_class")
+    return jax.tree.map(jnp.add, of_level(level.level), of_class(level.class_row))
 
 
 class InstanceNormPlus(nn.Module):
@@ -263,40 +289,42 @@ class InstanceNormPlus(nn.Module):
 
 
 class ConditionalInstanceNormPlus(nn.Module):
-    """`instance_norm_plus` with γ, α and β learned for every noise level."""
+    """`instance_norm_plus` with γ, α and β learned for every noise level, and for every class, if any."""
 
     num_scales: int
+    num_classes: int | None = None
 
     @nn.compact
-    def __call__(self, x: Images, level: Int[Array, " batch"]) -> Images:
+    def __call__(self, x: Images, level: Levels) -> Images:
         channels = x.shape[-1]
 
         def init(key, shape, dtype=jnp.float32):
             scale = near_one(key, (shape[0], 2 * channels), dtype)
             return jnp.concatenate([scale, jnp.zeros((shape[0], channels), dtype)], axis=1)
 
-        coefficients = LevelEmbedding(self.num_scales, channels, 3, init, name="embed")
-        return instance_norm_plus(x, *coefficients(level))
+        return instance_norm_plus(
+            x, *coefficients(level, self.num_scales, self.num_classes, channels, 3, init)
+        )
 
 
 class ConditionalInstanceNorm(nn.Module):
-    """γ·instance_norm(x) + β with γ and β learned for every noise level (Dumoulin et al. 2017).
+    """γ·instance_norm(x) + β with γ and β learned for every noise level, and class (Dumoulin et al. 2017).
 
     The normalisation of the official `CondRefineNetDeeperDilated`.
     """
 
     num_scales: int
+    num_classes: int | None = None
 
     @nn.compact
-    def __call__(self, x: Images, level: Int[Array, " batch"]) -> Images:
+    def __call__(self, x: Images, level: Levels) -> Images:
         channels = x.shape[-1]
 
         def init(key, shape, dtype=jnp.float32):
             scale = jax.random.uniform(key, (shape[0], channels), dtype)
             return jnp.concatenate([scale, jnp.zeros_like(scale)], axis=1)
 
-        coefficients = LevelEmbedding(self.num_scales, channels, 2, init, name="embed")
-        return instance_norm(x, *coefficients(level))
+        return instance_norm(x, *coefficients(level, self.num_scales, self.num_classes, channels, 2, init))
 
 
 class VarianceNorm(nn.Module):

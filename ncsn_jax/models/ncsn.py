@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -9,7 +10,15 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
-from ncsn_jax.models.layers import Activation, ConditionalInstanceNormPlus, average_pool5, elu, sigma_of_batch
+from ncsn_jax.models.conditions import Classes, class_rows, parts_of
+from ncsn_jax.models.layers import (
+    Activation,
+    ConditionalInstanceNormPlus,
+    LevelAndClass,
+    average_pool5,
+    elu,
+    sigma_of_batch,
+)
 from ncsn_jax.models.refinenet import refinenet
 
 
@@ -26,9 +35,12 @@ class NCSN(nn.Module):
       sigmas: the noise levels σ₁ > … > σ_L, a tuple of floats.
       num_filters: the number of channels of the first stage (ngf), at least 2; deeper stages have more.
       depth: the number of stages, 4, 5 or 6.
-      norm: the normalisation, created by `norm(num_scales=L, name=...)`.
+      norm: the normalisation, created by `norm(num_scales=L, name=...)`, and with `num_classes=K` if
+        there are `conditions`.
       act: the activation; a plain function if the network is to be pickled.
       rescaled: whether images already lie in [−1, 1]; otherwise [0, 1] is mapped there first.
+      conditions: the classes that the network takes, whose embeddings, zero at first, are added to the
+        coefficients of every normalisation; None for none.
       dtype: the type of the features, such as bfloat16; None for the type of x. It doesn't affect parameters,
         normalisation statistics or scores.
 
@@ -43,10 +55,14 @@ class NCSN(nn.Module):
     act: Activation = elu
     rescaled: bool = False
     dtype: DTypeLike | None = None
+    conditions: Classes | None = None
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width channels"], sigma: Float[Array, " batch"]
+        self,
+        x: Float[Array, "batch height width channels"],
+        sigma: Float[Array, " batch"],
+        condition: Any = None,
     ) -> Float[Array, "batch height width channels"]:
         """Compute the scores of a batch of images.
 
@@ -54,19 +70,27 @@ class NCSN(nn.Module):
           x: perturbed images, `(batch, height, width, channels)`; height and width are halved `depth − 3`
             times.
           sigma: the noise level of each image, `(batch,)`.
+          condition: the class of each image, `(batch,)`, if there are `conditions`; None is the null class.
 
         Returns:
           Scores of the shape of x.
 
         Raises:
           ValueError: if x isn't a batch of images, a height or width can't be halved so often, sigma isn't
-            one number for each image, or the depth is unknown.
+            one number for each image, the depth is unknown, or the condition doesn't fit.
         """
         sigma = sigma_of_batch(x, sigma)
+        if not isinstance(self.conditions, Classes | None):
+            raise ValueError(f"conditions={self.conditions}: accepted: Classes, or None")
         norm = functools.partial(self.norm, num_scales=len(self.sigmas))
+        level: Any = nearest_level(sigma, self.sigmas)
+        given = parts_of(self.conditions, condition, x)
+        if self.conditions is not None:
+            norm = functools.partial(norm, num_classes=self.conditions.num_classes)
+            level = LevelAndClass(level, class_rows(self.conditions, given[0].values))
         return refinenet(
             x,
-            nearest_level(sigma, self.sigmas),
+            level,
             depth=self.depth,
             num_filters=self.num_filters,
             norm=norm,

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import typing
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from ncsn_jax.models.conditions import ConditionEmbedding, Conditions, beside, hashable, parts_of
 from ncsn_jax.models.layers import Activation, Images, sigma_of_batch, swish
 from ncsn_jax.models.ncsn import nearest_level
 from ncsn_jax.models.resampling import Kernel, down, down_conv, up, up_conv
@@ -64,6 +65,8 @@ class NCSNpp(nn.Module):
       dropout: the rate of dropout in residual blocks, active where `apply` has a key named `dropout`.
       act: the activation; a plain function if the network is to be pickled.
       rescaled: whether images already lie in [−1, 1] (data.centered); otherwise [0, 1] is mapped there first.
+      conditions: the kind of condition that the network takes: classes and vectors are added to the embedding
+        of the noise level, images are further channels of x; None for none.
       dtype: the type of the features, such as bfloat16; None for the type of x. It doesn't affect parameters,
         the embedding, normalisation statistics or scores.
 
@@ -95,10 +98,18 @@ class NCSNpp(nn.Module):
     act: Activation = swish
     rescaled: bool = False
     dtype: DTypeLike | None = None
+    conditions: Conditions | None = None
+
+    def __post_init__(self) -> None:
+        self.conditions = hashable(self.conditions)
+        super().__post_init__()
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width channels"], sigma: Float[Array, " batch"]
+        self,
+        x: Float[Array, "batch height width channels"],
+        sigma: Float[Array, " batch"],
+        condition: Any = None,
     ) -> Float[Array, "batch height width channels"]:
         """Compute the scores of a batch of images.
 
@@ -106,16 +117,18 @@ class NCSNpp(nn.Module):
           x: perturbed images, `(batch, height, width, channels)`; height and width are halved once less than
             there are multipliers.
           sigma: the noise level of each image, `(batch,)`; its label if there are no `sigmas` to embed.
+          condition: the condition of each image, as `conditions` says; None is the null condition.
 
         Returns:
           Scores of the shape of x.
 
         Raises:
           ValueError: if x isn't a batch of images, a height or width can't be halved so often, sigma isn't
-            one number for each image, or the fields contradict each other.
+            one number for each image, the fields contradict each other, or the condition doesn't fit.
         """
         sigma = sigma_of_batch(x, sigma)
         self._check(x)
+        given = parts_of(self.conditions, condition, x)
         numbers = itertools.count()
 
         def named(kind: str) -> str:  # the release has one numbered list of modules
@@ -123,7 +136,10 @@ class NCSNpp(nn.Module):
 
         time, scale = self._embedded(sigma, named)
         image = (x if self.rescaled else 2.0 * x - 1.0).astype(x.dtype if self.dtype is None else self.dtype)
-        h = self._unet(image, time, named).astype(x.dtype)
+        if given:
+            time = time + ConditionEmbedding(time.shape[1], name="conditions")(given)
+            image = beside(image, given)
+        h = self._unet(image, time, named, x.shape[-1]).astype(x.dtype)
         return h / scale[:, None, None, None] if self.scale_by_sigma else h
 
     def _check(self, x: Array) -> None:
@@ -168,7 +184,7 @@ class NCSNpp(nn.Module):
         h = dense(features, 4 * self.num_filters, name=named("dense"))
         return dense(self.act(h), 4 * self.num_filters, name=named("dense")), sigma
 
-    def _unet(self, image: Images, time: Time, named) -> Images:
+    def _unet(self, image: Images, time: Time, named, channels: int) -> Images:
         """Return the output before the division by σ, in the type of the image."""
         kernel = self.fir_kernel if self.fir else None
         norm = functools.partial(group_norm, num_groups=self.num_groups)
@@ -227,7 +243,7 @@ class NCSNpp(nn.Module):
                 h = block(jnp.concatenate([h, skipped.pop()], axis=-1), width)
             h = attention(h) if has_attention[level] else h
             if self.progressive == "output_skip":
-                out = output(h, image.shape[-1], self.init_scale)
+                out = output(h, channels, self.init_scale)
                 pyramid = out if pyramid is None else up(pyramid, kernel) + out
             elif self.progressive == "residual":
                 if pyramid is None:
@@ -238,4 +254,4 @@ class NCSNpp(nn.Module):
             h = resampled(h, up, up_conv) if level else h
         if self.progressive == "output_skip" and pyramid is not None:
             return pyramid
-        return output(h, image.shape[-1], self.init_scale)
+        return output(h, channels, self.init_scale)

@@ -7,6 +7,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from ncsn_jax.models.conditions import parts_of
 from ncsn_jax.models.layers import Activation, InstanceNormPlus, elu, max_pool5, no_norm, sigma_of_batch
 from ncsn_jax.models.refinenet import refinenet
 
@@ -39,7 +40,10 @@ class NCSNv2(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width channels"], sigma: Float[Array, " batch"]
+        self,
+        x: Float[Array, "batch height width channels"],
+        sigma: Float[Array, " batch"],
+        condition: None = None,
     ) -> Float[Array, "batch height width channels"]:
         """Compute the scores of a batch of images.
 
@@ -47,14 +51,16 @@ class NCSNv2(nn.Module):
           x: perturbed images, `(batch, height, width, channels)`; height and width are halved `depth − 3`
             times.
           sigma: the noise level of each image, `(batch,)`.
+          condition: None; this network takes no condition.
 
         Returns:
           Scores of the shape of x.
 
         Raises:
           ValueError: if x isn't a batch of images, a height or width can't be halved so often, sigma isn't
-            one number for each image, or the depth is unknown.
+            one number for each image, there is a condition, or the depth is unknown.
         """
+        parts_of(None, condition, x)
         sigma = sigma_of_batch(x, sigma)
         f = refinenet(
             x,

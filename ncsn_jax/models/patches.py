@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
@@ -42,7 +43,7 @@ class Patches(nn.Module):
         Args:
           x: perturbed images, `(batch, height, width, channels)`; P divides height and width.
           sigma: the noise level of each image, `(batch,)`.
-          condition: the conditions that the network takes, if any.
+          condition: the conditions that the network takes, if any; images in them become patches, too.
 
         Returns:
           Scores of the shape of x.
@@ -56,8 +57,12 @@ class Patches(nn.Module):
                 f"patch_size={size}: x must be images, (batch, height, width, channels), of multiples of "
                 f"{size} pixels, found the shape {x.shape}"
             )
-        given = [] if condition is None else [condition]
+        given = [] if condition is None else [jax.tree.map(self._patched, condition)]
         return to_pixels(self.network(to_patches(x, size), sigma, *given), size)
+
+    def _patched(self, leaf: Array) -> Array:
+        """Return the patches of a condition's images; its other parts are arrays of fewer axes."""
+        return to_patches(leaf, self.patch_size) if leaf.ndim == 4 else leaf
 
 
 def to_patches(x: Images, size: int) -> Images:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 from jax import Array
@@ -14,7 +15,10 @@ from ncsn_jax.typing import PRNGKey, Scalar
 
 @struct.dataclass
 class NetworkScore:
-    """A network with variables, a condition and a key of dropout, as a `ScoreFn`; a pytree of these three."""
+    """A network with variables, a condition and a key of dropout, as a `ScoreFn`; a pytree of these three.
+
+    Its result has the shape of x, unless the network isn't a score but, for example, a classifier.
+    """
 
     model: nn.Module = struct.field(pytree_node=False)
     variables: Any
@@ -26,13 +30,17 @@ class NetworkScore:
         """The discrete levels that the network embeds; None if it takes any σ."""
         return getattr(self.model, "sigmas", None)
 
-    def __call__(self, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, "*event"]:
+    def __call__(self, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, "..."]:
         x = floating(x)
         (sigma,) = scalars(x, sigma)
-        condition = [] if self.condition is None else [jax.tree.map(lambda leaf: leaf[None], self.condition)]
+        condition = [] if self.condition is None else [jax.tree.map(_as_batch, self.condition)]
         rngs = None if self.dropout_key is None else {"dropout": self.dropout_key}
         score: Any = self.model.apply(self.variables, x[None], sigma[None], *condition, rngs=rngs)
         return score[0].astype(x.dtype)
+
+
+def _as_batch(leaf: Any) -> Array:
+    return jnp.asarray(leaf)[None]
 
 
 def as_score_fn(
@@ -47,7 +55,8 @@ def as_score_fn(
       model: a flax module with `__call__(x, sigma)`, x `(batch, *event)`, sigma `(batch,)`; with a condition,
         `__call__(x, sigma, condition)`.
       variables: its variables, `{"params": ...}`.
-      condition: the condition of one example, a pytree of arrays without an axis of the batch; or None.
+      condition: the condition of one example, a pytree of arrays or numbers without an axis of the batch;
+        None is the null condition of networks with `conditions`.
       dropout_key: the key of dropout in training, the same at every call; None for no dropout.
 
     Returns:

@@ -1,7 +1,7 @@
 """Networks of the variance-preserving processes, as scores of data with added noise."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -49,12 +49,15 @@ class VPScore(nn.Module):
     beta_max: float = 20.0
     rescaled: bool = False
 
-    def __call__(self, x: Float[Array, "batch *event"], sigma: Float[Array, " batch"]) -> Array:
+    def __call__(
+        self, x: Float[Array, "batch *event"], sigma: Float[Array, " batch"], condition: Any = None
+    ) -> Array:
         """Compute the scores of a batch.
 
         Args:
           x: perturbed images, `(batch, height, width, channels)`.
           sigma: the noise level of each image, `(batch,)`, in the units of x.
+          condition: the conditions that the network takes, if any.
 
         Returns:
           Scores of the shape of x.
@@ -77,4 +80,5 @@ class VPScore(nn.Module):
         slope, half = self.beta_max - self.beta_min, self.beta_min / 2.0
         time = 2.0 * decay / (half + jnp.sqrt(half**2 + slope * decay))
         scaled = (by_image(jnp.exp(-decay)) * x).astype(x.dtype)
-        return (-scale * self.network(scaled, 999.0 * time) / by_image(sigma)).astype(x.dtype)
+        given = [] if condition is None else [condition]
+        return (-scale * self.network(scaled, 999.0 * time, *given) / by_image(sigma)).astype(x.dtype)

@@ -4,22 +4,26 @@ Here a sampler is a Python loop over one compiled step, which allows progress ba
 samples are the samples of `ncsn_jax.samplers.run`.
 """
 
+import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Key
 
+from ncsn_jax.guidance import classifier_free_guidance
 from ncsn_jax.models.score_fn import NetworkScore
 from ncsn_jax.posterior import Observation, posterior_score
 from ncsn_jax.runtime.compiling import inference_options
 from ncsn_jax.runtime.streams import stream
 from ncsn_jax.samplers import Sampler, Step
 from ncsn_jax.transforms import IDENTITY, Transform
+from ncsn_jax.typing import ScoreFn
 
 States = Iterator[Float[Array, "devices batch *event"]]
 """States of a batch of chains: the first, then one after every step."""
@@ -34,6 +38,25 @@ NOT_FINITE = (
 """Problem of samples, and its fix."""
 
 
+class Guidance(NamedTuple):
+    """Classifier-free guidance: the arguments of `ncsn_jax.classifier_free_guidance`."""
+
+    weight: float
+    interval: tuple[float, float] = (0.0, math.inf)
+
+
+class Given(NamedTuple):
+    """What each chain is given, with leaves `(devices, batch, …)`.
+
+    Attributes:
+      observation: the observation of each chain; None for none.
+      condition: the condition of each chain; None for the null condition.
+    """
+
+    observation: Observation | None = None
+    condition: Any = None
+
+
 class Recipe(NamedTuple):
     """A way to draw the samples of a seed: by a sampler, from uniform images with noise.
 
@@ -45,6 +68,9 @@ class Recipe(NamedTuple):
       seed: the seed.
       is_image: whether the first states are uniform images in [0, 1], before the transform; else they are
         uniform in the network's space.
+      conditions: the conditions of samples by their numbers, an array: a pytree with further axes behind the
+        numbers'. None for the null condition.
+      guidance: the guidance by these conditions; None for none.
     """
 
     sampler: Sampler
@@ -53,6 +79,8 @@ class Recipe(NamedTuple):
     transform: Transform = IDENTITY
     seed: int = 0
     is_image: bool = True
+    conditions: Callable[[Numbers], Any] | None = None
+    guidance: Guidance | None = None
 
 
 def chains(
@@ -60,7 +88,8 @@ def chains(
     keys: Key[Array, "devices batch"],
     score_fn: NetworkScore,
     x: Float[Array, "devices batch *event"],
-    observation: Observation | None = None,
+    given: Given | None = None,
+    guidance: Guidance | None = None,
 ) -> States:
     """Run a batch of chains, and yield their states: the first, then one after every step.
 
@@ -69,15 +98,17 @@ def chains(
       keys: one key per chain; the key alone decides the sample, on any device and in any batch.
       score_fn: the network.
       x: the first states.
-      observation: the observation of each chain, with leaves `(devices, batch, …)`; or None.
+      given: the observations and conditions of the chains; None for none.
+      guidance: the guidance by the conditions; None for none.
     """
+    guided, given = (score_fn, guidance), given or Given()
     step = _pmapped_step(sampler.step)
     yield x
     last = sampler.num_steps - 1
     for i, (sigma, next_sigma) in enumerate(itertools.pairwise(sampler.levels)):
-        x = step((keys, observation), score_fn, x, i, sigma, next_sigma)
+        x = step((keys, given), guided, x, i, sigma, next_sigma)
         if sampler.finish is not None and i == last:
-            x = _pmapped_finish(sampler.finish)((x, observation), score_fn)
+            x = _pmapped_finish(sampler.finish)((x, given), guided)
         yield x
 
 
@@ -88,7 +119,9 @@ def draw(score_fn: NetworkScore, recipe: Recipe, numbers: Numbers) -> States:
     """
     fold_in = functools.partial(jax.random.fold_in, stream(recipe.seed, "sampling"))
     keys, x = first_states(jax.vmap(jax.vmap(fold_in))(numbers), recipe)
-    return map(recipe.transform.inverse, chains(recipe.sampler, keys, score_fn, x))
+    given = Given() if recipe.conditions is None else Given(condition=recipe.conditions(numbers))
+    states = chains(recipe.sampler, keys, score_fn, x, given, recipe.guidance)
+    return map(recipe.transform.inverse, states)
 
 
 def first_states(
@@ -126,12 +159,18 @@ def pmapped(function: Callable, in_axes: tuple[int | None, ...]) -> Callable:
     return jax.jit(mapped, compiler_options=inference_options())
 
 
-# An optional observation is paired with another argument: jax 0.12's pmap may mistake an argument without
-# arrays for one with arrays, and split the network's arrays over the devices.
+def score_given(score_fn: NetworkScore, guidance: Guidance | None, given: Given) -> ScoreFn:
+    """Return the score of one chain: conditional, guided, and of the posterior, as it is given."""
+    score: ScoreFn = score_fn
+    if given.condition is not None:
+        score = dataclasses.replace(score_fn, condition=given.condition)
+        if guidance is not None:
+            score = classifier_free_guidance(score, score_fn, guidance.weight, interval=guidance.interval)
+    return score if given.observation is None else posterior_score(score, given.observation)
 
 
-def _seen(score_fn, observation):
-    return score_fn if observation is None else posterior_score(score_fn, observation)
+# What may be missing is paired with another argument: jax 0.12's pmap may mistake an argument without arrays
+# for one with arrays, and split the network's arrays over the devices.
 
 
 @functools.cache
@@ -149,17 +188,18 @@ def _pmapped_start(shape, transform, noise):
 
 @functools.cache
 def _pmapped_step(step: Step):
-    def run(key_and_observation, score_fn, x, i, sigma, next_sigma):
-        key, observation = key_and_observation
-        return step(jax.random.fold_in(key, i), _seen(score_fn, observation), x, sigma, next_sigma)
+    def run(key_and_given, guided, x, i, sigma, next_sigma):
+        (key, given), (score_fn, guidance) = key_and_given, guided
+        score = score_given(score_fn, guidance, given)
+        return step(jax.random.fold_in(key, i), score, x, sigma, next_sigma)
 
     return pmapped(run, (0, None, 0, None, None, None))
 
 
 @functools.cache
 def _pmapped_finish(finish):
-    def run(x_and_observation, score_fn):
-        x, observation = x_and_observation
-        return finish(_seen(score_fn, observation), x)
+    def run(x_and_given, guided):
+        (x, given), (score_fn, guidance) = x_and_given, guided
+        return finish(score_given(score_fn, guidance, given), x)
 
     return pmapped(run, (0, None))

@@ -7,7 +7,14 @@ import jax
 from ncsn_jax.typing import PRNGKey
 
 Purpose = Literal[
-    "initialization", "training", "evaluation", "sampling", "restoration", "likelihood", "levels"
+    "initialization",
+    "training",
+    "evaluation",
+    "sampling",
+    "restoration",
+    "likelihood",
+    "levels",
+    "conditions",
 ]
 """Purpose of draws; its place here decides their key, so a new purpose comes last."""
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from ncsn_jax.runtime.files import write_whole
 
@@ -25,21 +25,31 @@ if TYPE_CHECKING:  # matplotlib takes half a second to import, and pictures of i
 Picture = UInt8[np.ndarray, "height width channels"]
 """Pixels, grey or RGB, 8 bits per channel."""
 
+LABEL_SIZE = 11
+"""Height of the text under an image, in pixels."""
+
 PlanarScore = Callable[[Float[Array, "2"]], Float[Array, "2"]]
 PlanarDensity = Callable[[Float[Array, "2"]], Float[Array, ""]]
 
 
-def pictures(states: Sequence[Float[np.ndarray, "n *event"]]) -> list[Picture]:
+def pictures(
+    states: Sequence[Float[np.ndarray, "n *event"]],
+    *,
+    labels: Sequence[str] | None = None,
+    columns: int | None = None,
+) -> list[Picture]:
     """Draw each state of the same samples as a picture: images in a grid, vectors as points of the plane.
 
     Args:
       states: images `(n, h, w, c)`, of which the first channel is shown unless there are 1 or 3, or
         `(n, h, w)`; or other arrays, whose first two values are shown in a square around 99 % of the last
         state's values.
+      labels: the text under each image; None for none, and for vectors.
+      columns: the number of images in a row; None makes the grid as square as possible.
     """
     states = [_drawable(state) for state in states]
     if states[-1].ndim == 4:
-        return [image_grid(images) for images in states]
+        return [image_grid(images, columns=columns, labels=labels) for images in states]
     from matplotlib.figure import Figure
 
     finite = states[-1][np.isfinite(states[-1])]
@@ -64,7 +74,11 @@ def _drawable(state: Float[np.ndarray, "n *event"]) -> Float[np.ndarray, "n *oth
 
 
 def image_grid(
-    images: Float[np.ndarray, "n h w c"], *, columns: int | None = None, min_size: int = 400
+    images: Float[np.ndarray, "n h w c"],
+    *,
+    columns: int | None = None,
+    min_size: int = 400,
+    labels: Sequence[str] | None = None,
 ) -> Picture:
     """Arrange images in a grid on a white ground.
 
@@ -72,6 +86,7 @@ def image_grid(
       images: grey or RGB images in [0, 1], `(n, h, w, c)`; values outside are clipped, and NaN is black.
       columns: the number of images in a row; None makes the grid as square as possible.
       min_size: the approximate width, in pixels, to which small grids are enlarged by a whole factor.
+      labels: a short text under each image; None for none.
 
     Returns:
       The grid, 8 bits per channel, `(height, width, c)`.
@@ -86,7 +101,25 @@ def image_grid(
     grid = grid.reshape(rows * (height + 1), columns * (width + 1), channels)
     grid = np.pad(grid, ((0, 1), (0, 1), (0, 0)), constant_values=255)
     factor = max(1, round(min_size / grid.shape[1]))
-    return grid.repeat(factor, axis=0).repeat(factor, axis=1)
+    grid = grid.repeat(factor, axis=0).repeat(factor, axis=1)
+    return grid if labels is None else _labelled(grid, labels, rows, columns)
+
+
+def _labelled(grid: Picture, labels: Sequence[str], rows: int, columns: int) -> Picture:
+    """Return a grid with a strip of text under each row of images."""
+    font = ImageFont.load_default(LABEL_SIZE)
+    height, width, strip = grid.shape[0] / rows, grid.shape[1] / columns, LABEL_SIZE + 4
+    picture = Image.new("RGB", (grid.shape[1], grid.shape[0] + rows * strip), "white")
+    draw = ImageDraw.Draw(picture)
+    for row in range(rows):
+        top, bottom = round(row * height), round((row + 1) * height)
+        picture.paste(_image(grid[top:bottom]), (0, top + row * strip))
+        for column, label in enumerate(labels[row * columns : (row + 1) * columns]):
+            characters = max(1, int(width / draw.textlength("m", font)))
+            text = label if draw.textlength(label, font) <= width else label[:characters]
+            place = ((column + 0.5) * width, bottom + row * strip + strip / 2)
+            draw.text(place, text, "black", font, anchor="mm")
+    return np.asarray(picture)
 
 
 def save_png(path: str | Path, picture: Picture) -> None:

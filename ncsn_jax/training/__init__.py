@@ -15,7 +15,13 @@ from ncsn_jax.extras import require_app
 if TYPE_CHECKING:
     from ncsn_jax.training.experiment import Experiment
     from ncsn_jax.training.loop import train
-    from ncsn_jax.training.objective import LogNormal, Objective, denoising_objective, sliced_objective
+    from ncsn_jax.training.objective import (
+        LogNormal,
+        Objective,
+        classification_objective,
+        denoising_objective,
+        sliced_objective,
+    )
     from ncsn_jax.training.optimizers import adam
     from ncsn_jax.training.settings import Settings
     from ncsn_jax.training.state import TrainState, create_state
@@ -28,6 +34,7 @@ __all__ = [
     "Settings",
     "TrainState",
     "adam",
+    "classification_objective",
     "create_state",
     "denoising_objective",
     "evaluation_step",
@@ -45,6 +52,7 @@ OF_CORE = {
     "Objective": "objective",
     "TrainState": "state",
     "adam": "optimizers",
+    "classification_objective": "objective",
     "create_state": "state",
     "denoising_objective": "objective",
     "evaluation_step": "step",

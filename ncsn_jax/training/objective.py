@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 from jaxtyping import Float
 
@@ -123,6 +124,30 @@ def sliced_objective(
             projection=projection,
         )
         return sigma**power * loss
+
+    return objective
+
+
+def classification_objective(sigmas: tuple[float, ...], *, noise: Noise = "continuous") -> Objective:
+    """Return the cross-entropy −log p(c | x + σz, σ) of a noise-conditional classifier.
+
+    Its examples are dictionaries of `x` and `label`, the class c, and its `score_fn` returns logits.
+
+    Args:
+      sigmas: the noise levels, descending.
+      noise: the distribution of the noise level.
+
+    Reference:
+      Song et al. 2021 (arXiv:2011.13456), appendix I.
+    """
+    draw_sigma = _sigma(sigmas, noise)
+
+    def objective(key, score_fn, example):
+        level_key, noise_key = jax.random.split(key)
+        x, sigma = example["x"], draw_sigma(level_key)
+        perturbed = x + sigma * jax.random.normal(noise_key, x.shape, x.dtype)
+        logits = score_fn(perturbed, sigma)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, example["label"])
 
     return objective
 
