@@ -21,6 +21,8 @@ MNIST is downloaded and prepared at first use (TensorFlow isn't needed); --confi
 directory that holds it already.
 """
 
+from typing import Literal
+
 from ncsn_jax.app.config import (
     Config,
     Data,
@@ -33,10 +35,10 @@ from ncsn_jax.app.config import (
 from ncsn_jax.app.overridable import overridable
 
 
-def small(num_res_blocks: int, num_steps: int) -> Config:
+def small(num_res_blocks: int, num_steps: int, condition: Literal["none", "class"] = "none") -> Config:
     """Return the settings of a small preconditioned NCSN++ on patches."""
     return Config(
-        data=Data(name="mnist"),
+        data=Data(name="mnist", condition=condition),
         model=NcsnppModel(
             num_filters=32,
             multipliers=(1, 2),
@@ -56,6 +58,7 @@ def small(num_res_blocks: int, num_steps: int) -> Config:
         training=Training(
             num_steps=num_steps,
             batch_size=32,
+            unconditional=0.1 if condition == "class" else 0.0,
             weighting="karras",
             noise="log_normal",
             p_mean=-0.4,
@@ -91,7 +94,8 @@ def get_config(size: str = "paper"):
     sizes = {
         "paper": Config(data=Data(name="mnist")),
         "small": small(num_res_blocks=1, num_steps=5600),
-        "hour": small(num_res_blocks=2, num_steps=12_500),
+        "conditional": small(num_res_blocks=1, num_steps=5600, condition="class"),
+        "hour": small(num_res_blocks=2, num_steps=12_500, condition="class"),
         "ncsnv2": Config(
             data=Data(name="mnist", dequantization="none"),
             model=Ncsnv2Model(num_filters=64, sigma_begin=16.9, num_scales=96),
@@ -99,13 +103,6 @@ def get_config(size: str = "paper"):
             sampling=Sampling(step_size=1.1e-5, steps_per_scale=5, denoise=True),
         ),
     }
-    for name, base in (("conditional", sizes["small"]),):
-        sizes[name] = base.model_copy(
-            update={
-                "data": Data(name="mnist", condition="class"),
-                "training": base.training.model_copy(update={"unconditional": 0.1}),
-            }
-        )
     if size not in sizes:
         raise ValueError(f"configs/mnist.py:{size}: accepted: {', '.join(sizes)}")
     return overridable(sizes[size])

@@ -99,10 +99,18 @@ def main() -> None:
     print("| scale | agreement (SVC) | Fréchet distance | coverage |\n|---|---|---|---|")
     for scale in SCALES:
         parts = [
-            guided(score_fn, logits_fn, jnp.float32(scale), keys[0, i], x[0, i], labels[i], recipe.sampler)
+            guided(
+                score_fn,
+                logits_fn,
+                jnp.float32(scale),
+                keys[0, i],
+                x[0, i],
+                jnp.asarray(labels[i]),
+                recipe.sampler,
+            )
             for i in np.array_split(np.arange(len(labels)), -(-len(labels) // 250))
         ]
-        samples = recipe.transform.inverse(np.concatenate(parts)).reshape(len(labels), -1)
+        samples = recipe.transform.inverse(jnp.concatenate(parts)).reshape(len(labels), -1)
         pixels = np.round(np.clip(samples, 0, 1) * 16) / 16
         agreement = np.mean(svc.predict(pixels) == labels)
         coverage = precision_recall_density_coverage(images, pixels, num_neighbours=5).coverage

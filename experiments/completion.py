@@ -115,7 +115,7 @@ def main() -> None:
     features = features_of(Evaluation(features="classifier"), dataset)
     stored = np.stack([dataset.test[i] for i in range(options.num_images)])
     assert dataset.load_labels is not None
-    images, labels = np.float32((stored + 0.5) / 256), dataset.load_labels()[1][: options.num_images]
+    images, labels = ((stored + 0.5) / 256).astype(np.float32), dataset.load_labels()[1][: options.num_images]
     levels, annealed = run.model.noise_levels, run.sampling.model_copy(update={"method": "annealed"})
     heun, langevin = (recipe_of(each, levels, dataset.info) for each in (run.sampling, annealed))
     results = {"test images": images}

@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax.core import FrozenDict
 from jax import Array
 from jax.core import Tracer
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ncsn_jax.models.layers import Images
 
@@ -65,11 +65,19 @@ def hashable(conditions: Conditions | None) -> Conditions | None:
 
 
 class Given(NamedTuple):
-    """Values of one part for a batch: its name in the network, its kind, and its values, perhaps null."""
+    """One part of the conditions of a batch.
+
+    Attributes:
+      name: its name in the network.
+      kind: its kind.
+      values: its values; zeros where they are null.
+      is_given: whether each example's value isn't null, `(batch,)`.
+    """
 
     name: str
     kind: Part
     values: Array
+    is_given: Bool[Array, " batch"]
 
 
 def parts_of(conditions: Conditions | None, condition: Any, x: Array) -> list[Given]:
@@ -90,22 +98,22 @@ def parts_of(conditions: Conditions | None, condition: Any, x: Array) -> list[Gi
     is_named = isinstance(conditions, Mapping)
     kinds = dict(conditions) if is_named else {"": conditions}
     if condition is None:
-        condition = {name: _null(kind, x) for name, kind in kinds.items()}
-    elif not is_named:
+        return [_null(_name(name), kind, x) for name, kind in sorted(kinds.items())]
+    if not is_named:
         condition = {"": condition}
     if not isinstance(condition, Mapping) or condition.keys() != kinds.keys():
         found = sorted(condition) if isinstance(condition, Mapping) else type(condition).__name__
         raise ValueError(f"condition: found {found}; accepted: a dictionary of {sorted(kinds)}")
-    return [
-        Given(f"condition_{name}" if name else "condition", kind, _checked(name, kind, condition[name], x))
-        for name, kind in sorted(kinds.items())
-    ]
+    return [_given(name, kind, condition[name], x) for name, kind in sorted(kinds.items())]
 
 
-def _null(kind: Part, x: Array) -> Array:
-    if isinstance(kind, Classes):
-        return jnp.full(kind.shape(x), NULL_CLASS)
-    return jnp.full(kind.shape(x), jnp.nan, x.dtype)
+def _name(name: str) -> str:
+    return f"condition_{name}" if name else "condition"
+
+
+def _null(name: str, kind: Part, x: Array) -> Given:
+    dtype = jnp.int32 if isinstance(kind, Classes) else x.dtype
+    return Given(name, kind, jnp.zeros(kind.shape(x), dtype), jnp.zeros(x.shape[:1], bool))
 
 
 def null_like(leaf: Any) -> Any:
@@ -115,7 +123,7 @@ def null_like(leaf: Any) -> Any:
     return jnp.full_like(leaf, NULL_CLASS if is_class else jnp.nan)
 
 
-def _checked(name: str, kind: Part, values: Any, x: Array) -> Array:
+def _given(name: str, kind: Part, values: Any, x: Array) -> Given:
     place = f"condition[{name!r}]" if name else "condition"
     if isinstance(values, Mapping):
         raise ValueError(f"{place}: found a dictionary of {sorted(values)}; accepted: one array, for {kind}")
@@ -128,7 +136,15 @@ def _checked(name: str, kind: Part, values: Any, x: Array) -> Array:
         )
     if isinstance(kind, Classes) and not isinstance(values, Tracer):
         require_classes(np.asarray(values), kind.num_classes, place)
-    return values
+    is_null = (values == NULL_CLASS) if isinstance(kind, Classes) else jnp.isnan(values)
+    is_given = ~jnp.any(is_null.reshape(len(values), -1), axis=1)
+    zeros = jnp.zeros_like(values)
+    return Given(_name(name), kind, jnp.where(by_example(is_given, values), values, zeros), is_given)
+
+
+def by_example(flags: Bool[Array, " batch"], values: Array) -> Array:
+    """Return flags of examples with the axes of values."""
+    return flags.reshape(-1, *[1] * (values.ndim - 1))
 
 
 def require_classes(values: Int[np.ndarray, "..."], num_classes: int, place: str) -> None:
@@ -153,29 +169,29 @@ class ConditionEmbedding(nn.Module):
     @nn.compact
     def __call__(self, given: list[Given]) -> Float[Array, "batch features"] | float:
         total = 0.0
-        for name, kind, values in given:
-            if isinstance(kind, Classes):
-                table = nn.Embed(kind.num_classes + 1, self.features, name=name)
-                total = total + table(class_rows(kind, values))
-            elif isinstance(kind, Vector):
-                total = total + nn.Dense(self.features, name=name)(_with_indicator(values))
+        for part in given:
+            if isinstance(part.kind, Classes):
+                table = nn.Embed(part.kind.num_classes + 1, self.features, name=part.name)
+                total = total + table(class_rows(part))
+            elif isinstance(part.kind, Vector):
+                total = total + nn.Dense(self.features, name=part.name)(_with_indicator(part))
         return total
 
 
-def class_rows(kind: Classes, values: Int[Array, " batch"]) -> Int[Array, " batch"]:
+def class_rows(part: Given) -> Int[Array, " batch"]:
     """Return the row of each class in a table of K + 1 rows, whose last one is the null condition."""
-    return jnp.where(values == NULL_CLASS, kind.num_classes, values)
+    assert isinstance(part.kind, Classes)
+    return jnp.where(part.is_given, part.values, part.kind.num_classes)
 
 
 def beside(image: Images, given: list[Given]) -> Images:
     """Return an image with those of the condition, and an indicator for each, as further channels."""
-    images = [_with_indicator(values) for _, kind, values in given if isinstance(kind, Image)]
+    images = [_with_indicator(part) for part in given if isinstance(part.kind, Image)]
     return jnp.concatenate([image, *(each.astype(image.dtype) for each in images)], axis=-1)
 
 
-def _with_indicator(values: Array) -> Array:
-    """Return values with a last channel of ones; zeros where an example's values are null."""
-    axes = tuple(range(1, values.ndim))
-    is_given = ~jnp.any(jnp.isnan(values), axis=axes, keepdims=True)
-    indicator = jnp.broadcast_to(is_given, (*values.shape[:-1], 1)).astype(values.dtype)
-    return jnp.concatenate([jnp.where(is_given, values, 0), indicator], axis=-1)
+def _with_indicator(part: Given) -> Array:
+    """Return values with a last channel of ones, or zeros where they are null."""
+    flags = by_example(part.is_given, part.values).astype(part.values.dtype)
+    indicator = jnp.broadcast_to(flags, (*part.values.shape[:-1], 1))
+    return jnp.concatenate([part.values, indicator], axis=-1)

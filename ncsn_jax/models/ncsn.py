@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
-from ncsn_jax.models.conditions import Classes, class_rows, parts_of
+from ncsn_jax.models.conditions import Classes, Conditions, class_rows, parts_of
 from ncsn_jax.models.layers import (
     Activation,
     ConditionalInstanceNormPlus,
@@ -55,7 +55,7 @@ class NCSN(nn.Module):
     act: Activation = elu
     rescaled: bool = False
     dtype: DTypeLike | None = None
-    conditions: Classes | None = None
+    conditions: Conditions | None = None
 
     @nn.compact
     def __call__(
@@ -87,7 +87,7 @@ class NCSN(nn.Module):
         given = parts_of(self.conditions, condition, x)
         if self.conditions is not None:
             norm = functools.partial(norm, num_classes=self.conditions.num_classes)
-            level = LevelAndClass(level, class_rows(self.conditions, given[0].values))
+            level = LevelAndClass(level, class_rows(given[0]))
         return refinenet(
             x,
             level,

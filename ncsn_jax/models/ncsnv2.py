@@ -1,6 +1,7 @@
 """NCSNv2, the score network of 2020: an unconditional RefineNet whose output is divided by σ."""
 
 from collections.abc import Callable
+from typing import Any
 
 from flax import linen as nn
 from jax import Array
@@ -43,7 +44,7 @@ class NCSNv2(nn.Module):
         self,
         x: Float[Array, "batch height width channels"],
         sigma: Float[Array, " batch"],
-        condition: None = None,
+        condition: Any = None,
     ) -> Float[Array, "batch height width channels"]:
         """Compute the scores of a batch of images.
 
