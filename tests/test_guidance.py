@@ -152,7 +152,7 @@ ENDS = ("Heun, 79 evaluations", "predictor-corrector, 199 evaluations")
     "name", [name if name in ENDS else pytest.param(name, marks=pytest.mark.slow) for name in SAMPLERS]
 )
 def test_samplers_of_a_guided_score_draw_from_the_component(exact, name, kind):
-    """The mixture test of the samplers, for one component: its sliced Wasserstein distance to exact samples."""
+    """The mixture test of the samplers, for one component: the distance from exact samples."""
     p = exact.mixture
     start_key, chain_key = jax.random.split(jax.random.key(11))
     if kind == "likelihood":

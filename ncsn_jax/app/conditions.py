@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from ncsn_jax.app.config import Config
 from ncsn_jax.data import ConditionFacts, Conditions, Data
@@ -17,12 +18,13 @@ from ncsn_jax.models import Classes, Image, Vector
 from ncsn_jax.models.conditions import Conditions as Kind
 from ncsn_jax.models.conditions import require_classes
 from ncsn_jax.runtime import processes
-from ncsn_jax.runtime.chains import Numbers
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.runtime.paths import expanded
 from ncsn_jax.runtime.streams import stream
 
 EACH = "each"
+Numbers = Int[np.ndarray, "*numbers"]
+"""Numbers of samples, in any layout."""
 
 
 class Asked(NamedTuple):
@@ -35,7 +37,7 @@ class Asked(NamedTuple):
       is_one: whether there is only one.
     """
 
-    row: Callable[[Numbers], np.ndarray]
+    row: Callable[[Numbers], Numbers]
     conditions: Conditions
     facts: Mapping[str, ConditionFacts]
     is_one: bool
@@ -46,7 +48,7 @@ class Asked(NamedTuple):
         found = [self.conditions[int(row)] for row in rows.ravel()]
         return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(*rows.shape, *leaves[0].shape), *found)
 
-    def labels(self, numbers: np.ndarray) -> list[str] | None:
+    def labels(self, numbers: Numbers) -> list[str] | None:
         """Return short texts about the conditions of some samples; None if they are more than a class."""
         facts = self.facts.get(ONLY)
         if facts is None or facts.kind != "class":

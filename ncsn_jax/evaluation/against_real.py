@@ -38,8 +38,8 @@ class Real:
     features: Features
     train: Extracted
     test: Extracted
-    train_classes: Classes | None = None
-    test_classes: Classes | None = None
+    train_classes: Int[np.ndarray, " train"] | None = None
+    test_classes: Int[np.ndarray, " test"] | None = None
 
     @property
     def reference(self) -> Float[np.ndarray, "n D"]:

@@ -105,11 +105,14 @@ def image_grid(
     return grid if labels is None else _labelled(grid, labels, rows, columns)
 
 
-def _labelled(grid: Picture, labels: Sequence[str], rows: int, columns: int) -> Picture:
+def _labelled(
+    grid: UInt8[np.ndarray, "h w channels"], labels: Sequence[str], rows: int, columns: int
+) -> Picture:
     """Return a grid with a strip of text under each row of images."""
     font = ImageFont.load_default(LABEL_SIZE)
     height, width, strip = grid.shape[0] / rows, grid.shape[1] / columns, LABEL_SIZE + 4
-    picture = Image.new("RGB", (grid.shape[1], grid.shape[0] + rows * strip), "white")
+    size = (grid.shape[1], grid.shape[0] + rows * strip)
+    picture = Image.new("L" if grid.shape[2] == 1 else "RGB", size, "white")
     draw = ImageDraw.Draw(picture)
     for row in range(rows):
         top, bottom = round(row * height), round((row + 1) * height)
@@ -119,7 +122,7 @@ def _labelled(grid: Picture, labels: Sequence[str], rows: int, columns: int) -> 
             text = label if draw.textlength(label, font) <= width else label[:characters]
             place = ((column + 0.5) * width, bottom + row * strip + strip / 2)
             draw.text(place, text, "black", font, anchor="mm")
-    return np.asarray(picture)
+    return np.asarray(picture).reshape(*size[::-1], -1)
 
 
 def save_png(path: str | Path, picture: Picture) -> None:
