@@ -101,7 +101,7 @@ class ClassifierFreeScore(struct.PyTreeNode):
 
     def __call__(self, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, "*event"]:
         sigma, weight, low, high = scalars(x, sigma, self.weight, *self.interval)
-        conditional = self.conditional(x, sigma)
+        conditional = self.conditional(x, sigma).astype(x.dtype)
 
         def guided():
             unconditional = self.unconditional(x, sigma)

@@ -17,7 +17,7 @@ SAMPLERS = ("langevin", "process", "consistent", "predictor_corrector", "heun", 
 MODULES = [
     importlib.import_module(f"ncsn_jax.{name}")
     for name in (
-        *("densities", "losses", "likelihood", "posterior", "interpolation", "models.score_fn"),
+        *("densities", "losses", "likelihood", "posterior", "guidance", "interpolation", "models.score_fn"),
         *(f"samplers.{name}" for name in SAMPLERS),
     )
 ]
@@ -54,9 +54,11 @@ PUBLIC = {
         key(), normal, x, SIGMAS, denoise=True, **LANGEVIN
     ),
     "as_score_fn": lambda lib, x: network(lib)(x, 0.5),
+    "classifier_free_guidance": lambda lib, x: lib.classifier_free_guidance(normal, normal, 2.0)(x, 0.5),
     "consistent_annealed_sampling": lambda lib, x: lib.consistent_annealed_sampling(key(), normal, x, SIGMAS),
     "denoising_score_matching": lambda lib, x: lib.denoising_score_matching(key(), normal, x, 0.5),
     "explicit_score_matching": lambda lib, x: lib.explicit_score_matching(normal, x, x),
+    "guided_score": lambda lib, x: lib.guided_score(normal, lambda x, sigma: jnp.sum(x))(x, 0.5),
     "heun": lambda lib, x: lib.heun(key(), normal, x, SIGMAS, s_churn=1.0),
     "implicit_score_matching": lambda lib, x: lib.implicit_score_matching(normal, x),
     "inpaint": lambda lib, x: lib.inpaint(
@@ -105,6 +107,7 @@ WITHOUT_X = {
     "NCSNv2",
     "Observation",
     "Preconditioned",
+    "class_log_likelihood",
     "geometric_sigmas",
     "karras_sigmas",
     "score_of",

@@ -47,7 +47,8 @@ def train_and_evaluate(config: Config | ConfigDict, workdir: str | PathLike[str]
     dataset = processes.together(load)
     with settings_of_network(config), flagged("config.data.", Data), flagged("config.training.", Training):
         experiment = build(config, dataset)
-        _require_unconditional(experiment)
+        if config.data.condition == "none":  # its samples have no condition
+            _require_unconditional(experiment)
         return train(experiment, workdir, callbacks=[previews(experiment.model, config, dataset)])
 
 

@@ -147,6 +147,8 @@ def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.nda
         raise ValueError(f"only NCSN, NCSNv2 and NCSNpp have official names, found {type(model).__name__}")
     if isinstance(model, NCSNpp) and not model.middle_attention:
         raise ValueError("the official NCSN++ has attention in its middle, found middle_attention=False")
+    if getattr(model, "conditions", None) is not None:
+        raise ValueError(f"the official networks take no condition, found conditions={model.conditions}")
     if "params" not in variables:
         raise ValueError(f"variables must be {{'params': ...}}, found {_some(variables)}")
     prefix = PREFIX if "module" in variables else ""

@@ -49,7 +49,7 @@ class NoiseConditionalClassifier(nn.Module):
                 f"the classifier takes images, (batch, height, width, channels), found the shape {x.shape}"
             )
         sigma = sigma_of_batch(x, sigma)
-        label = jnp.log(sigma)[:, None] * jnp.array([1.0, 0.5, 0.25])
+        label = jnp.log(sigma)[:, None] * jnp.array([[1.0, 0.5, 0.25]])
         level = self.act(
             nn.Dense(self.num_filters)(jnp.concatenate([jnp.sin(label), jnp.cos(label)], axis=1))
         )

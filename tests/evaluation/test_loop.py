@@ -75,7 +75,7 @@ def test_evaluation_measures_the_samples_that_mode_sample_draws(evaluated):
     score_fn = as_score_fn(*training.restore(workdir, step=20))
     dataset, drawn = data.load(config.data), []
     for numbers in chains.batches(10, config.sampling.batch_size):
-        *_, x = chains.draw(score_fn, generator(config, dataset.info).recipe, numbers)
+        *_, x = chains.draw(score_fn, generator(config, dataset).recipe, numbers)
         drawn.append(chains.rows(x))
     x = np.concatenate(drawn)[:10]
     found = subjects[1].results["FD-10 (pixels)"]
@@ -359,9 +359,7 @@ def test_checkpoints_are_measured_with_averages_of_several_lengths(trained, tmp_
     names = ["step_00000040_ema_0.07.json", "step_00000040_ema_0.1.json"]
     assert sorted(results(tmp_path / "run")) == names
     assert [subject.title for subject in subjects] == ["step 40, EMA 0.1", "step 40, EMA 0.07"]
-    own = as_score_fn(
-        generator(config, data.describe(config.data)).model, {"params": state.second_ema_params}
-    )
+    own = as_score_fn(generator(config, data.load(config.data)).model, {"params": state.second_ema_params})
     x, sigma = jnp.asarray(data.load(config.data).test[:6]), config.model.noise_levels[0]
     keys = jax.vmap(
         lambda i: jax.random.split(

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from ncsn_jax import MLP, NCSN, NCSNv2, geometric_sigmas
 from ncsn_jax.interop import from_torch, to_torch
+from ncsn_jax.models import Classes
 from ncsn_jax.models.layers import ConditionalInstanceNorm, VarianceNorm
 
 
@@ -147,5 +148,9 @@ def test_conversion_refuses_checkpoint_lists_and_unsupported_networks(state_dict
         to_torch(model, variables["params"])
     with pytest.raises(ValueError, match="but has the wrong shape for"):
         to_torch(model.copy(num_filters=4), variables)
+    with pytest.raises(
+        ValueError, match=r"the official networks take no condition, found conditions=Classes"
+    ):
+        to_torch(NCSN((1.0, 0.1), conditions=Classes(3)), {"params": {}})
     with pytest.raises(ValueError, match=r"but lacks"):
         to_torch(model, {"params": {"Dense_0": {"kernel": np.zeros((2, 2))}}})
