@@ -3,6 +3,7 @@
     python main.py --config configs/cifar10.py             # or configs/cifar10.py:ncsn
     python main.py --config configs/cifar10.py:ncsnv2
     python main.py --config configs/cifar10.py:ncsnpp      # or :ncsnpp_deep, :ncsnpp_discrete, :ddpm
+    python main.py --config configs/cifar10.py:conditional # NCSN++ given a class
 
 ncsn is Song & Ermon 2019, section 5: F = 128, ten levels from 1 to 0.01, T = 100, ε = 2e-5. Published:
 inception score 8.87, FID 25.32.
@@ -24,6 +25,9 @@ the settings that they share.
 | ddpm | ve/cifar10_ddpm, the plain DDPM network | 35,218,947 | | |
 
 Their authors publish these figures for the best of all checkpoints. They weren't trained with this program.
+
+conditional is ncsnpp given a class, `--config.sampling.condition=horse` (docs/conditions.md). It has no
+published result.
 
 ncsn and ncsnv2 train 30 million parameters. All need an accelerator.
 
@@ -47,6 +51,13 @@ DDPM = {
 }
 
 
+def conditional(model: NcsnppModel) -> Config:
+    """Return NCSN++ with classes, which a tenth of the training examples lose."""
+    config = published(Data(name="cifar10", condition="class"), model)
+    training = config.training.model_copy(update={"unconditional": 0.1})
+    return config.model_copy(update={"training": training})
+
+
 def get_config(network: str = "ncsn"):
     images = Data(name="cifar10")
     networks = {
@@ -61,6 +72,7 @@ def get_config(network: str = "ncsn"):
         "ncsnpp_deep": published(images, NcsnppModel(num_res_blocks=8, **LEVELS), num_steps=950_001),
         "ncsnpp_discrete": published(images, NcsnppModel(embedding="positional", **LEVELS)),
         "ddpm": published(images, NcsnppModel(**DDPM, **LEVELS)),
+        "conditional": conditional(NcsnppModel(**LEVELS)),
     }
     if network not in networks:
         raise ValueError(f"configs/cifar10.py:{network}: accepted: {', '.join(networks)}")

@@ -4,6 +4,7 @@
     python main.py --config configs/digits.py:v2  # a network for any σ
     python main.py --config configs/digits.py:ncsnpp
     python main.py --config configs/digits.py:best
+    python main.py --config configs/digits.py:conditional
 
 The first, NCSN, takes 2½ minutes on two cores: 1,600 steps of 64 images, and 100 samples. Its held-out loss
 is 13.4; each class has 7-13 % of 1,000 samples, whose Fréchet distance (pixels) to the training images is
@@ -22,6 +23,10 @@ of the deterministic samplers was noise.
 
 The fourth, the same network preconditioned and trained as Karras et al. 2022, with Muon, takes 3 minutes:
 2,200 steps. The distance is 0.089 with 49 evaluations of Heun's method with churn, and 0.090 with 19.
+
+The fifth is the fourth with classes as conditions: `--config.sampling.condition=7`, or `each`. It takes as
+long. An SVC takes 99.3 % of 1,000 samples for the class asked for, at a distance of 0.083; with
+`--config.sampling.guidance=1.25` 99.7 % at 0.088 (`python -m benchmarks.guidance`).
 """
 
 from ncsn_jax.app.config import (
@@ -64,6 +69,30 @@ NCSNPP = NcsnppModel(
 HEUN = Sampling(num_samples=100, batch_size=100, method="heun", num_levels=25, s_churn=25.0)
 
 
+def preconditioned(data: Data, unconditional: float = 0.0) -> Config:
+    """Return the small NCSN++ with preconditioning."""
+    own = {"preconditioning": "karras", "scale_by_sigma": False, "sigma_begin": 8.0}
+    return Config(
+        data=data,
+        model=NCSNPP.model_copy(update=own),
+        training=TRAINING.model_copy(
+            update={
+                "num_steps": 2200,
+                "weighting": "karras",
+                "noise": "log_normal",
+                "p_mean": -1.0,
+                "p_std": 1.3,
+                "unconditional": unconditional,
+                "optimizer": "muon",
+                "learning_rate": 5e-3,
+                "ema_warmup": True,
+            }
+        ),
+        sampling=HEUN,
+        evaluation=Evaluation(num_samples=1000),
+    )
+
+
 def get_config(network: str = "ncsn"):
     networks = {
         "ncsn": Config(
@@ -100,34 +129,9 @@ def get_config(network: str = "ncsn"):
             sampling=HEUN,
             evaluation=Evaluation(num_samples=1000),
         ),
-        "best": Config(
-            data=Data(name="digits"),
-            model=NCSNPP.model_copy(
-                update={"preconditioning": "karras", "scale_by_sigma": False, "sigma_begin": 8.0}
-            ),
-            training=TRAINING.model_copy(
-                update={
-                    "num_steps": 2200,
-                    "weighting": "karras",
-                    "noise": "log_normal",
-                    "p_mean": -1.0,
-                    "p_std": 1.3,
-                    "optimizer": "muon",
-                    "learning_rate": 5e-3,
-                    "ema_warmup": True,
-                }
-            ),
-            sampling=HEUN,
-            evaluation=Evaluation(num_samples=1000),
-        ),
+        "best": preconditioned(Data(name="digits")),
+        "conditional": preconditioned(Data(name="digits", condition="class"), unconditional=0.1),
     }
-    best = networks["best"]
-    networks["conditional"] = best.model_copy(
-        update={
-            "data": Data(name="digits", condition="class"),
-            "training": best.training.model_copy(update={"unconditional": 0.1}),
-        }
-    )
     if network not in networks:
         raise ValueError(f"configs/digits.py:{network}: accepted: {', '.join(networks)}")
     return overridable(networks[network])

@@ -23,9 +23,11 @@ CONFIGS = [
     ("digits", "digits", ("v2",)),
     ("digits", "digits", ("ncsnpp",)),
     ("digits", "digits", ("best",)),
+    ("digits", "digits", ("conditional",)),
     ("mnist", "mnist", ()),
     ("mnist", "mnist", ("paper",)),
     ("mnist", "mnist", ("small",)),
+    ("mnist", "mnist", ("conditional",)),
     ("mnist", "mnist", ("hour",)),
     ("mnist", "mnist", ("ncsnv2",)),
     ("two_gaussians", "toy", ()),
@@ -34,6 +36,7 @@ CONFIGS = [
     ("cifar10", "cifar10", ("ncsn",)),
     ("cifar10", "cifar10", ("ncsnv2",)),
     *(("cifar10", "cifar10", (name,)) for name in ("ncsnpp", "ncsnpp_deep", "ncsnpp_discrete", "ddpm")),
+    ("cifar10", "cifar10", ("conditional",)),
     ("celeb_a", "celeba", ()),
     ("celeb_a", "celeba", ("ncsn",)),
     ("celeb_a", "celeba", ("ncsnv2",)),
@@ -84,11 +87,18 @@ def step_at_reduced_width(config):
     # The first step of a warm-up has a learning rate of zero.
     training = config.training.model_copy(update={"warmup_steps": 0})
     config = config.model_copy(update={"model": narrow, "training": training})
+    has_classes = config.data.condition == "class"
+    if has_classes:
+        facts = {"condition": data.ConditionFacts(kind="class", size=10)}
+        config = config.model_copy(update={"data": config.data.model_copy(update={"conditions": facts})})
     info = data.describe(config.data)
     stored = np.uint8 if info.num_values else np.float32
     x = np.random.default_rng(0).integers(0, 17, (1, *info.shape)).astype(stored)
-    batch = {"examples": x[None], "index": np.zeros((1, 1), int), "weight": np.ones((1, 1), bool)}
-    experiment = build(config, data.Dataset(config.data.name, info, x, x))
+    classes = data.Conditions({"condition": np.array([3])}, facts) if has_classes else None
+    dataset = data.Dataset(config.data.name, info, x, x, train_conditions=classes)
+    examples = {"x": x[None], "condition": np.array([[3]])} if has_classes else x[None]
+    batch = {"examples": examples, "index": np.zeros((1, 1), int), "weight": np.ones((1, 1), bool)}
+    experiment = build(config, dataset)
     step = pmap_step(
         loss=experiment.loss(training=True),
         optimizer=experiment.optimizer,
