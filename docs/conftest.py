@@ -17,6 +17,8 @@ OF_TRAINED_RUNS = {
     "inpaint_mnist.png",
     "superres_mnist.png",
     "denoise_digits.png",
+    "guidance_digits.png",
+    "completion_mnist.png",
 }
 
 

@@ -150,7 +150,7 @@ def dataset_info(config: Config) -> DatasetInfo:
 
 
 def training_conditions(config: Config) -> data.Conditions | None:
-    """Return the conditions of the training examples; None if they have none."""
+    """Return the conditions of the training examples; None if there are none."""
     return load_dataset(config).train_conditions
 
 

@@ -137,7 +137,7 @@ def _chosen(config: Config) -> Asked:
     else:
         raise UserError(
             f"config.sampling.condition={word!r}: this run's conditions have the parts "
-            f"{_described(facts)}; accepted: a .npy file, or a .npz file with an array for each part"
+            f"{described(facts)}; accepted: a .npy file, or a .npz file with an array for each part"
         )
     conditions = Conditions(stored, facts)
     return Asked(
@@ -145,7 +145,8 @@ def _chosen(config: Config) -> Asked:
     )
 
 
-def _described(facts: Mapping[str, ConditionFacts]) -> str:
+def described(facts: Mapping[str, ConditionFacts]) -> str:
+    """Return one line about the parts of a run's conditions."""
     return ", ".join(f"{name} ({each.kind} of {each.size})" for name, each in facts.items())
 
 
@@ -198,7 +199,7 @@ def _of_file(facts: Mapping[str, ConditionFacts], path: Path) -> dict[str, np.nd
         except Exception as error:  # damaged files raise many types
             raise UserError(f"{place}: can't be read ({' '.join(str(error).split())})") from error
     if found.keys() != facts.keys():
-        raise UserError(f"{place}: found the parts {sorted(found)}; accepted: {_described(facts)}")
+        raise UserError(f"{place}: found the parts {sorted(found)}; accepted: {described(facts)}")
     for name, each in facts.items():
         array = found[name]
         is_class = each.kind == "class"
@@ -207,7 +208,7 @@ def _of_file(facts: Mapping[str, ConditionFacts], path: Path) -> dict[str, np.nd
         if not fits or array.dtype.kind not in ("iu" if is_class else "iufb"):
             raise UserError(
                 f"{place}: found {array.dtype} of the shape {array.shape}; accepted: one condition a row, of "
-                f"the part {_described({name: each})}"
+                f"the part {described({name: each})}"
             )
         if is_class:
             try:

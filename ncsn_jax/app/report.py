@@ -28,6 +28,7 @@ from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator, MaxN
 from PIL import Image
 
 from ncsn_jax.app.build import dataset_info, network
+from ncsn_jax.app.conditions import described
 from ncsn_jax.app.config import Config, parse
 from ncsn_jax.app.imports import import_paths
 from ncsn_jax.app.trained import load_run
@@ -181,6 +182,8 @@ def _facts(workdir: Path, config: Config, metrics: Mapping[str, Rows]) -> dict[s
     facts = {"dataset": config.data.name, "network": model.name}
     if config.data.data_dir and config.data.name == "folder":
         facts["dataset"] += f" {config.data.data_dir}"
+    if config.data.conditions:
+        facts["condition"] = described(config.data.conditions)
     if model.sigmas != "auto":
         levels = model.noise_levels
         facts["noise levels"] = f"{len(levels)}, σ from {levels[0]:g} to {levels[-1]:g}"

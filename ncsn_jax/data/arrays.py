@@ -102,7 +102,7 @@ class Examples:
 
 
 def read_arrays(place: Path) -> dict[str, Any]:
-    """Return the arrays `train`, `test` and those of conditions that a directory or a file has, by name.
+    """Return the arrays of examples and of conditions in a directory or a file, by name.
 
     Raises:
       UserError: if there is no array `train`, or a file can't be read.

@@ -77,7 +77,7 @@ def prepared(values: Any, facts: ConditionFacts) -> np.ndarray:
     """Return classes as they are, and numbers with mean 0 and standard deviation 1, as for a network.
 
     Args:
-      values: stored values of one or more examples; their last axis is that of the facts.
+      values: stored values of one or more examples; their last axis is of entries or channels.
       facts: the facts of the part.
     """
     if facts.kind == "class":

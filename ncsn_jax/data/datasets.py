@@ -72,7 +72,7 @@ class Dataset:
       load_labels: a function that reads the classes of all images; None if the dataset has no classes.
       identity: the settings, as JSON, that the examples and their preprocessing depend on.
       facts: the measured facts of arrays; None of other datasets.
-      train_conditions: the conditions of the training examples; None if they have none.
+      train_conditions: the conditions of the training examples; None if there are none.
       test_conditions: the conditions of the test examples.
     """
 

@@ -185,7 +185,7 @@ def class_rows(part: Given) -> Int[Array, " batch"]:
 
 
 def beside(image: Images, given: list[Given]) -> Images:
-    """Return an image with those of the condition, and an indicator for each, as further channels."""
+    """Return an image with the condition's images, and an indicator for each, as further channels."""
     images = [_with_indicator(part) for part in given if isinstance(part.kind, Image)]
     return jnp.concatenate([image, *(each.astype(image.dtype) for each in images)], axis=-1)
 

@@ -46,7 +46,7 @@ class Guidance(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What each chain is given, with leaves `(devices, batch, …)`.
+    """Observations and conditions of chains, with leaves `(devices, batch, …)`.
 
     Attributes:
       observation: the observation of each chain; None for none.
@@ -169,7 +169,7 @@ def score_given(score_fn: NetworkScore, guidance: Guidance | None, given: Given)
     return score if given.observation is None else posterior_score(score, given.observation)
 
 
-# What may be missing is paired with another argument: jax 0.12's pmap may mistake an argument without arrays
+# Arguments that may be None are paired with others: jax 0.12's pmap may mistake an argument without arrays
 # for one with arrays, and split the network's arrays over the devices.
 
 

@@ -192,7 +192,9 @@ def test_evaluation_measures_agreement_and_loss_with_conditions(run, monkeypatch
     assert subject.results["FD-40 (classifier) within classes"].value > 0
     assert "agreement with the class" in capsys.readouterr().out
     assert main.main(["main.py", "--mode=report", f"--workdir={run}"]) == 0
-    assert "agreement with the class" in (run / "report.html").read_text("utf-8")
+    report = (run / "report.html").read_text("utf-8")
+    assert "agreement with the class" in report
+    assert "condition (class of 10)" in report
     # Samples without classes agree with nothing.
     assert main.main([*argv, "--config.sampling.guidance=0.0"]) == 1
     assert "metrics: agreement: it measures samples of given classes" in capsys.readouterr().err
