@@ -1,5 +1,6 @@
 """Everything in the README runs; commands, settings and links in the documents exist."""
 
+import functools
 import os
 import re
 import shlex
@@ -71,6 +72,10 @@ def test_readme_commands_run_in_their_order(directory, official, data_dir):
     (directory / "configs").mkdir()
     of_digits = TINY.format(data=f"name='digits', data_dir={data_dir!r}", levels="num_scales=2")
     (directory / "configs" / "digits.py").write_text(of_digits)
+    changes = {"TinyScore": "ConditionalScore", "name='digits'": "name='digits', condition='class'"}
+    changes |= {"num_steps=2": "num_steps=2, unconditional=0.5"}
+    conditional = functools.reduce(lambda text, change: text.replace(*change), changes.items(), of_digits)
+    (directory / "configs" / "conditional.py").write_text(conditional)
     of_photos = "name='folder', image_size=int(image_size), random_flip=True, dequantization='none'"
     (directory / "configs" / "folder.py").write_text(TINY.format(data=of_photos, levels="sigmas='auto'"))
     rng = np.random.default_rng(0)
@@ -82,7 +87,9 @@ def test_readme_commands_run_in_their_order(directory, official, data_dir):
     ran = commands(README)
     assert len(ran) >= 10
     for arguments in ran:
-        arguments = [word.replace("configs/mnist.py:small", "configs/digits.py") for word in arguments]
+        arguments = [
+            word.replace("configs/mnist.py:conditional", "configs/conditional.py") for word in arguments
+        ]
         if arguments == ["main.py"]:
             arguments.append("--config=configs/digits.py")  # the default, by its name
         if "evaluate" in arguments:
