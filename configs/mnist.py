@@ -95,7 +95,7 @@ def get_config(size: str = "paper"):
         "paper": Config(data=Data(name="mnist")),
         "small": small(num_res_blocks=1, num_steps=5600),
         "conditional": small(num_res_blocks=1, num_steps=5600, condition="class"),
-        "hour": small(num_res_blocks=2, num_steps=12_500, condition="class"),
+        "hour": small(num_res_blocks=2, num_steps=10_000, condition="class"),
         "ncsnv2": Config(
             data=Data(name="mnist", dequantization="none"),
             model=Ncsnv2Model(num_filters=64, sigma_begin=16.9, num_scales=96),

@@ -88,26 +88,45 @@ def test_each_sample_is_of_the_class_asked_for_and_of_its_key_alone(run):
     np.testing.assert_allclose(some[6], seven[6], rtol=1e-5, atol=1e-6)
 
 
-def test_one_compiled_program_serves_all_conditions_and_weights():
-    model, traces = ConditionalScore(), []
+@pytest.fixture(scope="module")
+def score_fn():
+    model, x, sigma = ConditionalScore(), np.ones((1, 8, 8, 1), np.float32), np.ones(1, np.float32)
+    return as_score_fn(model, model.init(jax.random.key(0), x, sigma))
 
-    def step(key, score_fn, x, sigma, next_sigma):
+
+def draw(score_fn, sampler, word, weight, count=8):
+    """The first samples, guided towards a condition."""
+    asked = asked_of(config_of(FACTS, word), lambda: None)
+    recipe = chains.Recipe(sampler, (8, 8, 1), conditions=asked.of, guidance=chains.Guidance(weight))
+    (numbers,) = chains.batches(count, count)
+    *_, last = chains.draw(score_fn, recipe, numbers)
+    return chains.rows(last)[:count]
+
+
+def euler(key, score_fn, x, sigma, next_sigma):
+    """A step of Euler's method with noise."""
+    return x + 0.1 * score_fn(x, sigma) + 0.1 * jax.random.normal(key, x.shape)
+
+
+def test_one_compiled_program_serves_all_conditions_and_weights(score_fn):
+    traces = []
+
+    def step(*arguments):
         traces.append(1)
-        return x + 0.1 * score_fn(x, sigma)
+        return euler(*arguments)
 
-    x, sigma = np.ones((1, 8, 8, 1), np.float32), np.ones(1, np.float32)
-    score_fn = as_score_fn(model, model.init(jax.random.key(0), x, sigma))
-    drawn = []
-    for word, weight in (("0", 2.0), ("5", 2.0), (EACH, 3.0)):
-        asked = asked_of(config_of(FACTS, word), lambda: None)
-        guidance = chains.Guidance(weight)
-        recipe = chains.Recipe(
-            Sampler(step, (1.0, 0.5, 0.1)), (8, 8, 1), conditions=asked.of, guidance=guidance
-        )
-        *_, last = chains.draw(score_fn, recipe, np.arange(8).reshape(4, 2))
-        drawn.append(chains.rows(last))
+    sampler = Sampler(step, (1.0, 0.5, 0.1))
+    drawn = [draw(score_fn, sampler, *given) for given in (("0", 2.0), ("5", 2.0), (EACH, 3.0))]
     assert len(traces) == 1
     assert np.abs(drawn[0] - drawn[1]).max() > 1e-6
+
+
+def test_the_number_of_devices_changes_no_sample(score_fn, local_devices):
+    sampler, drawn = Sampler(euler, (1.0, 0.5, 0.1)), []
+    for devices in (1, 4):
+        local_devices(devices)
+        drawn.append(draw(score_fn, sampler, EACH, 2.0, count=7))
+    np.testing.assert_allclose(*drawn, rtol=1e-5, atol=1e-6)
 
 
 def test_the_grid_has_a_labelled_row_for_each_class(run):
