@@ -22,7 +22,7 @@ from jaxtyping import Float
 from sklearn.svm import SVC
 
 from ncsn_jax import as_score_fn, data, training
-from ncsn_jax.app.build import dataset_info, training_conditions
+from ncsn_jax.app.build import dataset_info, load_dataset
 from ncsn_jax.app.conditions import asked_of
 from ncsn_jax.app.sample import write_samples
 from ncsn_jax.app.trained import load_run
@@ -65,7 +65,7 @@ def measure(workdir: Path, num_samples: int = 1000) -> Quality:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         info, sigmas = dataset_info(config), config.model.noise_levels
-        asked = asked_of(config, lambda: training_conditions(config))
+        asked = asked_of(config, lambda: load_dataset(config).train_conditions)
         write_samples(Path(directory), score_fn, info, sigmas, settings, asked)
         samples = np.load(Path(directory) / "samples.npy").reshape(num_samples, -1)
     seconds = time.monotonic() - began

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from flax import struct
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
@@ -67,7 +68,10 @@ class ClassLogLikelihood(struct.PyTreeNode):
     label: Any
 
     def __call__(self, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, ""]:
-        return jax.nn.log_softmax(self.logits_fn(x, sigma))[self.label]
+        logits = self.logits_fn(x, sigma)
+        if not isinstance(self.label, Tracer) and not 0 <= self.label < len(logits):
+            raise ValueError(f"label={self.label}: no such class; accepted: 0 to {len(logits) - 1}")
+        return jax.nn.log_softmax(logits)[self.label]
 
 
 def class_log_likelihood(
@@ -81,7 +85,8 @@ def class_log_likelihood(
       label: c, the class.
 
     Returns:
-      A function of (x, σ) for `guided_score`; a pytree if its arguments are.
+      A function of (x, σ) for `guided_score`; a pytree if its arguments are. It raises a ValueError for a
+      label that isn't traced and is no class.
     """
     return ClassLogLikelihood(logits_fn, label)
 
@@ -97,7 +102,8 @@ class ClassifierFreeScore(struct.PyTreeNode):
     @property
     def sigmas(self) -> tuple[float, ...] | None:
         """The discrete levels that the network embeds; None if it takes any σ."""
-        return getattr(self.conditional, "sigmas", None)
+        levels = getattr(self.conditional, "sigmas", None)
+        return getattr(self.unconditional, "sigmas", None) if levels is None else levels
 
     def __call__(self, x: Float[Array, "*event"], sigma: Scalar) -> Float[Array, "*event"]:
         sigma, weight, low, high = scalars(x, sigma, self.weight, *self.interval)
@@ -142,6 +148,9 @@ def classifier_free_guidance(
     if isinstance(weight, int | float):
         if weight == 1:
             return conditional
-        if weight == 0 and interval == (0.0, math.inf):
+        is_everywhere = all(isinstance(end, int | float) for end in interval) and (
+            tuple(interval) == (0.0, math.inf)
+        )
+        if weight == 0 and is_everywhere:
             return unconditional
     return ClassifierFreeScore(conditional, unconditional, weight, interval)

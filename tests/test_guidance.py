@@ -72,6 +72,11 @@ def test_python_weights_return_the_ends_and_evaluate_nothing_else():
     assert classifier_free_guidance(s_c, s_u, 1.0, interval=(0.1, 2.0)) is s_c
     assert classifier_free_guidance(s_c, s_u, 0.0) is s_u
     assert guided_score(s_c, s_u, scale=0.0) is s_c
+    # A traced interval isn't compared with the whole one.
+    jitted = jax.jit(
+        lambda low: classifier_free_guidance(s_c, s_c, 0.0, interval=(low, 2.0))(jnp.ones(1), 1.0)
+    )
+    np.testing.assert_allclose(jitted(0.1), -1.0)
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
@@ -134,6 +139,8 @@ def test_guided_scores_refuse_what_the_network_refuses():
 
 def test_the_class_of_a_classifier_has_the_log_softmax_of_its_logits():
     likelihood = class_log_likelihood(lambda x, sigma: jnp.stack([x[0], sigma, 0.0]), 1)
+    with pytest.raises(ValueError, match="label=3: no such class; accepted: 0 to 2"):
+        class_log_likelihood(likelihood.logits_fn, 3)(jnp.array([2.0]), 0.5)
     np.testing.assert_allclose(
         likelihood(jnp.array([2.0]), 0.5), 0.5 - math.log(math.exp(2) + math.exp(0.5) + 1), rtol=1e-6
     )

@@ -61,6 +61,12 @@ def build(config: Config, dataset: Dataset | None = None) -> Experiment:
       UserError: if the data aren't available, or a setting doesn't fit.
     """
     dataset = dataset or load_dataset(config)
+    first = dataset.train_examples[0]
+    if config.training.unconditional and not (isinstance(first, Mapping) and "condition" in first):
+        raise UserError(
+            f"config.training.unconditional={config.training.unconditional}: the examples have no condition; "
+            "accepted: 0.0, or examples with a condition"
+        )
     return Experiment(
         model=network(config),
         objective=objective(config),
@@ -147,11 +153,6 @@ def dataset_info(config: Config) -> DatasetInfo:
         return load_dataset(config).info
     with flagged("config.data.", data.Data):
         return data.describe(config.data)
-
-
-def training_conditions(config: Config) -> data.Conditions | None:
-    """Return the conditions of the training examples; None if there are none."""
-    return load_dataset(config).train_conditions
 
 
 def load_dataset(config: Config) -> Dataset:

@@ -33,7 +33,7 @@ from ml_collections import ConfigDict, config_flags
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ncsn_jax.app import import_checkpoint, suggest_noise
-from ncsn_jax.app.build import dataset_info, load_dataset, network, training_conditions
+from ncsn_jax.app.build import dataset_info, load_dataset, network
 from ncsn_jax.app.conditions import asked_of
 from ncsn_jax.app.config import Config, parse
 from ncsn_jax.app.flags import CONFIGS, DEFAULT_CONFIG, RESTORATIONS, flagged, one_line, parse_flags
@@ -247,7 +247,7 @@ def draw(workdir: Path, parsed: Config, score_fn: NetworkScore, out: str | None 
     directory = workdir / "samples" / (out or "")
     info, levels, settings = dataset_info(parsed), parsed.model.noise_levels, parsed.sampling
     with only_writer(workdir, "samples"):
-        asked = asked_of(parsed, lambda: training_conditions(parsed))
+        asked = asked_of(parsed, lambda: load_dataset(parsed).train_conditions)
         write_samples(directory, score_fn, info, levels, settings, asked)
     print(f"{directory}: grid.png, annealing.gif, samples.npy ({parsed.sampling.num_samples} samples)")
 

@@ -15,8 +15,7 @@ from ncsn_jax.data import ConditionFacts, Conditions, Data
 from ncsn_jax.data.conditions import ONLY
 from ncsn_jax.data.selected_images import read_array
 from ncsn_jax.models import Classes, Image, Vector
-from ncsn_jax.models.conditions import Conditions as Kind
-from ncsn_jax.models.conditions import require_classes
+from ncsn_jax.models.conditions import ConditionKind, require_classes
 from ncsn_jax.runtime import processes
 from ncsn_jax.runtime.errors import UserError
 from ncsn_jax.runtime.paths import expanded
@@ -33,30 +32,24 @@ class Asked(NamedTuple):
     Attributes:
       row: the row of each number's condition in `conditions`, from an array of numbers.
       conditions: the conditions in turn, by index.
-      facts: the facts of their parts.
-      is_one: whether there is only one.
     """
 
     row: Callable[[Numbers], Numbers]
     conditions: Conditions
-    facts: Mapping[str, ConditionFacts]
-    is_one: bool
 
     def of(self, numbers: Numbers) -> Any:
         """Return the conditions of samples by their numbers: a pytree with further axes behind theirs."""
-        rows = self.row(numbers)
-        found = [self.conditions[int(row)] for row in rows.ravel()]
-        return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(*rows.shape, *leaves[0].shape), *found)
+        return self.conditions.rows(self.row(numbers))
 
     def labels(self, numbers: Numbers) -> list[str] | None:
         """Return short texts about the conditions of some samples; None if they are more than a class."""
-        facts = self.facts.get(ONLY)
+        facts = self.conditions.facts.get(ONLY)
         if facts is None or facts.kind != "class":
             return None
         return ["none" if c < 0 else facts.names[c] for c in self.of(numbers).ravel().tolist()]
 
 
-def kind_of(settings: Data, patch_size: int = 1) -> Kind | None:
+def kind_of(settings: Data, patch_size: int = 1) -> ConditionKind | None:
     """Return the kind of condition that a network of the run takes; None if it takes none.
 
     Args:
@@ -84,9 +77,7 @@ def asked_of(config: Config, load: Callable[[], Conditions | None]) -> Asked | N
     Raises:
       UserError: if the condition doesn't fit the run.
     """
-    if not config.data.conditions or (
-        config.sampling.guidance == 0 and not config.sampling.guidance_interval
-    ):
+    if _has_none(config):
         return None
     if config.sampling.condition is not None:
         return _chosen(config)
@@ -100,7 +91,13 @@ def asked_of(config: Config, load: Callable[[], Conditions | None]) -> Asked | N
         return np.asarray(rows).reshape(numbers.shape)
 
     processes.say("conditions are drawn from the training data; config.sampling.condition chooses others")
-    return Asked(row, conditions, config.data.conditions, is_one=False)
+    return Asked(row, conditions)
+
+
+def _has_none(config: Config) -> bool:
+    """Return whether samples have no conditions: there are none, or guidance ignores them."""
+    settings = config.sampling
+    return not config.data.conditions or (settings.guidance == 0 and settings.guidance_interval is None)
 
 
 def asked_of_restorations(config: Config) -> Asked | None:
@@ -114,7 +111,7 @@ def asked_of_restorations(config: Config) -> Asked | None:
             "config.sampling.condition=None: the network was never trained without a condition; accepted: a "
             "condition, such as --config.sampling.condition=" + _example(config.data.conditions)
         )
-    return _chosen(config) if config.sampling.condition is not None else None
+    return None if _has_none(config) or config.sampling.condition is None else _chosen(config)
 
 
 def _example(conditions: Mapping[str, ConditionFacts]) -> str:
@@ -129,7 +126,7 @@ def _chosen(config: Config) -> Asked:
     facts, word = config.data.conditions, str(config.sampling.condition)
     only = facts.get(ONLY)
     if word.endswith((".npy", ".npz")):
-        stored = _of_file(facts, Path(expanded(word)))
+        stored = _of_file(config, Path(expanded(word)))
     elif only is not None and only.kind == "class":
         stored = {ONLY: np.arange(only.size) if word == EACH else np.array([_class(only, word)])}
     elif only is not None and only.kind == "vector":
@@ -140,9 +137,7 @@ def _chosen(config: Config) -> Asked:
             f"{described(facts)}; accepted: a .npy file, or a .npz file with an array for each part"
         )
     conditions = Conditions(stored, facts)
-    return Asked(
-        lambda numbers: np.asarray(numbers) % len(conditions), conditions, facts, len(conditions) == 1
-    )
+    return Asked(lambda numbers: np.asarray(numbers) % len(conditions), conditions)
 
 
 def described(facts: Mapping[str, ConditionFacts]) -> str:
@@ -162,10 +157,12 @@ def plain(name: str) -> str:
 def _class(facts: ConditionFacts, word: str) -> int:
     """Return the number of a class, by its name or its number."""
     names = [plain(name) for name in facts.names]
-    if plain(word) in names:
-        return names.index(plain(word))
+    if word in facts.names:
+        return facts.names.index(word)
     if re.fullmatch("[0-9]{1,9}", word) and int(word) < facts.size:
         return int(word)
+    if not word.startswith("-") and names.count(plain(word)) == 1:
+        return names.index(plain(word))
     shown = ", ".join(names[:40]) + (f", … ({facts.size} classes)" if facts.size > 40 else "")
     raise UserError(
         f"config.sampling.condition={word!r}: no such class; accepted: {shown}, a number below {facts.size}, "
@@ -187,9 +184,9 @@ def _vector(facts: ConditionFacts, word: str) -> np.ndarray:
     return numbers
 
 
-def _of_file(facts: Mapping[str, ConditionFacts], path: Path) -> dict[str, np.ndarray]:
+def _of_file(config: Config, path: Path) -> dict[str, np.ndarray]:
     """Return the conditions in a file, one a row, by part."""
-    place = f"config.sampling.condition={str(path)!r}"
+    place, facts = f"config.sampling.condition={str(path)!r}", config.data.conditions
     if path.suffix == ".npy" or facts.keys() == {ONLY}:
         found = {ONLY: read_array(path)}
     else:
@@ -200,19 +197,20 @@ def _of_file(facts: Mapping[str, ConditionFacts], path: Path) -> dict[str, np.nd
             raise UserError(f"{place}: can't be read ({' '.join(str(error).split())})") from error
     if found.keys() != facts.keys():
         raise UserError(f"{place}: found the parts {sorted(found)}; accepted: {described(facts)}")
+    shape = config.data.shape or ()
     for name, each in facts.items():
-        array = found[name]
-        is_class = each.kind == "class"
-        fits = array.ndim == {"class": 1, "vector": 2, "image": 4}[each.kind] and len(array) > 0
-        fits = fits and (is_class or array.shape[-1] == each.size)
-        if not fits or array.dtype.kind not in ("iu" if is_class else "iufb"):
+        array, is_class = found[name], each.kind == "class"
+        of_one = {"class": (), "vector": (each.size,), "image": (*shape[:2], each.size)}[each.kind]
+        if each.size == 1 and array.ndim == len(of_one):  # without an axis of one entry, or channel
+            array = found[name] = array[..., None]
+        if array.shape[1:] != of_one or array.dtype.kind not in ("iub" if is_class else "iufb"):
             raise UserError(
                 f"{place}: found {array.dtype} of the shape {array.shape}; accepted: one condition a row, of "
-                f"the part {described({name: each})}"
+                f"the shape {(len(array), *of_one)}, the part {described({name: each})}"
             )
         if is_class:
             try:
-                require_classes(array, each.size, place)
+                require_classes(array.astype(np.int64), each.size, place)
             except ValueError as error:
                 raise UserError(str(error)) from error
     if len({len(array) for array in found.values()}) > 1:

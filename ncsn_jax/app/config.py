@@ -599,6 +599,7 @@ class Config(StrictSettings):
             given = {
                 "sampling.condition": self.sampling.condition is not None,
                 "sampling.guidance": weight != 1,
+                "sampling.guidance_interval": self.sampling.guidance_interval is not None,
                 "training.unconditional": self.training.unconditional > 0 and not is_own,
             }
             for name in (name for name, is_given in given.items() if is_given):

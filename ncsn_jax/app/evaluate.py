@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
@@ -15,6 +16,7 @@ from ncsn_jax.app.methods import OF_CALLERS, recipe_of
 from ncsn_jax.app.trained import load_run, require_same_run
 from ncsn_jax.data import Data, Dataset
 from ncsn_jax.evaluation import Evaluation, Features, Generator, loop
+from ncsn_jax.evaluation.cached_parts import fingerprint
 from ncsn_jax.evaluation.results import Subject
 from ncsn_jax.runtime.determinism import pinned
 from ncsn_jax.runtime.paths import expanded
@@ -64,6 +66,11 @@ def _require_same_run(workdir: Path, checkpoints: epath.Path, steps: Sequence[in
 def generator(config: Config, dataset: Dataset) -> Generator:
     """Return the config's network, and how it is sampled and measured."""
     sampling, asked = config.sampling, asked_of(config, lambda: dataset.train_conditions)
+    conditioning: dict[str, Any] = {}
+    if asked is not None:
+        conditioning = sampling.model_dump(include={"guidance", "guidance_interval"})
+        if sampling.condition is not None:
+            conditioning["conditions"] = fingerprint(dict(asked.conditions.stored))
     return Generator(
         model=network(config),
         sigmas=config.model.noise_levels,
@@ -74,5 +81,5 @@ def generator(config: Config, dataset: Dataset) -> Generator:
         atol=sampling.atol,
         seed=config.seed,
         model_identity=config.model.model_dump(),
-        sampler_identity=sampling.model_dump(exclude=set(OF_CALLERS) - {"seed"}),
+        sampler_identity=sampling.model_dump(exclude=set(OF_CALLERS) - {"seed"}) | conditioning,
     )

@@ -33,7 +33,7 @@ def resolved(config: Config, workdir: Path, load_dataset: Callable[[], data.Data
         return config
     run = load_run(workdir) if (workdir / "config.json").exists() else None
     if has_no_conditions:
-        known = run.data.conditions if run else facts_of_conditions(load_dataset())
+        known = run.data.conditions if run else _facts_of_conditions(load_dataset())
         config = config.model_copy(update={"data": config.data.model_copy(update={"conditions": known})})
     if has_no_facts:
         facts = load_dataset().facts if run is None else data.facts_of(run.data)
@@ -47,7 +47,7 @@ def resolved(config: Config, workdir: Path, load_dataset: Callable[[], data.Data
     return _with_levels(config, run, load_dataset) if has_no_levels else config
 
 
-def facts_of_conditions(dataset: data.Dataset) -> Mapping[str, data.ConditionFacts]:
+def _facts_of_conditions(dataset: data.Dataset) -> Mapping[str, data.ConditionFacts]:
     """Return the facts of the conditions that a dataset has."""
     assert dataset.train_conditions is not None
     return dataset.train_conditions.facts

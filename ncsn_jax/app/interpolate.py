@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ncsn_jax.app.build import dataset_info, training_conditions
+from ncsn_jax.app.build import dataset_info, load_dataset
 from ncsn_jax.app.conditions import asked_of, asked_of_restorations
 from ncsn_jax.app.config import Config
 from ncsn_jax.app.methods import guidance_of, interpolation_of, recipe_of, sampler_of
@@ -63,7 +63,7 @@ def _through_noise(directory, score_fn, config, info, images) -> None:
     recipe = recipe_of(config.sampling, config.model.noise_levels, info)
     sampler = interpolation_of(config.sampling, config.model.noise_levels)
     batch_size = chains_at_once(config.sampling.batch_size, score_fn.model, shape)
-    asked = asked_of(config, lambda: training_conditions(config))
+    asked = asked_of(config, lambda: load_dataset(config).train_conditions)
 
     def run(numbers):
         given = Given(condition=None if asked is None else asked.of(numbers))
@@ -106,7 +106,7 @@ def _through_latents(directory, score_fn, config, info, images) -> None:
     up = down._replace(levels=down.levels[::-1])
     batch_size = chains_at_once(settings.batch_size, score_fn.model, info.shape)
     asked = asked_of_restorations(config)
-    if asked is not None and not asked.is_one:
+    if asked is not None and len(asked.conditions) > 1:
         raise UserError(
             f"config.sampling.condition={settings.condition!r}: a path through latents has one condition; "
             "accepted: one class, or one vector"

@@ -36,7 +36,7 @@ def write_samples(
     `samples.npy` holds all samples, `(num_samples, *shape)`, float32, unclipped, and is written batch by
     batch. `settings.json` holds the settings. `grid.png` shows the first samples (100 images or 5,000
     points), and `annealing.gif` their states on the way from noise. If samples have conditions,
-    `conditions.npy` holds them, or `conditions.npz` their parts, as the network took them.
+    `conditions.npy` holds them, or `conditions.npz` their parts, in the units of the data.
 
     Args:
       directory: the directory of the files; created if necessary.
@@ -78,12 +78,12 @@ def _pictures(frames: list[np.ndarray], asked: Asked | None, settings: Sampling)
     labels = None if asked is None else asked.labels(np.arange(count))
     if asked is None or labels is None or settings.condition != EACH:
         return viz.pictures(frames, labels=labels)
-    num_classes = len(asked.conditions)
-    order = np.argsort(np.arange(count) % num_classes, kind="stable")
-    columns = -(-count // num_classes)
-    return viz.pictures(
-        [frame[order] for frame in frames], labels=[labels[i] for i in order], columns=columns
-    )
+    columns = count // len(asked.conditions)
+    if columns == 0:
+        return viz.pictures(frames, labels=labels)
+    order = np.arange(columns * len(asked.conditions)).reshape(columns, -1).T.ravel()
+    of_classes = [frame[order] for frame in frames]
+    return viz.pictures(of_classes, labels=[labels[i] for i in order], columns=columns)
 
 
 def _write_conditions(directory: Path, asked: Asked | None, count: int) -> None:
@@ -91,7 +91,7 @@ def _write_conditions(directory: Path, asked: Asked | None, count: int) -> None:
         (directory / name).unlink(missing_ok=True)
     if asked is None:
         return
-    conditions = asked.of(np.arange(count))
+    conditions = asked.conditions.rows(asked.row(np.arange(count)), as_stored=True)
     if isinstance(conditions, dict):
         np.savez(directory / "conditions.npz", **conditions)
     else:

@@ -253,7 +253,7 @@ def _is_ours(name: str) -> bool:
 
 def _npy(path: Path) -> Any:
     file = NpyFile(path)
-    return file if len(file.shape) > 2 else np.load(path)
+    return file if path.stem in SPLITS or len(file.shape) > 2 else np.load(path)
 
 
 def _hdf5(path: Path) -> dict[str, Any]:

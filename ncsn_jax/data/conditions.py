@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from ncsn_jax.data.arrays import Examples, measured
 from ncsn_jax.data.settings import ConditionFacts, Data
@@ -51,7 +52,26 @@ class Conditions:
 
     def __getitem__(self, index: SupportsIndex) -> Any:
         """Return the condition of one example, as the network takes it."""
-        found = {name: prepared(self.stored[name][index], self.facts[name]) for name in self.facts}
+        return self._unnamed(
+            {name: prepared(self.stored[name][index], facts) for name, facts in self.facts.items()}
+        )
+
+    def rows(self, numbers: Int[np.ndarray, "*numbers"], *, as_stored: bool = False) -> Any:
+        """Return the conditions of some examples, with the axes of the numbers in front.
+
+        Args:
+          numbers: the examples' numbers.
+          as_stored: whether to return them in their own units, instead of the network's.
+        """
+
+        def of_part(name):
+            values = np.stack([np.asarray(self.stored[name][int(number)]) for number in numbers.ravel()])
+            values = values if as_stored else prepared(values, self.facts[name])
+            return values.reshape(*numbers.shape, *values.shape[1:])
+
+        return self._unnamed({name: of_part(name) for name in self.facts})
+
+    def _unnamed(self, found: dict[str, Any]) -> Any:
         return found[ONLY] if found.keys() == {ONLY} else found
 
 
@@ -135,9 +155,15 @@ def _facts(name: str, part: Part, shape: tuple[int, ...], known: ConditionFacts 
     first = np.asarray(part.train[0])
     if first.ndim == 0:
         num_classes = len(part.names) or 1 + int(max(np.max(part.train), np.max(part.test)))
-        names = part.names or tuple(map(str, range(num_classes)))
         if min(np.min(part.train), np.min(part.test)) < 0:
             raise UserError(f"{name}: found a negative class; accepted: integers from 0")
+        num_used = len(np.unique(np.concatenate([part.train, part.test])))
+        if num_classes > max(1000, 10 * num_used):
+            raise UserError(
+                f"{name}: found {num_used} classes with numbers up to {num_classes - 1}; accepted: numbers "
+                "from 0 without gaps"
+            )
+        names = part.names or tuple(map(str, range(num_classes)))
         return ConditionFacts(kind="class", size=num_classes, names=names)
     if first.ndim == 1:
         mean, std = np.mean(part.train, 0, np.float64), np.std(part.train, 0, np.float64)
@@ -254,9 +280,7 @@ def columns_of_images(directory: Path, splits: Sequence[list[str]], expected: Se
     return Part(train, test, tuple(names))
 
 
-def conditions_of_arrays(
-    found: Mapping[str, Any], numbers: Sequence[Sequence[int]], *, has_test: bool
-) -> dict[str, Part]:
+def conditions_of_arrays(found: Mapping[str, Any], numbers: Sequence[Sequence[int]]) -> dict[str, Part]:
     """Return the conditions of arrays: a part for each array `train_condition` or `train_condition_NAME`.
 
     Integers `(n,)` are classes; numbers `(n,)` and `(n, D)` vectors; `(n, height, width)` and
@@ -265,19 +289,19 @@ def conditions_of_arrays(
     Args:
       found: the arrays by name.
       numbers: the places of the training and the test examples in their arrays.
-      has_test: whether the test examples have arrays of their own.
 
     Raises:
       UserError: if there is none, an array of the test split is missing, or their lengths differ.
     """
     parts = {}
     for name in (name for name in found if name.startswith("train_condition")):
-        of_test = name.replace("train", "test", 1) if has_test else name
+        of_test = name.replace("train", "test", 1) if "test" in found else name
         if of_test not in found:
             raise UserError(f"{of_test}: no such array; accepted: one beside {name}")
         short = name.removeprefix("train_condition").removeprefix("_") or ONLY
         train, test = (
-            _of_array(n, found[n], places) for n, places in zip((name, of_test), numbers, strict=True)
+            _of_array(n, found[n], places, len(found[n.partition("_")[0]]))
+            for n, places in zip((name, of_test), numbers, strict=True)
         )
         parts[short] = Part(train, test, ())
     if not parts:
@@ -287,18 +311,20 @@ def conditions_of_arrays(
         )
     if len(parts) > 1 and ONLY in parts:
         raise UserError(f"train_condition: found {sorted(parts)}; accepted: either one array, or named ones")
+    if "file" in parts:  # an argument of numpy.savez
+        raise UserError("train_condition_file: a part can't have the name file; accepted: another name")
     return parts
 
 
-def _of_array(name: str, array: Any, places: Sequence[int]) -> Any:
+def _of_array(name: str, array: Any, places: Sequence[int], length: int) -> Any:
     kind, ndim = np.dtype(array.dtype).kind, len(array.shape)
-    if kind not in "fiub" or ndim not in (1, 2, 3, 4):
+    if kind not in "fiub" or ndim not in (1, 2, 3, 4) or 0 in array.shape:
         raise UserError(
             f"{name}: found {array.dtype} of the shape {tuple(array.shape)}; accepted: classes (n,), vectors "
             "(n, D) or images (n, height, width, channels)"
         )
-    if len(array) <= max(places):
-        raise UserError(f"{name}: found {len(array)} conditions for {1 + max(places)} examples or more")
+    if len(array) != length:
+        raise UserError(f"{name}: found {len(array)} conditions for {length} examples")
     if ndim > 2:
         return Examples(array, places, keeps_type=False)
     values = np.asarray(array)[np.asarray(places)]

@@ -299,9 +299,13 @@ def _dataset_of(settings: Data, arrays: dict[str, Any]) -> Dataset:
     )
     conditions = [None, None]
     if settings.condition != "none":
-        parts = conditions_of_arrays(arrays, (train.numbers, test.numbers), has_test="test" in arrays)
+        parts = conditions_of_arrays(arrays, (train.numbers, test.numbers))
         conditions = with_facts(settings, parts, facts.shape, IN_MEMORY_BYTES)
-    return Dataset(ARRAYS, info, kept[0], kept[1], None, identity, facts, *conditions)
+        if settings.random_flip and any(each.kind == "image" for each in conditions[0].facts.values()):
+            raise ArgumentError("random_flip=True: it would flip x but not its condition; accepted: False")
+    dataset = Dataset(ARRAYS, info, kept[0], kept[1], None, identity, facts, *conditions)
+    classes = dataset.classes()
+    return dataclasses.replace(dataset, load_labels=None if classes is None else lambda: classes)
 
 
 def _info_of_arrays(settings: Data, facts: Facts) -> DatasetInfo:

@@ -165,11 +165,13 @@ def class_frechet(real: Real, samples: Extracted, asked: Classes) -> Found:
     for c in np.unique(asked[asked >= 0]):
         train, test = real.train.features[real.train_classes == c], real.test.features[real.test_classes == c]
         own = samples.features[asked == c]
+        if min(len(own), len(train)) < 2:  # no covariance
+            continue
         distances_of[int(c)] = distances.frechet_distance(own, train)
         if len(test) >= len(own):
             of_real.append(distances.frechet_distance(test[: len(own)], train))
     if not distances_of:
-        raise ValueError("no sample was asked for a class")
+        raise ValueError("no class has two samples and two training examples")
     reference = float(np.mean(of_real)) if len(of_real) == len(distances_of) else None
     result = Result(value=float(np.mean(list(distances_of.values()))), real=reference, better="lower")
     name = real.name("FID", int((asked >= 0).sum())) + " within classes"

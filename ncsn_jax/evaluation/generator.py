@@ -22,8 +22,8 @@ class Generator:
       atol: the absolute tolerance of the likelihood's solver.
       seed: the seed of the likelihood and of the loss.
       model_identity: JSON, such as the network's name and fields. If it changes, all is computed anew.
-      sampler_identity: JSON, such as the sampler's name and settings. If it changes, or the levels, shape,
-        noise or seed of the recipe, samples are drawn anew.
+      sampler_identity: JSON, such as the sampler's name and settings, the conditions and the guidance. If it
+        changes, or the levels, shape, noise or seed of the recipe, samples are drawn anew.
     """
 
     model: nn.Module

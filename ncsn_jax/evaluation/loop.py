@@ -121,8 +121,8 @@ def evaluate(
 
     def of_samples(name: str, samples: Samples) -> dict[str, Measure]:
         conditions = None if generator is None else generator.recipe.conditions
-        asked = None if conditions is None else conditions(np.arange(samples.count))
-        return _measures_of_samples(directory, settings, dataset, real(), samples, name, asked)
+        found = _measures_of_samples(directory, settings, dataset, real(), samples, name, conditions)
+        return {metric: found[metric] for metric in found if metric in chosen}
 
     measured = []
     if images is not None:
@@ -233,6 +233,8 @@ def _chosen_metrics(
         impossible |= dict.fromkeys(OF_FEATURES, reason)
     if not given and settings.features == "pixels":
         impossible |= dict.fromkeys((*OF_CLASSES, "agreement"), "pixels and points have no classes")
+    if given or settings.features not in ("auto", "classifier"):
+        impossible["agreement"] = "it needs the features of the classifier of the dataset's labels"
     if generator is None or generator.recipe.conditions is None or dataset.classes() is None:
         impossible |= dict.fromkeys(OF_CONDITIONS, "it measures samples of given classes")
     if of_images:
@@ -255,7 +257,7 @@ def _measures_of_samples(
     real: Real,
     samples: Samples,
     name: str,
-    asked: Any,
+    conditions: Callable[[np.ndarray], Any] | None,
 ) -> dict[str, Measure]:
     num_neighbours = settings.num_neighbours
     of = fingerprint(samples.of, samples.count, real.of, num_neighbours)
@@ -269,6 +271,10 @@ def _measures_of_samples(
         figures.write_neighbours(directory / f"{name}_neighbours.png", shown, extracted(), real, dataset)
         return against_real.neighbours(real, extracted())
 
+    def asked():
+        assert conditions is not None  # else these metrics aren't chosen
+        return conditions(np.arange(samples.count))
+
     measures = {
         "frechet": Measure(of, lambda: against_real.frechet(real, extracted())),
         "kernel": Measure(of, lambda: against_real.kernel(real, extracted())),
@@ -278,8 +284,8 @@ def _measures_of_samples(
         "inception_score": Measure(of, lambda: against_real.inception_score(real, extracted())),
         "classes": Measure(of, lambda: against_real.classes(real, extracted())),
         "neighbours": Measure(of, neighbours),
-        "agreement": Measure(of, lambda: against_real.agreement(real, extracted(), asked)),
-        "class_frechet": Measure(of, lambda: against_real.class_frechet(real, extracted(), asked)),
+        "agreement": Measure(of, lambda: against_real.agreement(real, extracted(), asked())),
+        "class_frechet": Measure(of, lambda: against_real.class_frechet(real, extracted(), asked())),
     }
     if real.train.probabilities is not None:
         return measures

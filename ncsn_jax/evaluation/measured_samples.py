@@ -94,7 +94,6 @@ def drawn_samples(
         np.asarray(recipe.sampler.levels, np.float64).tolist(),
         (recipe.shape, recipe.noise, recipe.seed),
         preprocessing_facts(dataset),
-        *([] if recipe.conditions is None else [recipe.conditions(np.arange(PART)), recipe.guidance]),
     )
     to_stored = (lambda x: x) if info.num_values is None else data.quantize(info)
     (layout,) = batches(batch_size, batch_size)

@@ -172,8 +172,7 @@ def _examples(dataset: Dataset, numbers: Int[np.ndarray, " n"]) -> tuple[Batch, 
     x, conditions = np.stack([dataset.test[int(number)] for number in numbers]), dataset.test_conditions
     if conditions is None:
         return x, None
-    found = [conditions[int(number)] for number in numbers]
-    return x, jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+    return x, conditions.rows(numbers)
 
 
 def _on_devices(run: Callable, score_fn: NetworkScore, batch_size: int, keys: Array, *trees) -> np.ndarray:

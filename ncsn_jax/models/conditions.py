@@ -54,17 +54,17 @@ class Image:
         return (*x.shape[:-1], self.channels)
 
 
-Part = Classes | Vector | Image
-Conditions = Part | Mapping[str, Part]
+PartKind = Classes | Vector | Image
+ConditionKind = PartKind | Mapping[str, PartKind]
 """The kind of condition that a network takes: one part, or several by name."""
 
 
-def hashable(conditions: Conditions | None) -> Conditions | None:
+def hashable(conditions: ConditionKind | None) -> ConditionKind | None:
     """Return the kind of condition as a network's field, which must hash."""
     return FrozenDict(conditions) if isinstance(conditions, Mapping) else conditions
 
 
-class Given(NamedTuple):
+class GivenPart(NamedTuple):
     """One part of the conditions of a batch.
 
     Attributes:
@@ -75,12 +75,12 @@ class Given(NamedTuple):
     """
 
     name: str
-    kind: Part
+    kind: PartKind
     values: Array
     is_given: Bool[Array, " batch"]
 
 
-def parts_of(conditions: Conditions | None, condition: Any, x: Array) -> list[Given]:
+def parts_of(conditions: ConditionKind | None, condition: Any, x: Array) -> list[GivenPart]:
     """Return the parts of a batch of conditions.
 
     Args:
@@ -111,35 +111,41 @@ def _name(name: str) -> str:
     return f"condition_{name}" if name else "condition"
 
 
-def _null(name: str, kind: Part, x: Array) -> Given:
+def _null(name: str, kind: PartKind, x: Array) -> GivenPart:
     dtype = jnp.int32 if isinstance(kind, Classes) else x.dtype
-    return Given(name, kind, jnp.zeros(kind.shape(x), dtype), jnp.zeros(x.shape[:1], bool))
+    return GivenPart(name, kind, jnp.zeros(kind.shape(x), dtype), jnp.zeros(x.shape[:1], bool))
 
 
 def null_like(leaf: Any) -> Any:
     """Return the null condition of the shape and type of an array: −1, or NaN."""
-    leaf = jnp.asarray(leaf)
+    leaf = signed(leaf)
     is_class = jnp.issubdtype(leaf.dtype, jnp.integer)
     return jnp.full_like(leaf, NULL_CLASS if is_class else jnp.nan)
 
 
-def _given(name: str, kind: Part, values: Any, x: Array) -> Given:
+def signed(leaf: Any) -> Array:
+    """Return integers as int32, which −1 fits in; other arrays as they are."""
+    leaf = jnp.asarray(leaf)
+    return leaf.astype(jnp.int32) if jnp.issubdtype(leaf.dtype, jnp.integer) else leaf
+
+
+def _given(name: str, kind: PartKind, values: Any, x: Array) -> GivenPart:
     place = f"condition[{name!r}]" if name else "condition"
     if isinstance(values, Mapping):
         raise ValueError(f"{place}: found a dictionary of {sorted(values)}; accepted: one array, for {kind}")
-    values = jnp.asarray(values)
+    values = signed(values)
     expected, shape = jnp.integer if isinstance(kind, Classes) else jnp.floating, kind.shape(x)
     if values.shape != shape or not jnp.issubdtype(values.dtype, expected):
         raise ValueError(
-            f"{place}: found {values.dtype} of the shape {values.shape[1:]}; accepted: {expected.__name__} "
-            f"numbers of the shape {shape[1:]}, for {kind}"
+            f"{place}: found {values.dtype} of the shape {values.shape} for a batch; accepted: "
+            f"{expected.__name__} numbers of the shape {shape}, for {kind}"
         )
     if isinstance(kind, Classes) and not isinstance(values, Tracer):
         require_classes(np.asarray(values), kind.num_classes, place)
     is_null = (values == NULL_CLASS) if isinstance(kind, Classes) else jnp.isnan(values)
     is_given = ~jnp.any(is_null.reshape(len(values), -1), axis=1)
     zeros = jnp.zeros_like(values)
-    return Given(_name(name), kind, jnp.where(by_example(is_given, values), values, zeros), is_given)
+    return GivenPart(_name(name), kind, jnp.where(by_example(is_given, values), values, zeros), is_given)
 
 
 def by_example(flags: Bool[Array, " batch"], values: Array) -> Array:
@@ -167,7 +173,7 @@ class ConditionEmbedding(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, given: list[Given]) -> Float[Array, "batch features"] | float:
+    def __call__(self, given: list[GivenPart]) -> Float[Array, "batch features"] | float:
         total = 0.0
         for part in given:
             if isinstance(part.kind, Classes):
@@ -178,19 +184,19 @@ class ConditionEmbedding(nn.Module):
         return total
 
 
-def class_rows(part: Given) -> Int[Array, " batch"]:
+def class_rows(part: GivenPart) -> Int[Array, " batch"]:
     """Return the row of each class in a table of K + 1 rows, whose last one is the null condition."""
     assert isinstance(part.kind, Classes)
     return jnp.where(part.is_given, part.values, part.kind.num_classes)
 
 
-def beside(image: Images, given: list[Given]) -> Images:
+def beside(image: Images, given: list[GivenPart]) -> Images:
     """Return an image with the condition's images, and an indicator for each, as further channels."""
     images = [_with_indicator(part) for part in given if isinstance(part.kind, Image)]
     return jnp.concatenate([image, *(each.astype(image.dtype) for each in images)], axis=-1)
 
 
-def _with_indicator(part: Given) -> Array:
+def _with_indicator(part: GivenPart) -> Array:
     """Return values with a last channel of ones, or zeros where they are null."""
     flags = by_example(part.is_given, part.values).astype(part.values.dtype)
     indicator = jnp.broadcast_to(flags, (*part.values.shape[:-1], 1))

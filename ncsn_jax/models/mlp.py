@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from ncsn_jax.models.conditions import ConditionEmbedding, Conditions, Given, Image, hashable, parts_of
+from ncsn_jax.models.conditions import ConditionEmbedding, ConditionKind, GivenPart, Image, hashable, parts_of
 from ncsn_jax.models.layers import Activation, sigma_of_batch, swish
 
 
@@ -30,7 +30,7 @@ class MLP(nn.Module):
     num_layers: int = 3
     act: Activation = swish
     scale_by_sigma: bool = True
-    conditions: Conditions | None = None
+    conditions: ConditionKind | None = None
 
     def __post_init__(self) -> None:
         self.conditions = hashable(self.conditions)
@@ -67,7 +67,7 @@ class MLP(nn.Module):
         h = nn.Dense(x.shape[1])(h)
         return h / sigma if self.scale_by_sigma else h
 
-    def _given(self, condition: Any, x: Array) -> list[Given]:
+    def _given(self, condition: Any, x: Array) -> list[GivenPart]:
         given = parts_of(self.conditions, condition, x)
         if any(isinstance(part.kind, Image) for part in given) or (given and self.num_layers < 1):
             raise ValueError(

@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
-from ncsn_jax.models.conditions import Classes, Conditions, class_rows, parts_of
+from ncsn_jax.models.conditions import Classes, ConditionKind, class_rows, parts_of
 from ncsn_jax.models.layers import (
     Activation,
     ConditionalInstanceNormPlus,
@@ -55,7 +55,7 @@ class NCSN(nn.Module):
     act: Activation = elu
     rescaled: bool = False
     dtype: DTypeLike | None = None
-    conditions: Conditions | None = None
+    conditions: ConditionKind | None = None
 
     @nn.compact
     def __call__(

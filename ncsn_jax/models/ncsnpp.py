@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from ncsn_jax.models.conditions import ConditionEmbedding, Conditions, beside, hashable, parts_of
+from ncsn_jax.models.conditions import ConditionEmbedding, ConditionKind, beside, hashable, parts_of
 from ncsn_jax.models.layers import Activation, Images, sigma_of_batch, swish
 from ncsn_jax.models.ncsn import nearest_level
 from ncsn_jax.models.resampling import Kernel, down, down_conv, up, up_conv
@@ -98,7 +98,7 @@ class NCSNpp(nn.Module):
     act: Activation = swish
     rescaled: bool = False
     dtype: DTypeLike | None = None
-    conditions: Conditions | None = None
+    conditions: ConditionKind | None = None
 
     def __post_init__(self) -> None:
         self.conditions = hashable(self.conditions)

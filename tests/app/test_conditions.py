@@ -130,10 +130,10 @@ def test_the_number_of_devices_changes_no_sample(score_fn, local_devices):
 
 
 def test_the_grid_has_a_labelled_row_for_each_class(run):
-    flags = ["--config.sampling.condition=each", "--num_samples=20"]
+    flags = ["--config.sampling.condition=each", "--num_samples=25"]
     sample(run, "labelled", *flags)
     with Image.open(run / "samples" / "labelled" / "grid.png") as image:
-        assert image.height > 4 * image.width  # two columns, ten rows
+        assert image.height > 4 * image.width  # two columns, ten rows; five samples aren't shown
 
 
 def test_guidance_moves_samples_away_from_the_unconditional_ones(run):
@@ -235,6 +235,7 @@ def test_a_conditional_run_resumes_bit_for_bit(config_file, data_dir, run, tmp_p
             ["--config.sampling.condition=12"],
             "config.sampling.condition='12': no such class; accepted: 0, 1,",
         ),
+        (["--config.sampling.condition=-1"], "'-1': no such class; accepted: 0, 1, 2,"),
         (["--config.sampling.condition=cat"], "'cat': no such class; accepted: 0, 1, 2,"),
         (["--config.sampling.condition=nowhere.npy"], "nowhere.npy: can't be read"),
         (["--config.sampling.guidance=-1.0"], "config.sampling.guidance=-1.0: input should be greater than"),
@@ -290,6 +291,19 @@ def test_vectors_are_given_in_the_units_of_the_data(tmp_path):
             asked_of(config_of(facts, wrong), lambda: None)
 
 
+def test_images_of_conditions_have_the_size_of_the_data(tmp_path):
+    facts = {"condition": ConditionFacts(kind="image", size=1, offset=(0.0,), scale=(2.0,))}
+    np.save(tmp_path / "one.npy", np.ones((2, 4, 6)))  # without an axis of channels
+    config = config_of(facts, str(tmp_path / "one.npy"))
+    config = config.model_copy(update={"data": config.data.model_copy(update={"shape": (4, 6, 2)})})
+    np.testing.assert_array_equal(asked_of(config, lambda: None).of(np.arange(1)), np.full((1, 4, 6, 1), 0.5))
+    np.save(tmp_path / "one.npy", np.ones((2, 5, 6, 1)))
+    with pytest.raises(
+        UserError, match=r"of the shape \(2, 5, 6, 1\); accepted: .* of the shape \(2, 4, 6, 1\)"
+    ):
+        asked_of(config, lambda: None)
+
+
 def test_several_parts_come_from_one_file(tmp_path):
     facts = FACTS["condition"].model_copy(update={"size": 3, "names": ("a", "b", "c")})
     facts = {"kind": facts, "mass": ConditionFacts(kind="vector", size=1, offset=(0.0,), scale=(2.0,))}
@@ -312,6 +326,10 @@ def test_names_of_classes_are_written_plainly():
     for word in ("ankle_boot", "Ankle boot", "1"):
         assert asked_of(config_of(facts, word), lambda: None).of(np.arange(1)) == [1]
     assert [plain(name) for name in names] == ["t_shirt_top", "ankle_boot"]
+    alike = {"condition": ConditionFacts(kind="class", size=3, names=("A+", "A-", "b"))}
+    assert [asked_of(config_of(alike, w), lambda: None).of(np.arange(1)) for w in ("A-", "B")] == [1, 2]
+    with pytest.raises(UserError, match="'a': no such class"):
+        asked_of(config_of(alike, "a"), lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -319,6 +337,10 @@ def test_names_of_classes_are_written_plainly():
     [
         ({"sampling": {"condition": "7"}}, "sampling.condition='7': the network takes no condition"),
         ({"sampling": {"guidance": 2.0}}, "sampling.guidance=2.0: the network takes no condition"),
+        (
+            {"sampling": {"guidance_interval": (0.1, 2.0)}},
+            "guidance_interval=.*: the network takes no condition",
+        ),
         ({"training": {"unconditional": 0.1}}, "training.unconditional=0.1: the network takes no condition"),
         (
             {"data": {"condition": "class"}, "sampling": {"guidance": 2.0}},

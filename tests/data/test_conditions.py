@@ -220,7 +220,11 @@ def test_several_parts_have_names_and_own_test_arrays(arrays):
     [
         ("train_other", np.zeros(12), "found no array train_condition"),
         ("train_condition", np.arange(12) - 1, "found a negative class"),
-        ("train_condition", np.zeros(5, int), "found 5 conditions for 12 examples or more"),
+        ("train_condition", np.zeros(5, int), "found 5 conditions for 12 examples"),
+        ("train_condition", np.zeros(13, int), "found 13 conditions for 12 examples"),
+        ("train_condition", np.zeros((12, 0)), "accepted: classes"),
+        ("train_condition", 10**6 * (np.arange(12) % 2), "found 2 classes with numbers up to 1000000"),
+        ("train_condition_file", np.zeros(12, int), "can't have the name file"),
         (
             "train_condition",
             np.zeros((12, 3, 6)),

@@ -165,14 +165,26 @@ def test_wrappers_pass_conditions_on_and_patches_rearrange_their_images():
 REFUSED = {
     "a class out of range": (Classes(3), 3, "condition=3: no such class; accepted: 0 to 2, or -1 for none"),
     "another negative class": (Classes(3), -2, "condition=-2: no such class"),
-    "a real number for a class": (Classes(3), 1.5, r"found float32 of the shape \(\); accepted: integer"),
+    "a real number for a class": (
+        Classes(3),
+        1.5,
+        r"found float32 of the shape \(1,\) for a batch; accepted: integer",
+    ),
     "an integer for a vector": (
         Vector(2),
         np.arange(2),
-        r"found int32 of the shape \(2,\); accepted: floating",
+        r"found int32 of the shape \(1, 2\) for a batch; accepted: floating",
     ),
-    "a longer vector": (Vector(2), np.ones(3, np.float32), r"of the shape \(3,\); accepted: .* \(2,\)"),
-    "a smaller image": (Image(1), np.ones((2, 2, 1), np.float32), r"accepted: .* of the shape \(4, 4, 1\)"),
+    "a longer vector": (
+        Vector(2),
+        np.ones(3, np.float32),
+        r"of the shape \(1, 3\) for a batch; accepted: .* \(1, 2\)",
+    ),
+    "a smaller image": (
+        Image(1),
+        np.ones((2, 2, 1), np.float32),
+        r"accepted: .* of the shape \(1, 4, 4, 1\)",
+    ),
     "a missing part": (
         ALL,
         {"digit": 1},
