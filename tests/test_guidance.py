@@ -151,12 +151,12 @@ def exact(request):
     return Exact(request.param)
 
 
-ENDS = ("Heun, 79 evaluations", "predictor-corrector, 199 evaluations")
+FAST = ("Heun, 79 evaluations",)
 
 
 @pytest.mark.parametrize("kind", ["likelihood", "classifier-free"])
 @pytest.mark.parametrize(
-    "name", [name if name in ENDS else pytest.param(name, marks=pytest.mark.slow) for name in SAMPLERS]
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SAMPLERS]
 )
 def test_samplers_of_a_guided_score_draw_from_the_component(exact, name, kind):
     """The mixture test of the samplers, for one component: the distance from exact samples."""

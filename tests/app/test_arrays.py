@@ -60,6 +60,7 @@ def losses(workdir):
     return [row[name] for row in rows for name in ("loss", "test_loss") if name in row]
 
 
+@pytest.mark.slow
 def test_digits_as_an_array_train_like_the_digits(data_dir, tmp_path):
     digits = data.load(Data(name="digits", data_dir=data_dir))
     (tmp_path / "digits").mkdir()

@@ -159,7 +159,10 @@ def test_guidance_moves_samples_away_from_the_unconditional_ones(run):
     np.testing.assert_allclose(same, one, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["inpaint", "denoise", "interpolate"])
+SLOW_MODES = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("denoise", "interpolate")]
+
+
+@pytest.mark.parametrize("mode", ["inpaint", *SLOW_MODES])
 def test_restorations_and_interpolation_take_conditions(run, mode):
     flags = ["--images=0:2", "--num_samples=10", "--config.restoration.noise=0.3"]
     if mode == "interpolate":
@@ -219,6 +222,7 @@ def test_evaluation_measures_agreement_and_loss_with_conditions(run, monkeypatch
     assert "metrics: agreement: it measures samples of given classes" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_conditional_run_resumes_bit_for_bit(config_file, data_dir, run, tmp_path):
     flags = [f"--config={config_file}", *FLAGS[1:], "--config.training.unconditional=0.2"]
     argv = ["main.py", *flags, f"--workdir={tmp_path / 'run'}", f"--config.data.data_dir={data_dir}"]

@@ -189,7 +189,7 @@ def test_a_restoration_depends_on_its_key_and_not_on_batch_or_devices(
     np.testing.assert_allclose(run(64, 1, num_samples=1)[:, 0], samples[:, 0], atol=1e-4)
 
 
-@pytest.mark.parametrize("through", ["noise", "latents"])
+@pytest.mark.parametrize("through", ["noise", pytest.param("latents", marks=pytest.mark.slow)])
 def test_interpolation_rows_pass_from_one_image_to_another(
     through, config, score_fn, folder, tmp_path, local_devices
 ):

@@ -349,6 +349,7 @@ def test_digits_classifier_is_accurate_and_trained_only_once(digits, tmp_path, m
     assert again == subject
 
 
+@pytest.mark.slow
 def test_checkpoints_are_measured_with_averages_of_several_lengths(trained, tmp_path):
     _, config = trained
     averages = {"ema_lengths": (0.05, 0.1), "ema_rate": 0.0, "ema_snapshot_every": 2, "keep_checkpoints": 1}

@@ -39,6 +39,7 @@ def test_the_objective_is_the_cross_entropy_at_the_noise_levels():
     assert abs(losses.mean() - expected) < 4 * losses.std() / np.sqrt(len(losses))
 
 
+@pytest.mark.slow
 def test_a_trained_classifier_tells_kinds_apart_and_guides_towards_its_class(tmp_path):
     examples, model = [kind(i % 2) for i in range(32)], NoiseConditionalClassifier(2, num_filters=4)
     state = train(

@@ -95,7 +95,7 @@ def test_the_parameters_are_the_same_with_and_without_a_condition():
     jax.tree.map(np.testing.assert_array_equal, with_condition, without)
 
 
-@pytest.mark.parametrize("network", ["unet", "ncsn"])
+@pytest.mark.parametrize("network", ["unet", pytest.param("ncsn", marks=pytest.mark.slow)])
 def test_an_example_depends_on_its_own_condition_alone(network, request):
     model, variables = request.getfixturevalue(network)
     given = conditions() if network == "unet" else conditions()["digit"]

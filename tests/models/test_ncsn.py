@@ -47,6 +47,7 @@ def test_ncsn_looks_up_sigma_as_the_nearest_level_in_log_scale(official, score):
     np.testing.assert_array_equal(score(x, beside), score(x, np.array(levels)))
 
 
+@pytest.mark.slow
 def test_single_example_score_equals_the_batched_network(official, score_fn, score):
     x, sigma = channels_last(official["x"]), official["sigmas"][official["y"]]
     out = jax.jit(jax.vmap(score_fn))(x, sigma)

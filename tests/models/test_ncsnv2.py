@@ -12,6 +12,7 @@ from ncsn_jax.models import refinenet
 from ncsn_jax.training.state import initial_params
 
 
+@pytest.mark.slow
 def test_ncsnv2_output_is_inverse_to_any_sigma():
     model = NCSNv2(num_filters=2)
     x = jax.random.uniform(jax.random.key(0), (3, 8, 8, 1))

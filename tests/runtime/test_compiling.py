@@ -33,6 +33,7 @@ def test_xla_accepts_the_default_flags():
     )
 
 
+@pytest.mark.slow
 def test_inference_options_change_scores_by_rounding_alone():
     network = NCSN(sigmas=(1.0, 0.1), num_filters=4)
     x, sigma = jax.random.uniform(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1.0, 0.1])
