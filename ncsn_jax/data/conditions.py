@@ -14,7 +14,7 @@ from jaxtyping import Int
 from ncsn_jax.data.arrays import Examples, measured
 from ncsn_jax.data.settings import ConditionFacts, Data
 from ncsn_jax.models.conditions import null_like
-from ncsn_jax.runtime.errors import UserError
+from ncsn_jax.runtime.errors import ArgumentError, UserError
 
 COLUMNS = "columns.csv"
 ONLY = "condition"
@@ -198,7 +198,7 @@ def _require_same(settings: Data, found: Mapping[str, ConditionFacts]) -> None:
     """Check that the conditions are the ones that the run began with."""
     known = settings.conditions
     if found.keys() != known.keys():
-        raise UserError(
+        raise ArgumentError(
             f"condition={settings.condition!r}: found the parts {sorted(found)}; accepted: those that the "
             f"run began with, {sorted(known)}"
         )
@@ -207,7 +207,7 @@ def _require_same(settings: Data, found: Mapping[str, ConditionFacts]) -> None:
         if facts.names != old.names or (facts.kind, facts.size) != (old.kind, old.size):
             changed = sorted({*facts.names} ^ {*old.names}) or [f"{facts.kind} of {facts.size}"]
             words = "classes" if facts.kind == "class" else "columns"
-            raise UserError(
+            raise ArgumentError(
                 f"condition={settings.condition!r}: the {words} have changed since training began "
                 f"({', '.join(changed[:5])}); accepted: {', '.join(old.names[:20]) or old.size}"
             )
@@ -305,7 +305,7 @@ def conditions_of_arrays(found: Mapping[str, Any], numbers: Sequence[Sequence[in
         )
         parts[short] = Part(train, test, ())
     if not parts:
-        raise UserError(
+        raise ArgumentError(
             "condition='file': found no array train_condition; accepted: train_condition.npy beside "
             "train.npy, or train_condition_NAME.npy for each part of a condition"
         )

@@ -15,7 +15,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core.download import checksums
 
-from ncsn_jax.data import celeb_a
+from ncsn_jax import data
+from ncsn_jax.data import celeb_a, datasets
 from ncsn_jax.data.celeb_a import CelebA
 from ncsn_jax.data.cifar10 import Cifar10
 from ncsn_jax.data.mnist import FashionMnist, Mnist
@@ -170,6 +171,10 @@ def test_celeb_a_builder_downloads_and_prepares_every_split(serve, celeb_a_files
         {f"/{url.removeprefix(CelebA.URL)}": celeb_a_files[name] for name, url in celeb_a.FILES.items()},
     )
     check_celeb_a(prepared(CelebA, tmp_path), celeb_a_files)
+    part = datasets._attributes(data.Data(name="celeb_a", data_dir=str(tmp_path), condition="attributes"))
+    assert part.names == tuple(sorted(celeb_a.stock.ATTR_HEADINGS))
+    of_train, of_test = (dict(zip(part.names, row, strict=True)) for row in (part.train[0], part.test[0]))
+    assert of_train == of_test == {name: i % 2 for i, name in enumerate(celeb_a.stock.ATTR_HEADINGS)}
 
 
 def test_celeb_a_builder_uses_manually_placed_files_without_downloading(celeb_a_files, tmp_path, monkeypatch):
