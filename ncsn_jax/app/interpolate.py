@@ -85,7 +85,9 @@ def _through_noise(directory, score_fn, config, info, images) -> None:
         shown=np.arange(min(rows, MAX_IMAGES)),
     )
     (directory / "latents.npy").unlink(missing_ok=True)  # left by an earlier call with other settings
-    write_rows(directory, written.frames, info=info, channels=config.sampling.shown_channels)
+    labels = None if asked is None else asked.labels(np.arange(len(written.frames[0])).repeat(length))
+    channels = config.sampling.shown_channels
+    write_rows(directory, written.frames, info=info, channels=channels, labels=labels)
     written.require_finite()
 
 
@@ -146,5 +148,6 @@ def _through_latents(directory, score_fn, config, info, images) -> None:
         MAX_IMAGES * length,
     )
     frames = [frame.reshape(-1, length, *info.shape) for frame in written.frames]
-    write_rows(directory, frames, info=info, channels=config.sampling.shown_channels)
+    labels = None if asked is None else asked.labels(np.arange(len(frames[0])).repeat(length))
+    write_rows(directory, frames, info=info, channels=settings.shown_channels, labels=labels)
     written.require_finite()

@@ -59,11 +59,13 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
     batch_size = chains_at_once(config.sampling.batch_size, score_fn.model, shape)
     asked = asked_of_restorations(config)
 
+    def asks(numbers):
+        # `each` gives an image's restorations the classes in turn; a file has a condition for each image.
+        return numbers % num_samples if config.sampling.condition == EACH else numbers // num_samples
+
     def run(numbers):
         image = np.minimum(numbers // num_samples, count - 1)
-        # `each` gives an image's restorations the classes in turn; a file has a condition for each image.
-        asks = numbers % num_samples if config.sampling.condition == EACH else image
-        condition = None if asked is None else asked.of(asks)
+        condition = None if asked is None else asked.of(asks(numbers))
         keys = jax.vmap(jax.vmap(functools.partial(restoration_key, config)))(
             image, 1 + numbers % num_samples
         )
@@ -90,6 +92,7 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
         )
         shown["means"] = np.asarray(transform.inverse(means))
     length = min(num_samples, MAX_RESTORATIONS)
+    numbers = (np.arange(min(count, MAX_IMAGES))[:, None] * num_samples + np.arange(length)).ravel()
     written = write_batches(
         directory / SAMPLES,
         described,
@@ -98,14 +101,16 @@ def restore(directory: Path, mode: str, score_fn: NetworkScore, config: Config, 
         num_steps=sampler.num_steps,
         counts=(count, num_samples),
         shape=shape,
-        shown=(np.arange(min(count, MAX_IMAGES))[:, None] * num_samples + np.arange(length)).ravel(),
+        shown=numbers,
     )
     for name in EARLIER:
         (directory / name).unlink(missing_ok=True)
     for name, images_of_name in (shown | {"observations": y}).items():
         np.save(directory / f"{name}.npy", images_of_name)
     frames = [frame.reshape(-1, length, *shape) for frame in written.frames]
-    write_rows(directory, frames, list(shown.values()), info=info, channels=config.sampling.shown_channels)
+    labels = None if asked is None else asked.labels(asks(numbers))
+    channels = config.sampling.shown_channels
+    write_rows(directory, frames, list(shown.values()), info=info, channels=channels, labels=labels)
     written.require_finite()
 
 
@@ -122,6 +127,7 @@ def write_rows(
     *,
     info: DatasetInfo,
     channels: tuple[int, ...] | None,
+    labels: list[str] | None = None,
 ) -> None:
     """Write rows of images as `grid.png`, and their states at several steps as `annealing.gif`.
 
@@ -131,6 +137,7 @@ def write_rows(
       columns: constant images in front of every row.
       info: whether these are images or arrays.
       channels: the channels of arrays that are shown (see `Sampling.shown_channels`).
+      labels: the text under each image of the rows; None for none.
     """
     first = [np.asarray(column)[: len(frames[0]), None] for column in columns or []]
     grids = [np.concatenate([*first, frame], axis=1) for frame in frames]
@@ -138,7 +145,10 @@ def write_rows(
     images = [rows.reshape(-1, *rows.shape[2:]) for rows in grids]
     if info.num_values is None:
         images = announced(directory, images, channels)
-    pictures = [viz.image_grid(of_frame, columns=length) for of_frame in images]
+    if labels is not None:
+        of_rows = np.array_split(labels, len(grids[0]))
+        labels = [label for row in of_rows for label in [*[""] * len(first), *row.tolist()]]
+    pictures = [viz.image_grid(of_frame, columns=length, labels=labels) for of_frame in images]
     viz.save_png(directory / "grid.png", pictures[-1])
     viz.save_gif(directory / "annealing.gif", pictures)
 

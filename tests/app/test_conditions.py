@@ -159,6 +159,11 @@ def test_guidance_moves_samples_away_from_the_unconditional_ones(run):
     np.testing.assert_allclose(same, one, rtol=1e-5, atol=1e-6)
 
 
+def height(path):
+    with Image.open(path) as image:
+        return image.height
+
+
 SLOW_MODES = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("denoise", "interpolate")]
 
 
@@ -177,6 +182,9 @@ def test_restorations_and_interpolation_take_conditions(run, mode):
         assert main.main(argv) == 0
         results.append(np.load(run / mode / name / "samples.npy"))
     assert np.isfinite(results).all()
+    null, guided = (height(run / mode / name / "grid.png") for name in ("null", "guided"))
+    # Labels take room; interpolations without a condition have drawn ones.
+    assert (null < guided) == (mode != "interpolate")
     assert np.abs(results[0] - results[1]).max() > 1e-4
     assert np.abs(results[1] - results[2]).max() > 1e-4
 
