@@ -35,6 +35,7 @@ def score(model, params):
     return jax.jit(lambda x, sigma: model.apply({"params": params}, x, sigma))
 
 
+@pytest.mark.slow
 def test_ncsn_looks_up_sigma_as_the_nearest_level_in_log_scale(official, score):
     sigmas = official["sigmas"]
     x = channels_last(official["x"])
