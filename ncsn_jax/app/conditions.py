@@ -106,12 +106,21 @@ def asked_of_restorations(config: Config) -> Asked | None:
     Raises:
       UserError: if the condition doesn't fit the run, or the network needs one.
     """
-    if config.data.conditions and config.sampling.condition is None and not config.training.unconditional:
+    if _has_none(config):
+        return None
+    if config.sampling.condition is not None:
+        return _chosen(config)
+    if config.sampling.guidance != 1:
+        raise UserError(
+            f"config.sampling.guidance={config.sampling.guidance}: restorations are guided towards a "
+            "condition, found config.sampling.condition=None; accepted: 1.0, or a condition"
+        )
+    if not config.training.unconditional:
         raise UserError(
             "config.sampling.condition=None: the network was never trained without a condition; accepted: a "
             "condition, such as --config.sampling.condition=" + _example(config.data.conditions)
         )
-    return None if _has_none(config) or config.sampling.condition is None else _chosen(config)
+    return None
 
 
 def _example(conditions: Mapping[str, ConditionFacts]) -> str:

@@ -597,21 +597,26 @@ class Config(StrictSettings):
         is_own, weight = ":" in self.data.name, self.sampling.guidance
         if self.data.condition == "none":
             given = {
-                "sampling.condition": self.sampling.condition is not None,
-                "sampling.guidance": weight != 1,
-                "sampling.guidance_interval": self.sampling.guidance_interval is not None,
-                "training.unconditional": self.training.unconditional > 0 and not is_own,
+                "sampling.condition": (self.sampling.condition, None),
+                "sampling.guidance": (weight, 1.0),
+                "sampling.guidance_interval": (self.sampling.guidance_interval, None),
+                "training.unconditional": (0.0 if is_own else self.training.unconditional, 0.0),
             }
-            for name in (name for name, is_given in given.items() if is_given):
-                value = getattr(getattr(self, name.partition(".")[0]), name.partition(".")[2])
-                raise ValueError(
-                    f"{name}={value!r}: the network takes no condition, as data.condition='none'; leave it "
-                    "out, or train with another data.condition"
-                )
+            for name, (value, default) in given.items():
+                if value != default:
+                    raise ValueError(
+                        f"{name}={value!r}: the network takes no condition, as data.condition='none'; leave "
+                        "it out, or train with another data.condition"
+                    )
         elif self.model.name == "ncsnv2":
             raise ValueError(
                 f"data.condition={self.data.condition!r}: model.name='ncsnv2' takes no condition; accepted: "
                 "'ncsn', 'ncsnpp', 'mlp', or your own"
+            )
+        if weight == 1 and self.sampling.guidance_interval is not None:
+            raise ValueError(
+                f"sampling.guidance_interval={self.sampling.guidance_interval}: there is no guidance with "
+                "sampling.guidance=1.0; leave it out, or choose another weight"
             )
         if weight != 1 and self.training.unconditional == 0:
             raise ValueError(

@@ -199,8 +199,8 @@ def _require_same(settings: Data, found: Mapping[str, ConditionFacts]) -> None:
     known = settings.conditions
     if found.keys() != known.keys():
         raise ArgumentError(
-            f"condition={settings.condition!r}: found the parts {sorted(found)}; accepted: those that the "
-            f"run began with, {sorted(known)}"
+            f"condition={settings.condition!r}: found the parts {sorted(found)}; accepted: the parts "
+            f"when the run began, {sorted(known)}"
         )
     for name, facts in found.items():
         old = known[name]

@@ -232,7 +232,7 @@ def _chosen_metrics(
         reason = f"it compares at most {MAX_FEATURES} numbers, found {size} in an example"
         impossible |= dict.fromkeys(OF_FEATURES, reason)
     if not given and settings.features == "pixels":
-        impossible |= dict.fromkeys((*OF_CLASSES, "agreement"), "pixels and points have no classes")
+        impossible |= dict.fromkeys(OF_CLASSES, "pixels and points have no classes")
     if given or settings.features not in ("auto", "classifier"):
         impossible["agreement"] = "it needs the features of the classifier of the dataset's labels"
     if generator is None or generator.recipe.conditions is None or dataset.classes() is None:
@@ -289,10 +289,10 @@ def _measures_of_samples(
     }
     if real.train.probabilities is not None:
         return measures
-    for metric in (*OF_CLASSES, "agreement"):  # a user's features show their classes only after extraction
+    for metric in OF_CLASSES:  # a user's features show their classes only after extraction
         if metric in settings.metrics:
             raise ArgumentError(f"metrics: {metric}: {real.features.name!r} has no classes")
-    return {m: measure for m, measure in measures.items() if m not in (*OF_CLASSES, "agreement")}
+    return {metric: measure for metric, measure in measures.items() if metric not in OF_CLASSES}
 
 
 def _measures_of_arrays(

@@ -355,6 +355,10 @@ def test_names_of_classes_are_written_plainly():
         ),
         ({"training": {"unconditional": 0.1}}, "training.unconditional=0.1: the network takes no condition"),
         (
+            {"data": {"condition": "class"}, "sampling": {"guidance_interval": (0.1, 2.0)}},
+            "there is no guidance with sampling.guidance=1.0; leave it out",
+        ),
+        (
             {"data": {"condition": "class"}, "sampling": {"guidance": 2.0}},
             "the network was never trained without a condition, training.unconditional=0.0",
         ),
@@ -368,6 +372,12 @@ def test_settings_that_need_conditions_are_refused_without(settings, message):
     with pytest.raises(UserError, match=message) as error:
         parse(settings)
     assert "\n" not in str(error.value)
+
+
+def test_restorations_are_not_guided_without_a_condition(run, capsys):
+    argv = ["main.py", "--mode=inpaint", f"--workdir={run}", "--config.sampling.guidance=2.0"]
+    assert main.main(argv) == 1
+    assert "guidance=2.0: restorations are guided towards a condition" in capsys.readouterr().err
 
 
 def test_restorations_of_a_network_that_needs_a_condition_ask_for_one(run, tmp_path, capsys):
